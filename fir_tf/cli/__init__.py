@@ -1,0 +1,1 @@
+"""The scripts: flags -> one config object -> one library call."""

@@ -1,0 +1,1 @@
+"""Data sources: each becomes a Catalogue."""

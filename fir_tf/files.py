@@ -1,0 +1,45 @@
+"""Files that matter are written to a temporary name and renamed."""
+
+import contextlib
+import json
+import os
+import shutil
+import uuid
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """Yields a temporary path beside `path`; renames it to `path` when the block succeeds.
+
+    A killed or failing block leaves `path` as it was, never half-written. Works for a file and
+    for a folder that does not exist yet.
+
+    Args:
+        path: str or Path, the final name. Its parent folders are created.
+
+    Yields:
+        Path with the suffix of `path`, which the block has to create.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        elif temporary.exists():
+            temporary.unlink()
+
+
+def write_text(path, text):
+    """Writes a string to `path` (UTF-8) by way of a temporary name."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path, value):
+    """Writes `value` as indented JSON to `path` by way of a temporary name."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

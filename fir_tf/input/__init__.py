@@ -1,0 +1,1 @@
+"""From a Catalogue to batches: decoding, augmentation and batch plans."""

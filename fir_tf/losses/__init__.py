@@ -1,0 +1,1 @@
+"""The objective: alpha * OC + beta * (OS | IS)."""

@@ -1,0 +1,1 @@
+"""Embeddings -> top-k -> metrics and pictures."""

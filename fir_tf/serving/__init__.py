@@ -1,0 +1,1 @@
+"""SavedModels: image bytes -> embedding and categories."""
