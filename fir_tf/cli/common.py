@@ -1,0 +1,69 @@
+"""What the scripts share: flags from the config, messages instead of tracebacks."""
+
+import dataclasses
+import os
+import sys
+
+from absl import app, flags
+
+from fir_tf.errors import FirError
+
+# TensorFlow's C++ log says nothing a user of the scripts can act on; set before its import.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+
+
+def define_flags(fields, **defaults):
+    """Defines one absl flag for each dataclass field, listed by --help.
+
+    Args:
+        fields: iterable of dataclasses.Field with `help` and `choices` in the metadata.
+        **defaults: other defaults than the fields' own, by name.
+    """
+    for field in fields:
+        default = defaults.get(field.name, field.default)
+        text, choices = field.metadata["help"], field.metadata.get("choices")
+        if choices:
+            flags.DEFINE_enum(field.name, default, choices, text)
+        elif field.type in (bool, "bool"):
+            flags.DEFINE_bool(field.name, default, text)
+        elif field.type in (int, "int"):
+            flags.DEFINE_integer(field.name, default, text)
+        elif field.type in (float, "float"):
+            flags.DEFINE_float(field.name, default, text)
+        else:
+            flags.DEFINE_string(field.name, default, text)
+    for field in fields:
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[field.name])
+
+
+def read_flags(cls):
+    """Returns the dataclass `cls` filled from the parsed flags."""
+    return cls(**{field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(cls)})
+
+
+def run_script(body, usage):
+    """Parses the command line and calls `body`; a FirError becomes a message and status 1.
+
+    Args:
+        body: callable without arguments.
+        usage: str, what --help says above the flags.
+    """
+
+    def main(argv):
+        if len(argv) > 1:
+            print(
+                f"error: unexpected argument {argv[1]!r}; settings are given as --name=value "
+                "(--help lists them)",
+                file=sys.stderr,
+            )
+            return 1
+        try:
+            body()
+        except FirError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        return 0
+
+    sys.modules["__main__"].__doc__ = usage
+    app.run(main)

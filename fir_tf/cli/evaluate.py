@@ -1,0 +1,23 @@
+"""evaluate.py: flags -> fir_tf.retrieval.evaluate.evaluate."""
+
+import dataclasses
+
+from fir_tf.cli.common import define_flags, read_flags, run_script
+from fir_tf.options import EvaluateOptions
+
+USAGE = """Measures a run: category accuracy, recall@k, mAP@R; writes metrics.json and pictures.
+
+  python evaluate.py --run=runs/inshop"""
+
+
+def _body():
+    options = read_flags(EvaluateOptions)
+    from fir_tf.retrieval.evaluate import evaluate
+
+    evaluate(options)
+
+
+def run():
+    """Console entry point."""
+    define_flags(dataclasses.fields(EvaluateOptions))
+    run_script(_body, USAGE)

@@ -1,0 +1,23 @@
+"""export.py: flags -> fir_tf.serving.export.export."""
+
+import dataclasses
+
+from fir_tf.cli.common import define_flags, read_flags, run_script
+from fir_tf.options import ExportOptions
+
+USAGE = """Writes a run's best model as a SavedModel that TF Serving loads: image bytes in.
+
+  python export.py --run=runs/inshop"""
+
+
+def _body():
+    options = read_flags(ExportOptions)
+    from fir_tf.serving.export import export
+
+    export(options)
+
+
+def run():
+    """Console entry point."""
+    define_flags(dataclasses.fields(ExportOptions))
+    run_script(_body, USAGE)

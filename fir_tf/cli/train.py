@@ -1,0 +1,26 @@
+"""train.py: flags -> Config -> fir_tf.training.loop.train."""
+
+import dataclasses
+
+from fir_tf.cli.common import define_flags, read_flags, run_script
+from fir_tf.config import Config
+
+USAGE = """Trains a fashion retrieval model; everything it writes goes to the folder --run.
+
+  python train.py --flagfile=inshop.flags --data_dir=/data/In-shop --run=runs/inshop
+
+An interrupted run goes on when the same command is given again."""
+
+
+def _body():
+    config = read_flags(Config)
+    # TensorFlow takes seconds to import; --help and wrong flags answer before that.
+    from fir_tf.training.loop import train
+
+    train(config)
+
+
+def run():
+    """Console entry point."""
+    define_flags(dataclasses.fields(Config))
+    run_script(_body, USAGE)

@@ -1,0 +1,224 @@
+"""The one config object: every script's flags, the run folder's config.json."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from fir_tf import files
+from fir_tf.errors import FirError
+
+LOSS_KINDS = ("OC", "OS", "IS")
+
+
+def option(default, help_text, choices=None):
+    """Declares a dataclass field that is also a flag: its default, --help text and choices."""
+    return dataclasses.field(default=default, metadata={"help": help_text, "choices": choices})
+
+
+def parse_losses(text):
+    """Returns the kinds in a sum such as "OC+IS", in the order OC, OS, IS.
+
+    Raises:
+        FirError: for an unknown, repeated or missing kind.
+    """
+    kinds = [kind.strip().upper() for kind in text.split("+")]
+    if not all(kind in LOSS_KINDS for kind in kinds) or len(set(kinds)) != len(kinds):
+        raise FirError(
+            f"`losses` must be a sum of {', '.join(LOSS_KINDS)}, each at most once, such as "
+            f"OC+IS. Received: {text!r}"
+        )
+    return tuple(kind for kind in LOSS_KINDS if kind in kinds)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What a training run is made of. Each field is a flag of train.py of the same name."""
+
+    run: str = option("runs/inshop", "Folder of the run: everything it writes goes there.")
+
+    dataset: str = option(
+        "inshop", "Layout of the data.", ("inshop", "category", "consumer2shop", "folder")
+    )
+    data_dir: str = option("data/inshop", "Folder of the data set.")
+    val_fraction: float = option(
+        0.1,
+        "Share of the training items kept back to choose the best checkpoint on, where the data "
+        "set brings no validation part of its own.",
+    )
+
+    backbone: str = option(
+        "resnet50",
+        "Network under the heads.",
+        ("resnet50", "densenet121", "seresnet50", "seresnext50", "efficientnet_lite0"),
+    )
+    weights: str = option(
+        "imagenet", "Where the backbone starts: imagenet, none, or the path of a weights file."
+    )
+    image_size: int = option(224, "Side of the input images in pixels.")
+    embedding_size: int = option(
+        0,
+        "Width of a learned projection to the embedding; 0 takes the pooled features as they are.",
+    )
+    relaxation_width: int = option(512, "Hidden channels of the relaxation module.")
+    dropout: float = option(0.5, "Dropout rate of the relaxation module.")
+    batch_norm: str = option(
+        "auto",
+        "frozen keeps the backbone's batch-norm statistics, batch updates them; auto is frozen "
+        "for pretrained weights and batch for none.",
+        ("auto", "frozen", "batch"),
+    )
+
+    losses: str = option(
+        "OC+IS", "Sum of losses: OC (category), OS (same category), IS (same item)."
+    )
+    alpha: float = option(1.0, "Weight of OC.")
+    beta: float = option(0.1, "Weight of the similarity losses OS and IS.")
+    delta: float = option(0.3, "Margin of the triplet loss, in squared L2 distance.")
+    triplets: str = option(
+        "all",
+        "explicit forms (anchor, positive, negative) batches as in the paper's Equation 1; all, "
+        "semihard and hard find the triplets in batches of P items x K images.",
+        ("explicit", "all", "semihard", "hard"),
+    )
+
+    batch_size: int = option(
+        32, "Images in a batch; with --triplets=explicit triplets in a batch, of 3 images each."
+    )
+    images_per_item: int = option(4, "K: images of an item in a batch of P x K.")
+    category_fraction: float = option(
+        0.0, "Share of each batch drawn for OC alone from all images with a category."
+    )
+    crop_area_min: float = option(0.3, "Smallest share of the image that a training crop keeps.")
+    grayscale: float = option(0.1, "Probability that a training image loses its colour.")
+    colour_jitter: float = option(
+        0.0, "Strength of random brightness, contrast and saturation in training, 0 to 1."
+    )
+    rand_augment: bool = option(
+        False, "Also apply keras-cv's RandAugment (slower; its draws do not resume exactly)."
+    )
+    resize: str = option(
+        "crop",
+        "How evaluation and serving fit an image: crop takes the centre of the image with the "
+        "short side at 8/7 of --image_size, squash takes the whole image.",
+        ("crop", "squash"),
+    )
+
+    epochs: int = option(200, "Passes over the training images.")
+    learning_rate: float = option(1e-4, "Adam's learning rate at the start.")
+    decay_at: str = option(
+        "0.5,0.75",
+        "Shares of the run after which the learning rate is multiplied by 0.1 (of 200 epochs: "
+        "after 100 and 150, as in the paper); empty for never.",
+    )
+    seed: int = option(0, "Seed of initialisation, batches and augmentation.")
+    eval_every: int = option(1, "Epochs between two validations.")
+    log_every: int = option(10, "Steps between two entries of the log.")
+    resume: bool = option(True, "Go on where an interrupted run of the same config stopped.")
+
+    def __post_init__(self):
+        _validate(self)
+
+    def loss_kinds(self):
+        """Returns the kinds in `losses`, a tuple of "OC", "OS", "IS"."""
+        return parse_losses(self.losses)
+
+    def decay_shares(self):
+        """Returns `decay_at` as a list of floats in ascending order."""
+        return sorted(float(part) for part in self.decay_at.split(",") if part.strip())
+
+    def save(self, path):
+        """Writes the config as JSON to `path`."""
+        files.write_json(path, dataclasses.asdict(self))
+
+    @classmethod
+    def load(cls, path):
+        """Reads what `save` wrote.
+
+        Raises:
+            FirError: if the file is missing, is no JSON or has fields this version lacks.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FirError(
+                f"{path.parent} is not the folder of a run: {path.name} is missing there. "
+                "Give --run the folder that train.py wrote"
+            )
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise FirError(f"{path} must be JSON. Received: {error}") from error
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise FirError(
+                f"{path} has settings this version of fir_tf does not know: {', '.join(unknown)}. "
+                "Use the version that wrote the run (it is named in versions.json)"
+            )
+        return cls(**values)
+
+    def differences(self, other):
+        """Returns {name: (own, other's)} for the settings a resumed run may not change."""
+        free = {"run", "resume", "log_every", "data_dir"}
+        return {
+            field.name: (getattr(self, field.name), getattr(other, field.name))
+            for field in dataclasses.fields(self)
+            if field.name not in free and getattr(self, field.name) != getattr(other, field.name)
+        }
+
+
+def _validate(config):
+    def require(name, condition, what):
+        if not condition:
+            raise FirError(f"`{name}` must be {what}. Received: {getattr(config, name)!r}")
+
+    for field in dataclasses.fields(config):
+        choices = field.metadata["choices"]
+        if choices:
+            require(
+                field.name, getattr(config, field.name) in choices, "one of " + ", ".join(choices)
+            )
+    require("run", str(config.run).strip(), "a folder's path")
+    for name in ("alpha", "beta", "delta", "embedding_size"):
+        require(name, getattr(config, name) >= 0, ">= 0")
+    for name in (
+        "batch_size",
+        "epochs",
+        "relaxation_width",
+        "eval_every",
+        "log_every",
+        "images_per_item",
+    ):
+        require(name, getattr(config, name) >= 1, ">= 1")
+    require("image_size", 32 <= config.image_size <= 4096, "between 32 and 4096 pixels")
+    require("learning_rate", config.learning_rate > 0, "> 0")
+    require("val_fraction", 0 <= config.val_fraction <= 0.9, "between 0 and 0.9")
+    require("dropout", 0 <= config.dropout < 1, "at least 0 and below 1")
+    require("category_fraction", 0 <= config.category_fraction < 1, "at least 0 and below 1")
+    require("crop_area_min", 0 < config.crop_area_min <= 1, "above 0 and at most 1")
+    require("grayscale", 0 <= config.grayscale <= 1, "between 0 and 1")
+    require("colour_jitter", 0 <= config.colour_jitter <= 1, "between 0 and 1")
+    require("seed", 0 <= config.seed < 2**31, "between 0 and 2147483647")
+    try:
+        shares = config.decay_shares()
+    except ValueError:
+        shares = [-1.0]
+    require(
+        "decay_at", all(0 < share < 1 for share in shares), "shares between 0 and 1, as 0.5,0.75"
+    )
+    kinds = config.loss_kinds()
+    similarity = "OS" in kinds or "IS" in kinds
+    weight = (config.alpha if "OC" in kinds else 0) + (config.beta if similarity else 0)
+    if weight == 0:
+        raise FirError(
+            f"nothing would be trained: with --losses={config.losses}, `alpha` or `beta` must be "
+            f"> 0 for a loss in the sum. Received: alpha={config.alpha}, beta={config.beta}"
+        )
+    if similarity and config.triplets != "explicit":
+        require("images_per_item", config.images_per_item >= 2, "at least 2")
+        room = config.batch_size - round(config.batch_size * config.category_fraction)
+        if room % config.images_per_item or room < 2 * config.images_per_item:
+            raise FirError(
+                "`batch_size` without its share of `category_fraction` must be a multiple of "
+                f"`images_per_item` ({config.images_per_item}), at least twice it. "
+                f"Received: {room} of {config.batch_size} images"
+            )

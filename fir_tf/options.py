@@ -1,0 +1,69 @@
+"""The options of evaluate.py and export.py, and which run they mean."""
+
+import dataclasses
+from pathlib import Path
+
+from fir_tf.config import option
+from fir_tf.errors import FirError
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateOptions:
+    """What evaluate.py is told. Each field is a flag of the same name."""
+
+    run: str = option("", "Folder of the run; the newest below runs/ when not given.")
+    data_dir: str = option("", "Folder of the data set; the run's own when not given.")
+    dataset: str = option(
+        "",
+        "Layout of the data; the run's own when not given.",
+        ("", "inshop", "category", "consumer2shop", "folder"),
+    )
+    split: str = option("test", "Part of the data that is measured.", ("test", "val"))
+    batch_size: int = option(64, "Images in a batch.")
+    output: str = option("", "Folder for metrics.json and the pictures; the run's when not given.")
+    sheet_rows: int = option(8, "Queries on the contact sheet.")
+    sheet_matches: int = option(6, "Matches shown for each query.")
+
+    def __post_init__(self):
+        for name in ("batch_size", "sheet_rows", "sheet_matches"):
+            _at_least_one(self, name)
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportOptions:
+    """What export.py is told. Each field is a flag of the same name."""
+
+    run: str = option("", "Folder of the run; the newest below runs/ when not given.")
+    output: str = option(
+        "", "Folder of the servable; `export/fir` in the run's folder when not given."
+    )
+    version: int = option(0, "Version below --output; the next free one when 0.")
+    top: int = option(5, "Categories returned for each image.")
+
+    def __post_init__(self):
+        _at_least_one(self, "top")
+        if self.version < 0:
+            raise FirError(f"`version` must be >= 0. Received: {self.version}")
+
+
+def _at_least_one(options, name):
+    if getattr(options, name) < 1:
+        raise FirError(f"`{name}` must be >= 1. Received: {getattr(options, name)}")
+
+
+def find_run(run, runs="runs"):
+    """Returns the Path of the run that is meant: `run`, or the newest below `runs`.
+
+    Raises:
+        FirError: if none is given and there is none.
+    """
+    if run:
+        return Path(run)
+    found = [path.parent for path in Path(runs).glob("*/config.json")]
+    if not found:
+        raise FirError(
+            f"no run was given and there is none below {runs}/. Train one first, or give --run"
+        )
+    newest = max(found, key=lambda path: (path / "config.json").stat().st_mtime)
+    print(f"run: {newest} (the newest below {runs}/)")
+    return newest

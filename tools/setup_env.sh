@@ -1,0 +1,50 @@
+#!/bin/sh
+# Makes the virtual environment that the Makefile uses: sh tools/setup_env.sh FOLDER EXTRAS
+# Finds a Python 3.10 to 3.13 by itself; PYTHON=... names one.
+set -eu
+folder=$1
+extras=$2
+
+fits() {
+    "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null
+}
+
+python=""
+for candidate in ${PYTHON:-} python3 python3.13 python3.12 python3.11 python3.10; do
+    if fits "$candidate"; then
+        python=$candidate
+        break
+    fi
+done
+if [ -z "$python" ]; then
+    echo "error: Python 3.10 to 3.13 is needed; none was found (python3 is $(python3 --version 2>&1))." >&2
+    echo "Install one, and name it if it is not on the PATH: make PYTHON=/path/to/python3.12 ..." >&2
+    exit 1
+fi
+echo "environment: $folder ($("$python" --version))"
+
+if [ ! -x "$folder/bin/python" ] || ! "$folder/bin/python" -c "import pip" 2>/dev/null; then
+    rm -rf "$folder"
+    # Debian and Ubuntu keep the part of venv that brings pip in a package of its own.
+    if ! "$python" -c "import ensurepip" 2>/dev/null; then
+        if "$python" -m pip --version >/dev/null 2>&1; then
+            "$python" -m venv --without-pip "$folder"
+            "$python" -m pip --python "$folder/bin/python" install --quiet pip
+        else
+            root=""
+            [ "$(id -u)" = 0 ] || root="sudo"
+            package="$("$python" -c 'import sys; print("python3.%d-venv" % sys.version_info[1])')"
+            echo "this Python has no ensurepip; installing the package $package"
+            if ! command -v apt-get >/dev/null ||
+                ! { $root apt-get update -qq && $root apt-get install -y -qq "$package"; }; then
+                echo "error: could not install $package. Install it and run make again." >&2
+                exit 1
+            fi
+        fi
+    fi
+    [ -x "$folder/bin/python" ] || "$python" -m venv "$folder"
+fi
+
+# `tensorflow` without [and-cuda]: no CUDA packages are downloaded. With a GPU: EXTRAS=cuda.
+"$folder/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".[$extras]"
+touch "$folder/.installed"
