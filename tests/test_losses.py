@@ -1,0 +1,236 @@
+"""The losses against plain Python loops, in both precisions, eager and compiled."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from fir_tf.errors import FirError
+from fir_tf.losses.objective import Objective, classification_loss
+from fir_tf.losses.triplet import explicit_triplet_loss, mined_triplet_loss, squared_distances
+
+MARGIN = 0.3
+DTYPES = [tf.float32, tf.bfloat16]
+
+
+def unit_rows(count, width, seed, clusters=None):
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=(count, width))
+    if clusters is not None:
+        values = rng.normal(size=(max(clusters) + 2, width))[clusters] + 0.4 * values
+    return (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float32)
+
+
+def distance(a, b):
+    return sum((float(x) - float(y)) ** 2 for x, y in zip(a, b, strict=True))
+
+
+def triplets_of(labels):
+    """Every (anchor, positive, negative), by the definition."""
+    rows = [row for row, label in enumerate(labels) if label >= 0]
+    for a, p, n in itertools.product(rows, rows, rows):
+        if a != p and labels[a] == labels[p] and labels[a] != labels[n]:
+            yield a, p, n
+
+
+def expected_all(points, labels):
+    terms = [
+        max(0.0, MARGIN + distance(points[a], points[p]) - distance(points[a], points[n]))
+        for a, p, n in triplets_of(labels)
+    ]
+    active = [term for term in terms if term > 0]
+    return sum(active) / len(active) if active else 0.0, len(active) / len(terms) if terms else 0.0
+
+
+def expected_semihard(points, labels):
+    terms = []
+    for a, p in sorted({(a, p) for a, p, _ in triplets_of(labels)}):
+        near = distance(points[a], points[p])
+        far = [
+            distance(points[a], points[n])
+            for n in range(len(labels))
+            if labels[n] >= 0 and labels[n] != labels[a]
+        ]
+        beyond = [value for value in far if value > near]
+        terms.append(max(0.0, MARGIN + near - (min(beyond) if beyond else max(far))))
+    share = sum(term > 0 for term in terms) / len(terms) if terms else 0.0
+    return sum(terms) / len(terms) if terms else 0.0, share
+
+
+def expected_hard(points, labels):
+    terms = []
+    found = list(triplets_of(labels))
+    for a in sorted({a for a, _, _ in found}):
+        far = max(distance(points[a], points[p]) for b, p, _ in found if b == a)
+        near = min(distance(points[a], points[n]) for b, _, n in found if b == a)
+        terms.append(max(0.0, MARGIN + far - near))
+    share = sum(term > 0 for term in terms) / len(terms) if terms else 0.0
+    return sum(terms) / len(terms) if terms else 0.0, share
+
+
+EXPECTED = {"all": expected_all, "semihard": expected_semihard, "hard": expected_hard}
+LABELS = {
+    "pk": [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3],
+    "uneven": [0, 1, 1, 2, 2, 2, 2, 3, 4, 4],
+    "unknown": [-1, 0, 0, -1, 1, 1, -1, 2, 0],
+    "one label": [5, 5, 5, 5],
+    "no pair": [0, 1, 2, 3],
+    "nothing known": [-1, -1, -1],
+}
+
+
+@pytest.mark.parametrize("miner", EXPECTED)
+@pytest.mark.parametrize("name", LABELS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.name)
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "graph"])
+def test_miner_equals_the_loops(miner, name, dtype, compiled):
+    labels = LABELS[name]
+    points = tf.cast(unit_rows(len(labels), 6, 3, np.array(labels) + 1), dtype)
+    function = tf.function(mined_triplet_loss) if compiled else mined_triplet_loss
+    result = function(points, tf.constant(labels), MARGIN, miner)
+    # The loops see the values after rounding to `dtype`, so one tolerance serves both.
+    loss, active = EXPECTED[miner](tf.cast(points, tf.float32).numpy(), labels)
+    assert result.loss.dtype == tf.float32
+    np.testing.assert_allclose(result.loss, loss, rtol=2e-5, atol=2e-6)
+    np.testing.assert_allclose(result.active, active, atol=1e-6)
+
+
+@pytest.mark.parametrize("miner", EXPECTED)
+def test_miner_gradient_equals_differences(miner):
+    labels = LABELS["uneven"]
+    points = unit_rows(len(labels), 4, 1, np.array(labels)).astype(np.float64)
+    variable = tf.Variable(points.astype(np.float32))
+    with tf.GradientTape() as tape:
+        loss = mined_triplet_loss(variable, tf.constant(labels), MARGIN, miner).loss
+    gradient = tape.gradient(loss, variable).numpy()
+    step = 1e-6
+    for row, column in [(0, 0), (1, 2), (4, 1), (7, 3), (9, 0)]:
+        ends = []
+        for sign in (1, -1):
+            moved = points.copy()
+            moved[row, column] += sign * step
+            ends.append(EXPECTED[miner](moved, labels)[0])
+        assert gradient[row, column] == pytest.approx((ends[0] - ends[1]) / (2 * step), abs=2e-4)
+
+
+@pytest.mark.parametrize("miner", EXPECTED)
+def test_gradients_are_finite_where_all_points_are_one(miner):
+    variable = tf.Variable(np.tile(unit_rows(1, 5, 0), (6, 1)))
+    with tf.GradientTape() as tape:
+        result = mined_triplet_loss(variable, tf.constant([0, 0, 0, 1, 1, 1]), MARGIN, miner)
+    assert np.isfinite(tape.gradient(result.loss, variable).numpy()).all()
+    assert float(result.loss) == pytest.approx(MARGIN, abs=1e-6)
+    assert float(result.positive_distance) == 0.0
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.name)
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "graph"])
+def test_explicit_equals_the_loop(dtype, compiled):
+    a, p, n = (tf.cast(unit_rows(5, 4, seed), dtype) for seed in (1, 2, 3))
+    valid = [True, True, False, True, True]
+    function = tf.function(explicit_triplet_loss) if compiled else explicit_triplet_loss
+    result = function(a, p, n, tf.constant(valid), MARGIN)
+    rows = [tf.cast(value, tf.float32).numpy() for value in (a, p, n)]
+    terms = [
+        max(0.0, MARGIN + distance(rows[0][i], rows[1][i]) - distance(rows[0][i], rows[2][i]))
+        for i in range(5)
+        if valid[i]
+    ]
+    np.testing.assert_allclose(result.loss, sum(terms) / 4, rtol=1e-5)
+    np.testing.assert_allclose(result.active, sum(term > 0 for term in terms) / 4)
+
+
+def test_explicit_pulls_the_positive_near():
+    """The sign of the term: a step against the gradient lowers the distance to the positive."""
+    a, p, n = (tf.Variable(unit_rows(4, 4, seed)) for seed in (1, 2, 3))
+    with tf.GradientTape() as tape:
+        loss = explicit_triplet_loss(a, p, n, tf.ones(4, tf.bool), 5.0).loss
+    moved = a - 0.01 * tape.gradient(loss, a)
+    before = sum(distance(x, y) for x, y in zip(a.numpy(), p.numpy(), strict=True))
+    after = sum(distance(x, y) for x, y in zip(moved.numpy(), p.numpy(), strict=True))
+    far_before = sum(distance(x, y) for x, y in zip(a.numpy(), n.numpy(), strict=True))
+    far_after = sum(distance(x, y) for x, y in zip(moved.numpy(), n.numpy(), strict=True))
+    assert after - far_after < before - far_before
+
+
+def test_squared_distances_equal_the_loop():
+    points = unit_rows(7, 3, 5)
+    expected = [[distance(a, b) for b in points] for a in points]
+    np.testing.assert_allclose(squared_distances(points), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.name)
+def test_classification_leaves_out_unknown_and_masked(dtype):
+    logits = tf.cast(np.random.default_rng(0).normal(size=(5, 3)) * 3, dtype)
+    category, mask = [0, -1, 2, 1, 2], [True, True, True, False, True]
+    loss, accuracy = classification_loss(logits, tf.constant(category), tf.constant(mask))
+    values = tf.cast(logits, tf.float32).numpy().tolist()
+    terms, right = [], []
+    for row, label, used in zip(values, category, mask, strict=True):
+        if used and label >= 0:
+            terms.append(math.log(sum(math.exp(value) for value in row)) - row[label])
+            right.append(row.index(max(row)) == label)
+    np.testing.assert_allclose(loss, sum(terms) / len(terms), rtol=1e-5)
+    np.testing.assert_allclose(accuracy, sum(right) / len(right))
+    nothing, _ = classification_loss(logits, tf.constant([-1] * 5), tf.constant([True] * 5))
+    assert float(nothing) == 0.0
+
+
+@pytest.mark.parametrize("losses", ["OC", "OS", "IS", "OC+OS", "OC+IS", "OS+IS", "OC+OS+IS"])
+def test_objective_is_the_weighted_sum_of_its_parts(losses):
+    item, category = [0, 0, 1, 1, 2, 2], [0, 0, 0, 0, 1, 1]
+    points, logits = unit_rows(6, 4, 9, item), np.random.default_rng(1).normal(size=(6, 2))
+    objective = Objective(losses, alpha=0.7, beta=0.2, delta=MARGIN, triplets="all")
+    total, parts = objective(
+        tf.constant(logits, tf.float32),
+        points,
+        tf.constant(category),
+        tf.constant(item),
+        np.ones(6, bool),
+    )
+    expected = 0.0
+    if "OC" in losses:
+        expected += 0.7 * np.mean(
+            [
+                math.log(sum(math.exp(v) for v in row)) - row[c]
+                for row, c in zip(logits, category, strict=True)
+            ]
+        )
+    if "OS" in losses:
+        expected += 0.2 * expected_all(points, category)[0]
+    if "IS" in losses:
+        expected += 0.2 * expected_all(points, item)[0]
+    assert float(total) == pytest.approx(expected, rel=1e-5)
+    assert {name for name in parts if name in ("OC", "OS", "IS")} == set(losses.split("+"))
+
+
+def test_objective_with_explicit_triplets_of_both_kinds():
+    """Rows are [A | P(IS) | N(IS) | P(OS) | N(OS) | images for OC alone]."""
+    points = unit_rows(12, 4, 2)
+    item = [0, 1] + [0, 1] + [1, 0] + [0, 3] + [4, 5] + [-1, -1]
+    category = [0, 1] + [0, 1] + [1, 0] + [0, 1] + [1, -1] + [0, 1]
+    classified = np.array([True] * 2 + [False] * 8 + [True] * 2)
+    logits = np.random.default_rng(1).normal(size=(12, 2)).astype(np.float32)
+    objective = Objective("OC+OS+IS", 1.0, 1.0, MARGIN, "explicit")
+    _, parts = objective(
+        tf.constant(logits), points, tf.constant(category), tf.constant(item), classified
+    )
+
+    def hinge(a, p, n):
+        return max(0.0, MARGIN + distance(points[a], points[p]) - distance(points[a], points[n]))
+
+    assert float(parts["IS"]) == pytest.approx((hinge(0, 2, 4) + hinge(1, 3, 5)) / 2, rel=1e-5)
+    # The second negative of OS has no category: that triplet takes no part.
+    assert float(parts["OS"]) == pytest.approx(hinge(0, 6, 8), rel=1e-5)
+    cross = [
+        math.log(sum(math.exp(v) for v in logits[row])) - logits[row][category[row]]
+        for row in (0, 1, 10, 11)
+    ]
+    assert float(parts["OC"]) == pytest.approx(sum(cross) / 4, rel=1e-5)
+
+
+def test_unknown_miner_is_named():
+    with pytest.raises(FirError, match="`miner` must be one of all, semihard, hard. Received: 'x'"):
+        mined_triplet_loss(unit_rows(2, 2, 0), tf.constant([0, 1]), MARGIN, "x")
