@@ -9,6 +9,8 @@ import tensorflow as tf
 
 from fir_tf.errors import FirError
 
+_SORT_MAX = 4096
+
 
 def _integers(seed, shape, high):
     """Uniform integers in [0, high); `high` may be a tensor that broadcasts to `shape`."""
@@ -72,9 +74,14 @@ class UniformPlan:
 
 
 def _shuffled(position, seed, count):
-    """Positions in a permutation of range(count) that needs no table."""
-    if count == 1:
-        return tf.zeros_like(position)
+    """Positions in a random permutation of range(count).
+
+    `index_shuffle` needs no table, but its cipher is far from uniform on small ranges (on 62
+    places it never brings some numbers to some places); there a sort of random keys is cheap.
+    """
+    if count <= _SORT_MAX:
+        keys = tf.random.stateless_uniform([count], seed, None, None, tf.int32)
+        return tf.gather(tf.argsort(keys, stable=True), position)
     return tf.random.experimental.index_shuffle(position, seed, count - 1)
 
 
@@ -251,7 +258,7 @@ def _check_groups(groups, noun):
         )
     if not (groups.length > 1).any():
         raise FirError(
-            f"a triplet needs a {noun} with at least 2 images; each of the {len(groups)} "
+            f"a triplet needs two images of one {noun}; each of the {len(groups)} "
             f"{_plural(noun)} has one. Give more photos of a {noun}, or train with --losses=OC"
         )
 
