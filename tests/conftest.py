@@ -3,3 +3,45 @@
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+def write_jpeg(path, seed=0, size=(48, 64), **options):
+    """Writes a JPEG of smooth random colours, (width, height) in pixels."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    small = np.random.default_rng(seed).integers(0, 256, (5, 4, 3), dtype=np.uint8)
+    Image.fromarray(small).resize(size, Image.BICUBIC).save(path, "JPEG", quality=92, **options)
+
+
+def write_inshop(root, rows, images=True):
+    """Writes In-Shop's layout: rows of (image path, item id, status)."""
+    (root / "Eval").mkdir(parents=True, exist_ok=True)
+    lines = [str(len(rows)), "image_name item_id evaluation_status"]
+    lines += [f"{path:<70s} {item} {status} " for path, item, status in rows]
+    (root / "Eval" / "list_eval_partition.txt").write_text("\n".join(lines) + "\n")
+    for number, (path, _, _) in enumerate(rows):
+        if images:
+            write_jpeg(root / "Img" / path, number)
+    return root
+
+
+def inshop_rows(train_items=8, test_items=4, views=4):
+    """Rows of a small In-Shop set: items in two categories."""
+    rows = []
+    for item in range(train_items + test_items):
+        group = ("WOMEN/Dresses", "MEN/Denim")[item % 2]
+        for view in range(views):
+            status = "train" if item < train_items else ("query", "gallery")[view % 2]
+            rows.append(
+                (f"img/{group}/id_{item:08d}/{view:02d}_1_front.jpg", f"id_{item:08d}", status)
+            )
+    return rows
+
+
+@pytest.fixture
+def inshop(tmp_path):
+    """A folder in In-Shop's layout with 12 items of 4 photos."""
+    return write_inshop(tmp_path / "inshop", inshop_rows())
