@@ -1,0 +1,48 @@
+"""Imports go one way along the path of the data."""
+
+import ast
+from pathlib import Path
+
+import fir_tf
+
+# Each package may import those before it and itself.
+ORDER = ("base", "datasets", "input", "models", "losses", "retrieval", "training", "serving", "cli")
+# The exceptions to the order: a stage that must not be reached although it comes before.
+FORBIDDEN = {("serving", "training"), ("serving", "losses"), ("retrieval", "losses")}
+
+
+def imports_of(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for name in node.names:
+                yield f"{node.module}.{name.name}"
+        elif isinstance(node, ast.Import):
+            for name in node.names:
+                yield name.name
+
+
+def stage(parts):
+    return parts[0] if parts and parts[0] in ORDER else "base"
+
+
+def test_imports_run_down_the_path_of_the_data():
+    root = Path(fir_tf.__file__).parent
+    seen = 0
+    for path in root.rglob("*.py"):
+        own = stage(path.relative_to(root).parts[:-1])
+        for module in imports_of(path):
+            parts = module.split(".")
+            if parts[0] != "fir_tf":
+                continue
+            used = stage(parts[1:])
+            seen += 1
+            assert ORDER.index(used) <= ORDER.index(own), f"{path.name} imports {module}"
+            assert (own, used) not in FORBIDDEN, f"{path.name} imports {module}"
+    assert seen > 20
+
+
+def test_nothing_imports_training_but_the_script():
+    root = Path(fir_tf.__file__).parent
+    for path in root.rglob("*.py"):
+        if any("fir_tf.training" in module for module in imports_of(path)):
+            assert path.parent.name == "training" or path == root / "cli" / "train.py"
