@@ -10,25 +10,31 @@ from fir_tf.options import ExportOptions, find_run
 from fir_tf.training.run import open_run
 
 
-@pytest.mark.parametrize(("values", "message"), [
-    ({"alpha": -1}, "`alpha` must be >= 0. Received: -1"),
-    ({"alpha": 0, "beta": 0}, "nothing would be trained: .*Received: alpha=0, beta=0"),
-    ({"alpha": 0, "losses": "OC"}, "nothing would be trained"),
-    ({"beta": 0, "losses": "IS"}, "nothing would be trained"),
-    ({"losses": "OC+XS"}, "`losses` must be a sum of OC, OS, IS.*Received: 'OC.XS'"),
-    ({"losses": "OC+OC"}, "each at most once"),
-    ({"losses": ""}, "`losses` must be a sum"),
-    ({"backbone": "vgg"}, "`backbone` must be one of resnet50, .*Received: 'vgg'"),
-    ({"batch_size": 30}, "multiple of `images_per_item` .4., at least twice it. Received: 30 of 30"),
-    ({"batch_size": 4}, "at least twice it"),
-    ({"images_per_item": 1}, "`images_per_item` must be at least 2. Received: 1"),
-    ({"image_size": 8}, "`image_size` must be between 32 and 4096 pixels. Received: 8"),
-    ({"decay_at": "0.5,200"}, "`decay_at` must be shares between 0 and 1"),
-    ({"decay_at": "soon"}, "`decay_at` must be shares between 0 and 1"),
-    ({"dropout": 1.0}, "`dropout` must be at least 0 and below 1. Received: 1.0"),
-    ({"run": " "}, "`run` must be a folder's path"),
-    ({"epochs": 0}, "`epochs` must be >= 1. Received: 0"),
-])
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"alpha": -1}, "`alpha` must be >= 0. Received: -1"),
+        ({"alpha": 0, "beta": 0}, "nothing would be trained: .*Received: alpha=0, beta=0"),
+        ({"alpha": 0, "losses": "OC"}, "nothing would be trained"),
+        ({"beta": 0, "losses": "IS"}, "nothing would be trained"),
+        ({"losses": "OC+XS"}, "`losses` must be a sum of OC, OS, IS.*Received: 'OC.XS'"),
+        ({"losses": "OC+OC"}, "each at most once"),
+        ({"losses": ""}, "`losses` must be a sum"),
+        ({"backbone": "vgg"}, "`backbone` must be one of resnet50, .*Received: 'vgg'"),
+        (
+            {"batch_size": 30},
+            "multiple of `images_per_item` .4., at least twice it. Received: 30 of 30",
+        ),
+        ({"batch_size": 4}, "at least twice it"),
+        ({"images_per_item": 1}, "`images_per_item` must be at least 2. Received: 1"),
+        ({"image_size": 8}, "`image_size` must be between 32 and 4096 pixels. Received: 8"),
+        ({"decay_at": "0.5,200"}, "`decay_at` must be shares between 0 and 1"),
+        ({"decay_at": "soon"}, "`decay_at` must be shares between 0 and 1"),
+        ({"dropout": 1.0}, "`dropout` must be at least 0 and below 1. Received: 1.0"),
+        ({"run": " "}, "`run` must be a folder's path"),
+        ({"epochs": 0}, "`epochs` must be >= 1. Received: 0"),
+    ],
+)
 def test_bad_settings_are_named(values, message):
     with pytest.raises(FirError, match=message):
         Config(**values)

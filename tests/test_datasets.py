@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 import pytest
-
 from conftest import inshop_rows, write_inshop, write_jpeg
+
 from fir_tf.datasets import load
 from fir_tf.datasets.catalogue import (
     CONSUMER,
@@ -36,15 +36,18 @@ def test_inshop_is_read_row_by_row(inshop):
     assert catalogue.counts() == {"train": (32, 8, 2), "query": (8, 4, 2), "gallery": (8, 4, 2)}
 
 
-@pytest.mark.parametrize("move", [
-    lambda root: (root / "Eval").rename(root / "Anno"),
-    lambda root: (root / "Img" / "img").rename(root / "img"),
-    lambda root: [
-        path.rename(root / "In-shop Clothes Retrieval Benchmark" / path.name)
-        for path in list(root.iterdir())
-        if (root / "In-shop Clothes Retrieval Benchmark").mkdir(exist_ok=True) is None
+@pytest.mark.parametrize(
+    "move",
+    [
+        lambda root: (root / "Eval").rename(root / "Anno"),
+        lambda root: (root / "Img" / "img").rename(root / "img"),
+        lambda root: [
+            path.rename(root / "In-shop Clothes Retrieval Benchmark" / path.name)
+            for path in list(root.iterdir())
+            if (root / "In-shop Clothes Retrieval Benchmark").mkdir(exist_ok=True) is None
+        ],
     ],
-])
+)
 def test_inshop_is_found_in_other_layouts(inshop, move):
     move(inshop)
     assert len(load("inshop", inshop)) == 48
@@ -65,23 +68,36 @@ def test_bom_crlf_and_tabs_are_read(inshop):
     assert len(load("inshop", inshop)) == 48
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda t: t.replace("id_00000001 train", "train", 1),
-     r"list_eval_partition.txt:7: a row must have 3 columns .*Received: .*01/00_1_front.jpg train"),
-    (lambda t: t.replace("id_00000001 train", "id_00000001 train more", 1),
-     r"list_eval_partition.txt:7: a row must have 3 columns"),
-    (lambda t: t.replace("id_00000001 train", "id_00000001 train a b c", 1),
-     r"list_eval_partition.txt:7: a row must have 3 columns .*Received: 6 columns"),
-    (lambda t: t.replace("00000002 train", "00000002 tain", 1),
-     r"list_eval_partition.txt:11: `evaluation_status` must be one of train, query, gallery. "
-     r"Received: 'tain'"),
-    (lambda t: "50" + t[2:], r"partition.txt:1: the first line says 50 rows, the file has 48"),
-    (lambda t: "many" + t[2:], r"partition.txt:1: the first line must be the number of rows"),
-    (lambda t: t.replace("query", "gallery"), r"'query'; the split is empty"),
-    (lambda t: "", r"partition.txt:1: the first line must be the number of rows. Received: ''"),
-    (lambda t: t.replace("img/WOMEN/Dresses/id_00000000/00", "00", 1),
-     r"partition.txt:3: the image path must be img/<group>/<category>/<item>/<view>.jpg"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda t: t.replace("id_00000001 train", "train", 1),
+            r"list_eval_partition.txt:7: a row must have 3 columns .*Received: .*01/00_1_front.jpg train",
+        ),
+        (
+            lambda t: t.replace("id_00000001 train", "id_00000001 train more", 1),
+            r"list_eval_partition.txt:7: a row must have 3 columns",
+        ),
+        (
+            lambda t: t.replace("id_00000001 train", "id_00000001 train a b c", 1),
+            r"list_eval_partition.txt:7: a row must have 3 columns .*Received: 6 columns",
+        ),
+        (
+            lambda t: t.replace("00000002 train", "00000002 tain", 1),
+            r"list_eval_partition.txt:11: `evaluation_status` must be one of train, query, gallery. "
+            r"Received: 'tain'",
+        ),
+        (lambda t: "50" + t[2:], r"partition.txt:1: the first line says 50 rows, the file has 48"),
+        (lambda t: "many" + t[2:], r"partition.txt:1: the first line must be the number of rows"),
+        (lambda t: t.replace("query", "gallery"), r"'query'; the split is empty"),
+        (lambda t: "", r"partition.txt:1: the first line must be the number of rows. Received: ''"),
+        (
+            lambda t: t.replace("img/WOMEN/Dresses/id_00000000/00", "00", 1),
+            r"partition.txt:3: the image path must be img/<group>/<category>/<item>/<view>.jpg",
+        ),
+    ],
+)
 def test_malformed_rows_name_file_and_line(inshop, change, message):
     edit(inshop, change)
     with pytest.raises(FirError, match=message):
@@ -96,14 +112,17 @@ def test_missing_images_name_the_row(inshop):
         load("inshop", inshop)
 
 
-@pytest.mark.parametrize(("dataset", "where", "message"), [
-    ("inshop", "nowhere", r"must be an existing folder. Received: .*nowhere"),
-    ("folder", "nowhere", r"must be an existing folder. Received: .*nowhere"),
-    ("inshop", "", r"must name the folder"),
-    ("inshop", ".", r"list_eval_partition.txt was not found. Looked for .*Eval"),
-    ("folder", ".", r"no image was found"),
-    ("zalando", ".", r"`dataset` must be one of .*Received: 'zalando'"),
-])
+@pytest.mark.parametrize(
+    ("dataset", "where", "message"),
+    [
+        ("inshop", "nowhere", r"must be an existing folder. Received: .*nowhere"),
+        ("folder", "nowhere", r"must be an existing folder. Received: .*nowhere"),
+        ("inshop", "", r"must name the folder"),
+        ("inshop", ".", r"list_eval_partition.txt was not found. Looked for .*Eval"),
+        ("folder", ".", r"no image was found"),
+        ("zalando", ".", r"`dataset` must be one of .*Received: 'zalando'"),
+    ],
+)
 def test_missing_data_is_said(tmp_path, dataset, where, message):
     with pytest.raises(FirError, match=message):
         load(dataset, tmp_path / where if where else "")
@@ -133,10 +152,12 @@ def test_folder_split_is_by_item_with_both_sides(tmp_path):
         parts = set(catalogue.split[catalogue.item == item])
         assert parts in ({"train"}, {"val"}, {"query", "gallery"})
     assert catalogue.categories == ("c0", "c1", "c2")
-    shares = np.array([
-        np.mean([set(catalogue.split[catalogue.item == item]) == part for item in range(60)])
-        for part in ({"train"}, {"query", "gallery"})
-    ])
+    shares = np.array(
+        [
+            np.mean([set(catalogue.split[catalogue.item == item]) == part for item in range(60)])
+            for part in ({"train"}, {"query", "gallery"})
+        ]
+    )
     assert abs(shares[0] - 0.6) < 0.2 and abs(shares[1] - 0.3) < 0.2
 
 
@@ -155,7 +176,9 @@ def test_validation_items_are_stable_and_only_from_training(inshop):
     assert (split.split[~moved] == catalogue.split[~moved]).all()
     for item in range(len(catalogue.items)):
         rows = catalogue.item == item
-        expected = unit_hash(catalogue.items[item], "val") < 0.5 and catalogue.split[rows][0] == "train"
+        expected = (
+            unit_hash(catalogue.items[item], "val") < 0.5 and catalogue.split[rows][0] == "train"
+        )
         assert moved[rows].all() == expected and moved[rows].any() == expected
     assert split_off_validation(catalogue, 0.0) is catalogue
     with pytest.raises(FirError, match="`val_fraction` must be between 0 and 0.9. Received: 1.5"):
@@ -167,9 +190,7 @@ def test_validation_is_never_empty_and_never_everything(tmp_path):
     catalogue = load("inshop", write_inshop(tmp_path / "x", rows))
     split = split_off_validation(catalogue, 0.001).split
     assert (split == "val").sum() == 4 and (split == "train").sum() == 4
-    single = dataclasses.replace(
-        catalogue, split=np.where(catalogue.item == 0, "train", "gallery")
-    )
+    single = dataclasses.replace(catalogue, split=np.where(catalogue.item == 0, "train", "gallery"))
     with pytest.raises(FirError, match="no training image is left"):
         split_off_validation(single, 0.9)
 

@@ -57,20 +57,24 @@ def test_crop_equals_pillows_window(size):
     np.testing.assert_allclose(pixels, expected, atol=1.01)
 
 
-@pytest.mark.parametrize("image", [
-    encoded(picture(50, 70), "JPEG"),
-    encoded(picture(50, 70), "GIF"),
-    encoded(picture(50, 70), "BMP"),
-    encoded(picture(50, 70).convert("L")),
-    encoded(picture(50, 70).convert("RGBA")),
-    encoded(picture(1, 1)),
-    encoded(picture(500, 1)),
-], ids=["jpeg", "gif", "bmp", "gray", "alpha", "1x1", "500x1"])
+@pytest.mark.parametrize(
+    "image",
+    [
+        encoded(picture(50, 70), "JPEG"),
+        encoded(picture(50, 70), "GIF"),
+        encoded(picture(50, 70), "BMP"),
+        encoded(picture(50, 70).convert("L")),
+        encoded(picture(50, 70).convert("RGBA")),
+        encoded(picture(1, 1)),
+        encoded(picture(500, 1)),
+    ],
+    ids=["jpeg", "gif", "bmp", "gray", "alpha", "1x1", "500x1"],
+)
 @pytest.mark.parametrize("resize", ["crop", "squash"])
 def test_other_formats_are_read(image, resize):
     pixels, valid = preprocess(tf.constant(image), 32, resize)
     assert bool(valid) and pixels.shape == (32, 32, 3)
-    assert 0 <= float(tf.reduce_min(pixels)) and float(tf.reduce_max(pixels)) <= 255
+    assert float(tf.reduce_min(pixels)) >= 0 and float(tf.reduce_max(pixels)) <= 255
 
 
 def test_a_bad_image_is_marked_and_harms_no_neighbour():
@@ -169,14 +173,16 @@ def test_colour_jitter_keeps_range_and_does_nothing_at_zero():
 
 
 def small_config(**values):
-    return Config(**{
-        "image_size": 32, "batch_size": 8, "images_per_item": 2, "colour_jitter": 0.2, **values
-    })
+    return Config(
+        **{"image_size": 32, "batch_size": 8, "images_per_item": 2, "colour_jitter": 0.2, **values}
+    )
 
 
 def digests(batches, count):
     return [
-        hashlib.sha256(b"".join(batch[name].numpy().tobytes() for name in sorted(batch))).hexdigest()
+        hashlib.sha256(
+            b"".join(batch[name].numpy().tobytes() for name in sorted(batch))
+        ).hexdigest()
         for batch in batches.take(count)
     ]
 
@@ -206,11 +212,18 @@ def test_batches_carry_the_rows_labels_and_views(inshop):
     assert batch["valid"].numpy().all()
     assert batch["images"].shape == (8, 32, 32, 3)
     # Each view stems from its row's file: closer to it than the other rows' are, on average.
-    own = [np.abs(np.asarray(Image.open(catalogue.files()[row]).resize((32, 32)), np.float32)
-                  - image).mean() for row, image in zip(rows, batch["images"].numpy(), strict=True)]
-    wrong = [np.abs(np.asarray(Image.open(catalogue.files()[row]).resize((32, 32)), np.float32)
-                    - image).mean()
-             for row, image in zip(np.roll(rows, 2), batch["images"].numpy(), strict=True)]
+    own = [
+        np.abs(
+            np.asarray(Image.open(catalogue.files()[row]).resize((32, 32)), np.float32) - image
+        ).mean()
+        for row, image in zip(rows, batch["images"].numpy(), strict=True)
+    ]
+    wrong = [
+        np.abs(
+            np.asarray(Image.open(catalogue.files()[row]).resize((32, 32)), np.float32) - image
+        ).mean()
+        for row, image in zip(np.roll(rows, 2), batch["images"].numpy(), strict=True)
+    ]
     assert np.mean(own) < np.mean(wrong)
 
 

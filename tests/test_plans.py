@@ -162,11 +162,14 @@ def test_unlabelled_rows_are_never_drawn_for_triplets():
             assert (labels[plan(np.int64(step)).numpy()] >= 0).all()
 
 
-@pytest.mark.parametrize("make", [
-    lambda seed: UniformPlan(np.arange(50), 8, seed),
-    lambda seed: PKPlan(labels_of([5] * 10), np.arange(50), 8, 2, seed),
-    lambda seed: TripletPlan([labels_of([5] * 10)], np.arange(50), 8, seed),
-])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda seed: UniformPlan(np.arange(50), 8, seed),
+        lambda seed: PKPlan(labels_of([5] * 10), np.arange(50), 8, 2, seed),
+        lambda seed: TripletPlan([labels_of([5] * 10)], np.arange(50), 8, seed),
+    ],
+)
 def test_a_plan_is_a_function_of_seed_and_step(make):
     steps = [0, 7, 3, 12]
     first = {step: make(4)(np.int64(step)).numpy().tolist() for step in steps}
@@ -187,10 +190,13 @@ def test_mixed_plan_appends_rows_for_oc():
     assert plan.classified.tolist() == [True] * 3 + [False] * 6 + [True] * 5
 
 
-@pytest.mark.parametrize(("sizes", "message"), [
-    ([1, 1, 1], "needs two images of one item; each of the 3 items has one"),
-    ([4], "at least 2 items. Received: 1"),
-])
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ([1, 1, 1], "needs two images of one item; each of the 3 items has one"),
+        ([4], "at least 2 items. Received: 1"),
+    ],
+)
 def test_labels_without_a_triplet_are_refused(sizes, message):
     labels = labels_of(sizes)
     for make in (

@@ -1,10 +1,13 @@
 """What the scripts share: flags from the config, messages instead of tracebacks."""
 
+import contextlib
 import dataclasses
+import importlib
 import os
 import sys
+import tempfile
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from fir_tf.errors import FirError
 
@@ -40,6 +43,39 @@ def define_flags(fields, **defaults):
 def read_flags(cls):
     """Returns the dataclass `cls` filled from the parsed flags."""
     return cls(**{field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(cls)})
+
+
+@contextlib.contextmanager
+def _quiet_import():
+    """Keeps what TensorFlow's C++ side says while it is imported off the screen.
+
+    It writes about CPU features and missing GPUs straight to the descriptor, whatever the log
+    level. If the import fails the text is shown, for then it matters.
+    """
+    with tempfile.TemporaryFile() as kept:
+        sys.stderr.flush()
+        screen = os.dup(2)
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            kept.seek(0)
+            os.write(screen, kept.read())
+            raise
+        finally:
+            os.dup2(screen, 2)
+            os.close(screen)
+
+
+def load_library(module):
+    """Imports a module that needs TensorFlow; takes seconds, so --help does without it."""
+    with _quiet_import():
+        import tensorflow as tf
+
+        # Looking for devices is what says the most.
+        tf.config.list_logical_devices()
+    logging.set_verbosity(logging.WARNING)
+    return importlib.import_module(module)
 
 
 def run_script(body, usage):

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from fir_tf.cli.common import define_flags, read_flags, run_script
+from fir_tf.cli.common import define_flags, load_library, read_flags, run_script
 from fir_tf.options import EvaluateOptions
 
 USAGE = """Measures a run: category accuracy, recall@k, mAP@R; writes metrics.json and pictures.
@@ -12,9 +12,7 @@ USAGE = """Measures a run: category accuracy, recall@k, mAP@R; writes metrics.js
 
 def _body():
     options = read_flags(EvaluateOptions)
-    from fir_tf.retrieval.evaluate import evaluate
-
-    evaluate(options)
+    load_library("fir_tf.retrieval.evaluate").evaluate(options)
 
 
 def run():

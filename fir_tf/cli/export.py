@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from fir_tf.cli.common import define_flags, read_flags, run_script
+from fir_tf.cli.common import define_flags, load_library, read_flags, run_script
 from fir_tf.options import ExportOptions
 
 USAGE = """Writes a run's best model as a SavedModel that TF Serving loads: image bytes in.
@@ -12,9 +12,7 @@ USAGE = """Writes a run's best model as a SavedModel that TF Serving loads: imag
 
 def _body():
     options = read_flags(ExportOptions)
-    from fir_tf.serving.export import export
-
-    export(options)
+    load_library("fir_tf.serving.export").export(options)
 
 
 def run():

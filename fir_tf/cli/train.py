@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from fir_tf.cli.common import define_flags, read_flags, run_script
+from fir_tf.cli.common import define_flags, load_library, read_flags, run_script
 from fir_tf.config import Config
 
 USAGE = """Trains a fashion retrieval model; everything it writes goes to the folder --run.
@@ -14,10 +14,7 @@ An interrupted run goes on when the same command is given again."""
 
 def _body():
     config = read_flags(Config)
-    # TensorFlow takes seconds to import; --help and wrong flags answer before that.
-    from fir_tf.training.loop import train
-
-    train(config)
+    load_library("fir_tf.training.loop").train(config)
 
 
 def run():

@@ -1,0 +1,94 @@
+"""The FIR model: backbone, relaxation head, embedding."""
+
+import keras
+
+from fir_tf.errors import FirError
+from fir_tf.models.backbones import build_backbone, normalisation
+from fir_tf.models.layers import freeze_batch_norm
+
+
+def build_fir(
+    backbone,
+    image_size,
+    categories,
+    *,
+    weights="imagenet",
+    embedding_size=0,
+    relaxation_width=512,
+    dropout=0.5,
+    batch_norm="auto",
+):
+    """Builds `images -> {"category", "embedding"}` as a Keras functional model.
+
+    The relaxation module (PAPER: method) stands on the classification path only: 1x1
+    convolution, ReLU, dropout, 1x1 convolution with as many channels as categories, global
+    average pooling, softmax. The embedding is the backbone's last feature map, global average
+    pooled and L2-normalised, with an optional linear projection between.
+
+    Args:
+        backbone: str, a key of `fir_tf.models.backbones.BACKBONES`.
+        image_size: int, side of the square input in pixels.
+        categories: int, number of categories.
+        weights: "imagenet", "none" or the path of a weights file, for the backbone.
+        embedding_size: int, width of the projection; 0 for none.
+        relaxation_width: int, hidden channels of the relaxation module.
+        dropout: float in [0, 1), rate inside the relaxation module.
+        batch_norm: "frozen" (the statistics stay as loaded, scale and offset train), "batch",
+            or "auto": frozen for pretrained weights, batch for none.
+
+    Returns:
+        keras.Model. Input `images`: float32 [n, image_size, image_size, 3], RGB in [0, 255]
+        (normalisation to what the weights expect is the model's first layer). Outputs:
+        `category` float32 [n, categories], softmax; `embedding` float32 [n, d], unit length.
+
+    Raises:
+        FirError: for an unknown backbone, weights that cannot be loaded, or no categories.
+    """
+    if categories < 1:
+        raise FirError(f"`categories` must be at least 1. Received: {categories}")
+    body = build_backbone(backbone, image_size, None if weights == "none" else weights)
+    frozen = batch_norm == "frozen" or (batch_norm == "auto" and weights != "none")
+    if frozen:
+        freeze_batch_norm(body)
+
+    images = keras.Input((image_size, image_size, 3), name="images")
+    features = body(normalisation(backbone)(images))
+
+    hidden = keras.layers.Conv2D(relaxation_width, 1, activation="relu", name="relaxation")(
+        features
+    )
+    hidden = keras.layers.Dropout(dropout, name="relaxation_dropout")(hidden)
+    activation_map = keras.layers.Conv2D(categories, 1, name="category_map")(hidden)
+    logits = keras.layers.GlobalAveragePooling2D(dtype="float32", name="category_logits")(
+        activation_map
+    )
+    category = keras.layers.Softmax(dtype="float32", name="category")(logits)
+
+    embedding = keras.layers.GlobalAveragePooling2D(dtype="float32", name="features")(features)
+    if embedding_size:
+        embedding = keras.layers.Dense(embedding_size, use_bias=False, name="projection")(embedding)
+    embedding = keras.layers.UnitNormalization(dtype="float32", name="embedding")(embedding)
+    return keras.Model(images, {"category": category, "embedding": embedding}, name="fir")
+
+
+def training_model(model):
+    """Returns the same network with outputs {"logits", "embedding"}, sharing all variables.
+
+    Cross-entropy on logits is exact where the softmax has rounded to 0 or 1.
+    """
+    return keras.Model(
+        model.inputs,
+        {
+            "logits": model.get_layer("category_logits").output,
+            "embedding": model.get_layer("embedding").output,
+        },
+    )
+
+
+def head_variables(model):
+    """Returns the variables of the relaxation head, which only OC trains."""
+    return [
+        variable
+        for name in ("relaxation", "category_map")
+        for variable in model.get_layer(name).trainable_variables
+    ]

@@ -1,0 +1,87 @@
+"""A catalogue's images -> embeddings and category scores, in order."""
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from fir_tf.errors import FirError
+from fir_tf.input.batches import ordered_batches
+
+# A data set with more unreadable images than this is broken, not blemished.
+BAD_SHARE_MAX = 0.01
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedded:
+    """What a model makes of the images of a catalogue, row by row.
+
+    Attributes:
+        embedding: float32 [n, d], unit length; zeros where not valid.
+        category: float32 [n, categories], softmax scores; zeros where not valid.
+        valid: bool [n], whether the image could be read.
+    """
+
+    embedding: np.ndarray
+    category: np.ndarray
+    valid: np.ndarray
+
+
+def make_embedder(model):
+    """Returns the compiled forward pass of `model`, to be used for several catalogues."""
+    return tf.function(lambda images: model(images, training=False), reduce_retracing=True)
+
+
+def embed(embedder, catalogue, image_size, resize, batch_size=64, label="embedding"):
+    """Embeds every image of a catalogue.
+
+    Args:
+        embedder: see `make_embedder`.
+        catalogue: Catalogue, of at least one row.
+        image_size, resize: how the images are fitted, see `fir_tf.input.images.fit`.
+        batch_size: int.
+        label: str, what the progress bar says.
+
+    Returns:
+        Embedded.
+    """
+    batches, count = ordered_batches(catalogue, image_size, resize, batch_size)
+    parts = {"embedding": [], "category": [], "valid": []}
+    for batch in tqdm(batches, total=count, desc=label, unit="batch", disable=None, leave=False):
+        outputs = embedder(batch["images"])
+        mask = tf.cast(batch["valid"], tf.float32)[:, None]
+        for name in ("embedding", "category"):
+            parts[name].append((outputs[name] * mask).numpy())
+        parts["valid"].append(batch["valid"].numpy())
+    whole = {name: np.concatenate(values)[: len(catalogue)] for name, values in parts.items()}
+    return Embedded(**whole)
+
+
+def check_readable(catalogue, valid):
+    """Returns the paths of unreadable images; more than 1 % of them is an error.
+
+    Args:
+        catalogue: Catalogue.
+        valid: bool [n], one per row of the catalogue.
+
+    Returns:
+        list of str.
+
+    Raises:
+        FirError: if more than 1 % of the images (and more than one) cannot be read.
+    """
+    bad = [str(catalogue.root / catalogue.path[row]) for row in np.flatnonzero(~valid)]
+    if len(bad) > max(1, BAD_SHARE_MAX * len(catalogue)):
+        raise FirError(unreadable_message(bad, len(catalogue)))
+    return bad
+
+
+def unreadable_message(bad, count):
+    """Returns what is said when too many of `count` images cannot be decoded."""
+    shown = "\n".join(f"  {path}" for path in bad[:5])
+    more = f"\n  ... and {len(bad) - 5} more" if len(bad) > 5 else ""
+    return (
+        f"{len(bad)} of {count} images cannot be decoded, more than the 1 % that is skipped:\n"
+        f"{shown}{more}\nUnpack or convert them again (JPEG, PNG, GIF and BMP are read)"
+    )

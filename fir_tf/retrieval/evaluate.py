@@ -1,0 +1,242 @@
+"""What a trained run is worth: metrics.json, the recall curve and the contact sheet."""
+
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+
+# Importing the module registers fir_tf's layers with Keras, which load_model needs.
+import fir_tf.models.layers  # noqa: F401
+from fir_tf import datasets
+from fir_tf.config import Config
+from fir_tf.datasets.catalogue import retrieval_sides, split_off_validation
+from fir_tf.errors import FirError
+from fir_tf.files import write_json
+from fir_tf.options import find_run
+from fir_tf.retrieval.embed import check_readable, embed, make_embedder
+from fir_tf.retrieval.metrics import PAPER_RESULTS, classification_accuracy, retrieval_metrics
+from fir_tf.retrieval.pictures import Match, SheetRow, contact_sheet, recall_curve
+
+# Query, gallery and test images of the benchmarks as published (PAPER: the three benchmarks).
+PUBLISHED_TEST_IMAGES = {"inshop": (14218, 12612, 0), "category": (0, 0, 40000)}
+
+
+def load_model(run):
+    """Loads the best model of a run.
+
+    Args:
+        run: str or Path, the run's folder.
+
+    Returns:
+        (keras.Model, Config, list of category names).
+
+    Raises:
+        FirError: if the folder is no run or has no model yet.
+    """
+    run = Path(run)
+    config = Config.load(run / "config.json")
+    path = run / "model.keras"
+    if not path.is_file():
+        raise FirError(
+            f"{run} has no model yet: {path.name} is missing. Let train.py finish an epoch first"
+        )
+    labels = json.loads((run / "labels.json").read_text(encoding="utf-8"))
+    return keras.models.load_model(path, compile=False), config, labels["categories"]
+
+
+def _measure_parts(embedder, catalogue, split, config, batch_size):
+    """Embeds the images of a split once; returns what the metrics and the pictures need."""
+    query, gallery = retrieval_sides(catalogue, split)
+    classified = np.flatnonzero(
+        np.isin(catalogue.split, ("val",) if split == "val" else ("test", "query", "gallery"))
+    )
+    rows = np.union1d(np.union1d(query, gallery), classified).astype(np.int64)
+    if not len(rows):
+        return None
+    part = catalogue.rows(rows)
+    embedded = embed(embedder, part, config.image_size, config.resize, batch_size, label=split)
+    skipped = check_readable(part, embedded.valid)
+    place = np.full(len(catalogue), -1, np.int64)
+    place[rows[embedded.valid]] = np.flatnonzero(embedded.valid)
+    query, gallery, classified = (side[place[side] >= 0] for side in (query, gallery, classified))
+    values, accuracy, result = {}, None, None
+    if "OC" in config.loss_kinds():
+        accuracy = classification_accuracy(
+            embedded.category[place[classified]], catalogue.category[classified]
+        )
+        values.update(accuracy)
+    if len(query) and len(gallery):
+        result = retrieval_metrics(
+            embedded.embedding[place[query]],
+            embedded.embedding[place[gallery]],
+            catalogue.item[query],
+            catalogue.item[gallery],
+            query_ids=query,
+            gallery_ids=gallery,
+        )
+        values.update(result.values)
+    return {
+        "values": values,
+        "result": result,
+        "query": query,
+        "gallery": gallery,
+        "skipped": skipped,
+    }
+
+
+def measure(embedder, catalogue, split, config, batch_size=64):
+    """Measures one part of a catalogue.
+
+    Args:
+        embedder: see `fir_tf.retrieval.embed.make_embedder`.
+        catalogue: Catalogue with the categories of the model.
+        split: "val" or "test".
+        config: Config of the run.
+        batch_size: int.
+
+    Returns:
+        {metric: float}; empty where the part has no image.
+    """
+    parts = _measure_parts(embedder, catalogue, split, config, batch_size)
+    return parts["values"] if parts else {}
+
+
+def evaluate(options):
+    """Measures a run's best model and writes metrics.json, recall_curve.png, contact_sheet.png.
+
+    metrics.json has the metrics by name at the top level (fractions, `recall@1` ... `recall@50`,
+    `mAP@R`, `R-precision`, `category_top1` ...), and what they mean under `protocol`.
+
+    Args:
+        options: EvaluateOptions.
+
+    Returns:
+        dict, what metrics.json holds.
+
+    Raises:
+        FirError: if the run has no model, or the data nothing to measure.
+    """
+    run = find_run(options.run)
+    model, config, categories = load_model(run)
+    dataset = options.dataset or config.dataset
+    data_dir = options.data_dir or config.data_dir
+    catalogue = datasets.load(dataset, data_dir)
+    if options.split == "val":
+        catalogue = split_off_validation(catalogue, config.val_fraction)
+    catalogue = catalogue.with_categories(categories)
+    parts = _measure_parts(
+        make_embedder(model), catalogue, options.split, config, options.batch_size
+    )
+    if parts is None:
+        raise FirError(
+            f"there is nothing to measure: {catalogue.source} has no image in the part "
+            f"`{options.split}`"
+        )
+    result = parts["result"]
+    metrics = {
+        **parts["values"],
+        "protocol": {
+            "dataset": dataset,
+            "data_dir": str(data_dir),
+            "split": options.split,
+            "image_size": config.image_size,
+            "resize": config.resize,
+            "unreadable_images": len(parts["skipped"]),
+            **(result.protocol if result else {}),
+        },
+        "run": {"folder": str(run), "backbone": config.backbone, "losses": config.losses},
+    }
+    output = Path(options.output) if options.output else run
+    write_json(output / "metrics.json", metrics)
+    paper = [row for row in PAPER_RESULTS if row.dataset == dataset]
+    print(_report(metrics, result, paper))
+    title = f"{Path(data_dir).name}: {config.backbone}, {config.losses}"
+    if paper and not _comparable(catalogue, dataset):
+        note = "the paper's numbers are for DeepFashion's own images, not for these"
+        print(f"note: {note}")
+        title += f" ({note})"
+    if parts["skipped"]:
+        print(f"skipped {len(parts['skipped'])} images that cannot be decoded:")
+        for path in parts["skipped"]:
+            print(f"  {path}")
+    written = [output / "metrics.json"]
+    if result:
+        written += _draw(catalogue, parts, config, title, paper, options, output)
+    print("wrote " + ", ".join(str(path) for path in written))
+    return metrics
+
+
+def _report(metrics, result, paper):
+    """The metrics as text: the protocol, then ours and the paper's side by side."""
+    lines = [result.describe(), ""] if result else []
+    names = [name for name, value in metrics.items() if isinstance(value, float)]
+    columns = [("ours", metrics), *((row.name, row.values) for row in paper)]
+    lines.append("metric".ljust(16) + "".join(name.rjust(len(name) + 3) for name, _ in columns))
+    for name in names:
+        cells = [
+            (f"{values[name]:.4f}" if name in values else "").rjust(len(heading) + 3)
+            for heading, values in columns
+        ]
+        lines.append((name.ljust(16) + "".join(cells)).rstrip())
+    return "\n".join(lines)
+
+
+def _comparable(catalogue, dataset):
+    """Whether the images are the benchmark's own, going by the published counts."""
+    return PUBLISHED_TEST_IMAGES.get(dataset) == tuple(
+        int((catalogue.split == split).sum()) for split in ("query", "gallery", "test")
+    )
+
+
+def _draw(catalogue, parts, config, title, paper, options, output):
+    """Writes the recall curve and the contact sheet; returns their paths."""
+    result = parts["result"]
+    curve, sheet = output / "recall_curve.png", output / "contact_sheet.png"
+    recalls = {
+        int(name.split("@")[1]): value
+        for name, value in result.values.items()
+        if name.startswith("recall@")
+    }
+    if not recalls:
+        return []
+    name = f"this run: {config.backbone}, {config.losses}"
+    recall_curve({name: recalls}, curve, title, paper=paper)
+    contact_sheet(
+        _sheet_rows(catalogue, parts, options.sheet_rows, options.sheet_matches), sheet, title
+    )
+    return [curve, sheet]
+
+
+def _sheet_rows(catalogue, parts, count, matches):
+    """Queries for the contact sheet: of `count` items, spread evenly over the evaluated ones."""
+    result, query, gallery = parts["result"], parts["query"], parts["gallery"]
+    candidates = np.flatnonzero(result.evaluated)
+    _, first = np.unique(catalogue.item[query[candidates]], return_index=True)
+    places = np.unique(np.linspace(0, len(first) - 1, min(count, len(first))).round().astype(int))
+    rows = []
+    for number in candidates[first[places]]:
+        found = [
+            Match(
+                catalogue.root / catalogue.path[gallery[neighbour]],
+                float(score),
+                bool(correct),
+                _item_name(catalogue, gallery[neighbour]),
+            )
+            for neighbour, score, correct in zip(
+                result.neighbours[number][:matches],
+                result.scores[number][:matches],
+                result.correct[number][:matches],
+                strict=True,
+            )
+            if neighbour >= 0
+        ]
+        row = query[number]
+        rows.append(
+            SheetRow(catalogue.root / catalogue.path[row], _item_name(catalogue, row), found)
+        )
+    return rows
+
+
+def _item_name(catalogue, row):
+    return catalogue.items[catalogue.item[row]] if catalogue.item[row] >= 0 else "unknown item"

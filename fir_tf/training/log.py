@@ -1,0 +1,72 @@
+"""The run's log: TensorBoard scalars, and the same numbers as log.csv."""
+
+import csv
+import os
+from pathlib import Path
+
+import tensorflow as tf
+
+from fir_tf.files import replacing
+
+
+class RunLog:
+    """Appends scalars to `<run>/log.csv` and `<run>/logs` (TensorBoard).
+
+    Args:
+        run: Path, the run's folder.
+        start_step: int; entries from this step on, left by an interrupted run, are dropped, so
+            that each step stands there once.
+    """
+
+    def __init__(self, run, start_step=0):
+        self._path = Path(run) / "log.csv"
+        self._drop_after(start_step)
+        self._file = open(self._path, "a", newline="", encoding="utf-8")  # noqa: SIM115
+        self._rows = csv.writer(self._file)
+        self._writer = tf.summary.create_file_writer(
+            os.path.join(run, "logs"), filename_suffix=f".{start_step}"
+        )
+
+    def _drop_after(self, start_step):
+        kept = [entry for entry in read_log_rows(self._path) if entry[0] <= start_step]
+        with (
+            replacing(self._path) as temporary,
+            open(temporary, "w", newline="", encoding="utf-8") as file,
+        ):
+            rows = csv.writer(file)
+            rows.writerow(("step", "name", "value"))
+            rows.writerows(kept)
+
+    def scalars(self, step, values):
+        """Writes {name: number} at a step."""
+        with self._writer.as_default():
+            for name, value in values.items():
+                tf.summary.scalar(name, value, step=step)
+                self._rows.writerow((step, name, repr(float(value))))
+        self._file.flush()
+
+    def close(self):
+        """Flushes and closes both files."""
+        self._file.close()
+        self._writer.close()
+
+
+def read_log_rows(path):
+    """Returns log.csv as a list of (step, name, value); a half-written last line is left out."""
+    entries = []
+    if Path(path).is_file():
+        with open(path, newline="", encoding="utf-8") as file:
+            for row in list(csv.reader(file))[1:]:
+                try:
+                    entries.append((int(row[0]), row[1], float(row[2])))
+                except (ValueError, IndexError):
+                    continue
+    return entries
+
+
+def read_history(run):
+    """Returns {name: [(step, value), ...]} from a run's log.csv."""
+    history = {}
+    for step, name, value in read_log_rows(Path(run) / "log.csv"):
+        history.setdefault(name, []).append((step, value))
+    return history

@@ -1,0 +1,58 @@
+"""The run's folder: what is in it and whether a run may go on in it."""
+
+import platform
+from importlib import metadata
+from pathlib import Path
+
+from fir_tf import __version__
+from fir_tf.config import Config
+from fir_tf.errors import FirError
+from fir_tf.files import write_json
+
+
+def open_run(config):
+    """Creates the run's folder, or checks that an existing one may be resumed.
+
+    Args:
+        config: Config.
+
+    Returns:
+        Path of the folder, holding config.json and versions.json.
+
+    Raises:
+        FirError: if the folder holds a run of another config, or `resume` is off, or something
+            that is no run.
+    """
+    run = Path(config.run)
+    path = run / "config.json"
+    if path.is_file():
+        if not config.resume:
+            raise FirError(
+                f"{run} holds a run already and --resume is off. Give another --run, or delete "
+                "the folder"
+            )
+        differences = config.differences(Config.load(path))
+        if differences:
+            lines = "\n".join(
+                f"  --{name}: now {new!r}, there {old!r}"
+                for name, (new, old) in differences.items()
+            )
+            raise FirError(
+                f"{run} holds a run of another config:\n{lines}\nGive another --run, repeat the "
+                "flags of that run, or delete the folder"
+            )
+    elif run.exists() and (not run.is_dir() or any(run.iterdir())):
+        raise FirError(
+            f"`run` must be a new folder or that of a run. Received: {run}, which holds other files"
+        )
+    run.mkdir(parents=True, exist_ok=True)
+    config.save(path)
+    write_json(run / "versions.json", versions())
+    return run
+
+
+def versions():
+    """Returns {package: version} of what a run's numbers depend on."""
+    names = ("tensorflow", "keras", "keras-cv", "numpy", "pillow")
+    found = {name: metadata.version(name) for name in names}
+    return {"fir_tf": __version__, "python": platform.python_version(), **found}

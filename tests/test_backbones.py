@@ -1,0 +1,463 @@
+"""Backbones against published counts and torch's numbers, layers against stock Keras ones."""
+
+import subprocess
+import sys
+import zlib
+
+import h5py
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from fir_tf.errors import FirError
+from fir_tf.models import layers, pretrained
+from fir_tf.models.backbones import BACKBONES, build_backbone, normalisation
+from fir_tf.models.layers import (
+    FusedBatchNormalization,
+    GroupedConv2D,
+    PixelNormalisation,
+    freeze_batch_norm,
+    with_fused_batch_norm,
+)
+
+
+def relative_error(actual, expected):
+    actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+    return np.abs(actual - expected).max() / max(np.abs(expected).max(), 1e-12)
+
+
+def normal(*shape, seed=0):
+    return np.random.RandomState(seed).standard_normal(shape).astype("float32")
+
+
+# Published counts with a classifier of 1000 classes, less that classifier. ResNet50 and
+# DenseNet121: keras.applications' tables; the others: timm.
+PARAMETERS = {
+    "resnet50": 25_583_592 - 2_049_000,
+    "densenet121": 7_978_856 - 1_025_000,
+    "seresnet50": 28_088_024 - 2_049_000,
+    "seresnext50": 27_559_896 - 2_049_000,
+    "efficientnet_lite0": 4_652_008 - 1_281_000,
+}
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_parameters_and_output(name):
+    model = build_backbone(name, (64, 97), None)
+    assert sum(np.prod(v.shape) for v in model.trainable_variables) == PARAMETERS[name]
+    assert model.name == name
+    assert model.output_shape[-1] == BACKBONES[name].features
+    features = model(normal(2, 64, 97, 3), training=False)
+    assert features.shape == (2, *model.output_shape[1:])
+    assert np.isfinite(features).all() and np.std(features) > 0
+    kinds = {type(layer) for layer in model.layers}
+    assert FusedBatchNormalization in kinds and keras.layers.BatchNormalization not in kinds
+
+
+def torch_like(name, shape):
+    """A tensor that depends on its name only; torch's network was filled with the same ones."""
+    random = np.random.RandomState(zlib.crc32(name.encode()))
+    if len(shape) == 4:
+        return random.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))
+    if name.endswith(("weight", "var")):
+        return random.uniform(0.5, 1.5, shape)
+    return 0.3 * random.standard_normal(shape)
+
+
+def fill_like_torch(model, weights):
+    tensors = {}
+    for layer in model.layers:
+        for variable in layer.weights:
+            name = f"{layer.name}.{pretrained._SUFFIXES[variable.name]}"
+            shape = tuple(variable.shape)
+            shape = tuple(np.array(shape)[[3, 2, 0, 1]]) if len(shape) == 4 else shape
+            tensors[name] = torch_like(name, shape).astype("float32")
+    tensors["last_linear.bias"] = np.zeros(1000)
+    tensors["layer0.bn1.num_batches_tracked"] = np.array(0)
+    pretrained.assign_torch(model, tensors, weights)
+    return tensors
+
+
+# From timm 1.0.31 on torch 2.13: legacy_seresnet50 and legacy_seresnext50_32x4d filled as above,
+# tf_efficientnet_lite0 with the package's weights; input RandomState(0).standard_normal.
+# Root mean square of the features, mean of the top right position, means of five channels.
+TORCH = [
+    ("seresnet50", (64, 97), 278.173, 153.494, (332.016, 383.946, 97.4724, 106.49, 66.9849)),
+    ("seresnet50", (75, 64), 254.556, 137.272, (264.672, 108.396, 10.2237, 58.5439, 198.423)),
+    ("seresnext50", (64, 97), 415.119, 232.111, (414.581, 239.338, 524.48, 0.0, 76.8608)),
+    ("seresnext50", (75, 64), 382.385, 220.24, (228.133, 274.35, 406.983, 0.0, 137.512)),
+    ("efficientnet_lite0", (64, 97), 0.56861, 0.0773077, (0.16695, 0.0, 0.0, 0.0, 0.0)),
+    ("efficientnet_lite0", (75, 64), 0.346521, 0.0290236, (0.0, 0.0, 0.0, 6.88419e-05, 0.0)),
+]
+
+
+@pytest.mark.parametrize(("name", "size", "rms", "corner", "channels"), TORCH)
+def test_features_equal_those_of_torch(name, size, rms, corner, channels):
+    model = build_backbone(name, size, "imagenet" if name == "efficientnet_lite0" else None)
+    if name != "efficientnet_lite0":
+        fill_like_torch(model, BACKBONES[name].weights)
+    features = model(normal(1, *size, 3), training=False).numpy()[0]
+    assert np.sqrt((features**2).mean()) == pytest.approx(rms, rel=1e-4)
+    assert features[0, -1].mean() == pytest.approx(corner, rel=1e-4)
+    every_fifth = features[..., :: features.shape[-1] // 5].mean((0, 1))[:5]
+    assert every_fifth == pytest.approx(channels, rel=1e-3, abs=1e-5)
+
+
+def test_a_torch_state_dict_is_assigned_strictly():
+    model = BACKBONES["seresnet50"].build((32, 32, 3))
+    weights = BACKBONES["seresnet50"].weights
+    tensors = fill_like_torch(model, weights)
+    before = model.get_weights()
+
+    def refused(changed, match):
+        with pytest.raises(FirError, match=match):
+            pretrained.assign_torch(model, changed, weights)
+        assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+
+    refused({**tensors, "layer9.weight": np.zeros(3)}, r"has also: layer9\.weight")
+    name = "layer4.2.conv3.weight"
+    refused({k: v for k, v in tensors.items() if k != name}, rf"lacks: {name}")
+    refused({**tensors, name: tensors[name][:5]}, rf"other shapes: {name}")
+
+
+def small_network(filters=4):
+    images = keras.Input((8, 8, 3), name="images")
+    x = keras.layers.Conv2D(filters, 3, name="conv")(images)
+    x = keras.layers.BatchNormalization(momentum=0.7, epsilon=1e-4, name="norm")(x)
+    x = keras.layers.ReLU(name="relu")(x)
+    inner = keras.layers.BatchNormalization(name="again")(x)
+    return keras.Model(images, keras.layers.Add(name="add")([x, inner]), name="small")
+
+
+def smaller_network():
+    images = keras.Input((8, 8, 3), name="images")
+    x = keras.layers.BatchNormalization()(keras.layers.Conv2D(4, 3)(images))
+    return keras.Model(images, x, name="smaller")
+
+
+def save_as_applications_do(model, path):
+    from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
+
+    with h5py.File(path, "w") as group:
+        save_weights_to_hdf5_group(group, model)
+
+
+@pytest.mark.parametrize("file", ["stock.weights.h5", "fused.weights.h5", "applications.h5"])
+def test_keras_weights_files(tmp_path, file):
+    path = tmp_path / file
+
+    def save(model):
+        if file == "applications.h5":
+            save_as_applications_do(model, path)
+        else:
+            (with_fused_batch_norm(model) if file.startswith("fused") else model).save_weights(path)
+
+    weights = BACKBONES["resnet50"].weights
+    saved, loaded = small_network(), small_network()
+    saved(normal(4, 8, 8, 3), training=True)
+    save(saved)
+    pretrained.load_file(loaded, weights, str(path))
+    for one, other in zip(saved.get_weights(), loaded.get_weights(), strict=True):
+        assert np.array_equal(one, other)
+    for foreign in (smaller_network(), small_network(filters=5)):
+        save(foreign)
+        with pytest.raises(FirError, match=f"{path} into small"):
+            pretrained.load_file(small_network(), weights, path)
+
+
+def test_weights_that_cannot_be_loaded(tmp_path, monkeypatch):
+    with pytest.raises(FirError, match="no file .*nowhere.h5"):
+        build_backbone("resnet50", 32, "nowhere.h5")
+    for name in ("junk.h5", "junk.weights.h5", "junk.pth"):
+        path = tmp_path / name
+        path.write_bytes(b"not weights at all")
+        with pytest.raises(FirError, match=name):
+            build_backbone("efficientnet_lite0", 32, path)
+    with pytest.raises(FirError, match="do not fit resnet50"):
+        build_backbone("resnet50", 32, tmp_path / "junk.pth")
+    (tmp_path / "weights.txt").write_text("")
+    with pytest.raises(FirError, match=r"\.weights\.h5, \.h5 or \.pth.*weights\.txt"):
+        build_backbone("resnet50", 32, tmp_path / "weights.txt")
+    with pytest.raises(FirError, match="no ImageNet weights of seresnext50.*--weights=none"):
+        build_backbone("seresnext50", 32)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setattr(keras.src.utils.file_utils, "urlretrieve", unreachable)
+    for name in ("resnet50", "densenet121"):
+        file = f"{name}_weights_tf_dim_ordering_tf_kernels_notop.h5"
+        with pytest.raises(FirError, match=rf"no network.*/{file} .*--weights=/path/to/{file}"):
+            build_backbone(name, 32)
+
+
+def unreachable(*arguments):
+    raise TimeoutError("no network")
+
+
+def test_wrong_arguments():
+    with pytest.raises(FirError, match="resnet50, densenet121.*Received: 'vgg'"):
+        build_backbone("vgg", 224)
+    for size in (31, (64, 16), None, (64,), "big"):
+        with pytest.raises(FirError, match="`image_size`"):
+            build_backbone("resnet50", size, None)
+
+
+def test_random_weights_follow_the_seed():
+    def build(seed):
+        keras.utils.set_random_seed(seed)
+        return build_backbone("efficientnet_lite0", 32, None).get_weights()
+
+    one, again, other = build(1), build(1), build(2)
+    assert all(np.array_equal(a, b) for a, b in zip(one, again, strict=True))
+    assert not np.array_equal(one[0], other[0])
+
+
+def test_normalisation_is_that_of_the_sources():
+    pixels = np.random.RandomState(0).uniform(0, 255, (2, 5, 7, 3)).astype("float32")
+    for name, reference in (
+        ("resnet50", keras.applications.resnet.preprocess_input),
+        ("densenet121", keras.applications.densenet.preprocess_input),
+        ("seresnet50", keras.applications.densenet.preprocess_input),
+    ):
+        expected = reference(pixels.copy())
+        assert np.allclose(normalisation(name)(pixels), expected, atol=1e-4)
+    assert np.allclose(normalisation("efficientnet_lite0")(pixels), (pixels - 127) / 128, atol=1e-5)
+
+
+def test_normalisation_is_float32_under_mixed_precision():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        layer = normalisation("resnet50")
+        assert layer(np.full((1, 2, 2, 3), 200, np.uint8)).dtype == tf.float32
+    finally:
+        keras.config.set_dtype_policy("float32")
+    copy = PixelNormalisation.from_config(layer.get_config())
+    pixels = normal(1, 2, 2, 3)
+    assert np.array_equal(copy(pixels), layer(pixels))
+
+
+def per_group(images, kernel, groups, strides, padding):
+    return tf.concat(
+        [
+            tf.nn.conv2d(i, k, strides, padding.upper())
+            for i, k in zip(tf.split(images, groups, -1), tf.split(kernel, groups, -1), strict=True)
+        ],
+        -1,
+    )
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("graph", [True, False])
+@pytest.mark.parametrize(("strides", "padding"), [(1, "valid"), (2, "valid"), (1, "same")])
+def test_grouped_convolution(native, graph, strides, padding, monkeypatch):
+    if native and not layers._grouped_gradient_is_native():
+        pytest.skip("this machine has no gradient of grouped convolutions")
+    monkeypatch.setattr(layers, "_grouped_gradient_is_native", lambda: native)
+    layer = GroupedConv2D(12, 3, 4, strides=strides, padding=padding)
+    images = tf.constant(normal(2, 7, 10, 8))
+    layer.build(images.shape)
+    kernel = layer.kernel.value
+    weights = normal(*layer.compute_output_shape(images.shape))
+
+    def differentiate(function):
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            outputs = function()
+            loss = tf.reduce_sum(outputs * weights)
+        return [outputs, *tape.gradient(loss, [images, kernel])]
+
+    ours = tf.function(differentiate) if graph else differentiate
+    expected = differentiate(lambda: per_group(images, kernel, 4, strides, padding))
+    for actual, wanted in zip(ours(lambda: layer(images)), expected, strict=True):
+        assert actual.shape == wanted.shape
+        assert relative_error(actual, wanted) < 1e-5
+
+
+def test_grouped_convolution_is_saved_without_xla(tmp_path):
+    images = keras.Input((6, 6, 8))
+    options = {"use_bias": True, "kernel_initializer": "he_normal"}
+    model = keras.Model(images, GroupedConv2D(8, 3, 2, strides=2, **options)(images))
+    model.save(tmp_path / "m.keras")
+    loaded = keras.models.load_model(tmp_path / "m.keras")
+    batch = normal(2, 6, 6, 8)
+    assert np.array_equal(loaded(batch), model(batch))
+    concrete = tf.function(lambda x: model(x)).get_concrete_function(tf.TensorSpec((None, 6, 6, 8)))
+    graph = str(concrete.graph.as_graph_def())
+    assert "_XlaMustCompile" not in graph and "Conv2D" in graph
+
+
+def test_grouped_convolution_refuses_uneven_groups():
+    with pytest.raises(FirError, match="10 and 4"):
+        GroupedConv2D(10, 3, 4)
+    with pytest.raises(FirError, match="groups` = 4"):
+        GroupedConv2D(8, 3, 4).build((None, 5, 5, 6))
+
+
+def pair_of_batch_norms(shape, seed=0, **options):
+    """Stock and fused layer with the same values in their variables."""
+    stock = keras.layers.BatchNormalization(**options)
+    fused = FusedBatchNormalization(**options)
+    random = np.random.RandomState(seed)
+    stock.build(shape)
+    fused.build(shape)
+    for one, other in zip(stock.weights, fused.weights, strict=True):
+        assert (one.name, one.shape) == (other.name, other.shape)
+        value = random.uniform(0.5, 2, one.shape)
+        one.assign(value)
+        other.assign(value)
+    return stock, fused
+
+
+def step(layer, images, upstream, training, graph):
+    def run(images):
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            outputs = layer(images, training=training)
+            loss = tf.reduce_sum(tf.cast(outputs, tf.float32) * upstream)
+        variables = [v.value for v in (layer.gamma, layer.beta) if v is not None]
+        return [outputs, *tape.gradient(loss, [images, *variables])]
+
+    return (tf.function(run) if graph else run)(images)
+
+
+@pytest.mark.parametrize("graph", [True, False])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"momentum": 0.9, "epsilon": 1e-5},
+        {"scale": False, "momentum": 0.5},
+        {"center": False},
+        # What the fused operation cannot do is the parent's.
+        {"axis": 1},
+    ],
+)
+def test_batch_norm_equals_the_stock_layer(options, training, graph):
+    # 18 values a channel: n / (n - 1) is 1.06, far outside the tolerance.
+    images = tf.constant(normal(2, 3, 3, 5) * 3 + 2)
+    stock, fused = pair_of_batch_norms(images.shape, **options)
+    upstream = normal(*images.shape, seed=1)
+    for _ in range(2):
+        expected = step(stock, images, upstream, training, graph)
+        actual = step(fused, images, upstream, training, graph)
+    for one, other in zip(actual, expected, strict=True):
+        assert relative_error(one, other) < 2e-5
+    for one, other in zip(fused.weights, stock.weights, strict=True):
+        assert relative_error(one, other) < 1e-5
+
+
+def test_batch_norm_uses_the_fused_operation():
+    _, fused = pair_of_batch_norms((None, 4, 4, 3))
+    for training in (True, False):
+        call = tf.function(lambda x, training=training: fused(x, training=training))
+        graph = call.get_concrete_function(tf.TensorSpec((None, 4, 4, 3))).graph
+        assert "FusedBatchNormV3" in {op.type for op in graph.get_operations()}
+
+
+def test_batch_norm_of_one_value_and_of_none():
+    stock, fused = pair_of_batch_norms((None, 1, 1, 3))
+    one = normal(1, 1, 1, 3)
+    assert relative_error(fused(one, training=True), stock(one, training=True)) < 1e-5
+    for left, right in zip(fused.weights, stock.weights, strict=True):
+        assert relative_error(left, right) < 1e-5
+    before = [v.numpy() for v in fused.weights]
+    assert fused(np.zeros((0, 1, 1, 3), "float32"), training=True).shape == (0, 1, 1, 3)
+    assert all(np.array_equal(a, b.numpy()) for a, b in zip(before, fused.weights, strict=True))
+
+
+def test_batch_norm_with_a_mask():
+    stock, fused = pair_of_batch_norms((2, 4, 4, 3))
+    images, mask = normal(2, 4, 4, 3), np.random.RandomState(2).rand(2, 4, 4) > 0.5
+    outputs = fused(images, training=True, mask=mask)
+    assert relative_error(outputs, stock(images, training=True, mask=mask)) < 1e-5
+
+
+def test_batch_norm_under_mixed_precision():
+    images = normal(4, 6, 6, 5) + 1
+    stock, fused = pair_of_batch_norms(images.shape, dtype="mixed_bfloat16", momentum=0.5)
+    for training in (True, False):
+        actual, expected = fused(images, training=training), stock(images, training=training)
+        assert actual.dtype == tf.bfloat16
+        assert relative_error(actual, expected) < 2e-2
+    for one, other in zip(fused.weights, stock.weights, strict=True):
+        assert one.dtype == "float32"
+        # The stock layer too takes its statistics of images rounded to bfloat16, in float32.
+        assert relative_error(one, other) < 1e-5
+
+
+def test_frozen_statistics_leave_gamma_and_beta_trainable():
+    images = tf.constant(normal(2, 3, 3, 4))
+    stock, fused = pair_of_batch_norms(images.shape)
+    fused.frozen_statistics = True
+    upstream = normal(*images.shape, seed=1)
+    before = [v.numpy() for v in fused.non_trainable_variables]
+    for graph in (True, False):
+        actual = step(fused, images, upstream, True, graph)
+        for one, other in zip(actual, step(stock, images, upstream, False, False), strict=True):
+            assert relative_error(one, other) < 1e-5
+    after = [v.numpy() for v in fused.non_trainable_variables]
+    assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+    assert len(fused.trainable_variables) == 2
+
+
+def test_an_untrainable_batch_norm_is_in_inference_mode():
+    images = normal(2, 3, 3, 4)
+    stock, fused = pair_of_batch_norms(images.shape)
+    fused.trainable = False
+    assert relative_error(fused(images, training=True), stock(images, training=False)) < 1e-5
+    assert not fused.trainable_variables
+
+
+def test_swapping_keeps_names_values_and_survives_saving(tmp_path):
+    stock = small_network()
+    images = normal(4, 8, 8, 3)
+    stock(images, training=True)
+    fused = with_fused_batch_norm(stock)
+    assert [layer.name for layer in fused.layers] == [layer.name for layer in stock.layers]
+    assert (fused.get_layer("norm").momentum, fused.get_layer("norm").epsilon) == (0.7, 1e-4)
+    expected = stock(images, training=False)
+    assert relative_error(fused(images, training=False), expected) < 1e-5
+    assert freeze_batch_norm(keras.Sequential([fused])) == 2
+    fused.save(tmp_path / "m.keras")
+    loaded = keras.models.load_model(tmp_path / "m.keras")
+    assert isinstance(loaded.get_layer("again"), FusedBatchNormalization)
+    assert loaded.get_layer("again").frozen_statistics
+    assert relative_error(loaded(images, training=True), expected) < 1e-5
+    # The original was copied, not altered.
+    assert type(stock.get_layer("norm")) is keras.layers.BatchNormalization
+
+
+def test_a_stock_batch_norm_cannot_be_frozen():
+    with pytest.raises(FirError, match="layer norm"):
+        freeze_batch_norm(small_network())
+
+
+def test_keras_cv_is_imported_for_its_own_backbone_only():
+    code = (
+        "import sys; from fir_tf.models.backbones import build_backbone;"
+        "build_backbone('seresnet50', 32, None); assert 'keras_cv' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+TWO_REPLICAS = """
+import numpy as np, tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from fir_tf.models.layers import FusedBatchNormalization
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+with strategy.scope():
+    layer = FusedBatchNormalization(momentum=0.0)
+    layer.build((None, 2, 2, 3))
+images = np.random.RandomState(0).randn(8, 2, 2, 3).astype("float32")
+shares = strategy.experimental_distribute_values_from_function(
+    lambda context: images[4 * context.replica_id_in_sync_group :][:4])
+strategy.run(tf.function(lambda x: layer(x, training=True)), (shares,))
+mean = (images[:4].mean((0, 1, 2)) + images[4:].mean((0, 1, 2))) / 2
+variance = (images[:4].var((0, 1, 2)) + images[4:].var((0, 1, 2))) / 2
+np.testing.assert_allclose(layer.moving_mean.numpy(), mean, atol=1e-6)
+np.testing.assert_allclose(layer.moving_variance.numpy(), variance, atol=1e-6)
+"""
+
+
+def test_the_statistics_of_two_replicas_are_averaged():
+    subprocess.run([sys.executable, "-c", TWO_REPLICAS], check=True)
