@@ -7,6 +7,7 @@ any thread of a training run or a server.
 import dataclasses
 import math
 import re
+import textwrap
 from pathlib import Path
 
 import matplotlib
@@ -99,13 +100,15 @@ def recall_curve(curves, path, title, paper=None):
     drawn = [*curves.values(), *(points for _, points in published)]
     low = min((value for points in drawn for value in points.values()), default=0)
     axes.set_ylim(max(0, math.floor((low - 0.06) * 10) / 10), 1.03)
-    axes.set_title(title, loc="left", fontsize=12, color=_INK, parse_math=False)
+    # Over the whole width, legend and all: a title can be a sentence.
+    heading = "\n".join(textwrap.wrap(title, 95 if published else 80))
+    figure.suptitle(heading, x=0.02, ha="left", fontsize=12, color=_INK, parse_math=False)
     _plain(axes)
     if published:
-        legend = figure.legend(
-            handles, labels, loc="outside right upper", frameon=False, fontsize=8.5,
-            title="open markers: published numbers", title_fontsize=8.5, alignment="left",
-            labelspacing=0.8,
+        legend = axes.legend(
+            handles, labels, loc="upper left", bbox_to_anchor=(1.02, 1), frameon=False,
+            fontsize=8.5, title="open markers: published numbers", title_fontsize=8.5,
+            alignment="left", labelspacing=0.8,
         )
     else:
         legend = axes.legend(handles, labels, loc="lower right", frameon=False, fontsize=9)
@@ -244,12 +247,15 @@ def contact_sheet(rows, path, title="", tile=(168, 224)):
     _check_suffix(path, (".png", ".jpg", ".jpeg", ".webp"))
     if not rows:
         raise FirError("`rows` must hold at least one SheetRow. Received: none")
-    sheet = SheetLayout(tile, len(rows), max(len(row.matches) for row in rows), bool(title))
+    sheet = SheetLayout(tile, len(rows), max(len(row.matches) for row in rows))
+    width = sheet.size[0] - 2 * sheet.margin
+    lines = _wrapped(title, 17, width)
+    sheet = dataclasses.replace(sheet, title_lines=len(lines))
     canvas = Image.new("RGB", sheet.size, "white")
     draw = ImageDraw.Draw(canvas)
-    if title:
-        _text(draw, (sheet.margin, sheet.margin), title, 17, sheet.size[0] - 2 * sheet.margin,
-              bold=True)
+    for number, line in enumerate(lines):
+        corner = (sheet.margin, sheet.margin + number * sheet.title_line)
+        _text(draw, corner, line, 17, width, bold=True)
     for column in range(sheet.matches + 1):
         left, top = sheet.corner(0, column)
         heading = f"{column}" if column else "query"
@@ -281,13 +287,14 @@ class SheetLayout:
         tile: (width, height) of a photo with its frame.
         rows: int, number of queries.
         matches: int, number of matches beside a query.
-        titled: bool, whether there is a title.
+        title_lines: int, lines of the title above.
     """
 
     tile: tuple
     rows: int
     matches: int
-    titled: bool
+    title_lines: int = 0
+    title_line = 24
     margin = 16
     frame = 5
     gap = 10
@@ -310,7 +317,8 @@ class SheetLayout:
         """Left and top of a tile; column 0 is the query."""
         left = self.margin + column * (self.tile[0] + self.gap)
         left += self.query_gap - self.gap if column else 0
-        top = self.margin + (34 if self.titled else 0) + self.heading
+        top = self.margin + self.heading + self.title_lines * self.title_line
+        top += 10 if self.title_lines else 0
         return left, top + row * (self.tile[1] + self.caption)
 
     def badge_corner(self, row, column):
@@ -401,6 +409,17 @@ def _font(size, bold=False):
     # Cyrillic letters.
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)
+
+
+def _wrapped(text, size, width):
+    """Returns bold text as lines of whole words that fit into `width` pixels."""
+    font, lines = _font(size, bold=True), []
+    for word in text.split():
+        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines
 
 
 def _text(draw, corner, text, size, width, colour=_INK, bold=False):

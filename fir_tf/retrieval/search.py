@@ -91,7 +91,7 @@ def top_k(
         for first in range(0, len(queries), query_block):
             part = slice(first, first + query_block)
             query, query_peak = _float32_block("queries", queries, first, query_block)
-            if block_peak * query_peak * gallery.shape[1] > np.finfo(np.float32).max:
+            if block_peak * query_peak * gallery.shape[1] > float(np.finfo(np.float32).max):
                 raise FirError(
                     "`queries` and `gallery` must have an inner product within float32: "
                     f"L2-normalise them. Received: values up to {query_peak:g} and "
