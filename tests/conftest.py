@@ -9,22 +9,28 @@ import pytest
 from PIL import Image
 
 
-def write_jpeg(path, seed=0, size=(48, 64), **options):
-    """Writes a JPEG of smooth random colours, (width, height) in pixels."""
+def write_jpeg(path, seed=0, size=(48, 64), channel=None, **options):
+    """Writes a JPEG of smooth random colours, (width, height) in pixels, one channel full."""
     path.parent.mkdir(parents=True, exist_ok=True)
     small = np.random.default_rng(seed).integers(0, 256, (5, 4, 3), dtype=np.uint8)
+    if channel is not None:
+        small[..., channel] = 255
     Image.fromarray(small).resize(size, Image.BICUBIC).save(path, "JPEG", quality=92, **options)
 
 
 def write_inshop(root, rows, images=True):
-    """Writes In-Shop's layout: rows of (image path, item id, status)."""
+    """Writes In-Shop's layout: rows of (image path, item id, status).
+
+    The photos of an item are one pattern in several sizes; a category has a colour of its own.
+    """
     (root / "Eval").mkdir(parents=True, exist_ok=True)
     lines = [str(len(rows)), "image_name item_id evaluation_status"]
     lines += [f"{path:<70s} {item} {status} " for path, item, status in rows]
     (root / "Eval" / "list_eval_partition.txt").write_text("\n".join(lines) + "\n")
-    for number, (path, _, _) in enumerate(rows):
+    for number, (path, item, _) in enumerate(rows):
         if images:
-            write_jpeg(root / "Img" / path, number)
+            size = (48 + number % 3, 64 - number % 5)
+            write_jpeg(root / "Img" / path, int(item[3:]), size, channel=2 * ("WOMEN" in path))
     return root
 
 

@@ -138,9 +138,11 @@ def test_siblings_differ_in_what_a_person_sees():
             # In the same colours and the same photo, only the design is left to differ.
             boutique.render(
                 dataclasses.replace(item, palettes=[("b5651d", "fbe8d3", "14342b")]),
-                front, 48,
+                front,
+                48,
             ).astype(float)
-            for item in garments if item.category == category
+            for item in garments
+            if item.category == category
         ]
         for i, a in enumerate(pictures):
             for b in pictures[i + 1 :]:
@@ -274,8 +276,13 @@ def test_an_unguarded_script_is_told_what_to_do(tmp_path):
         "from fir_tf.datasets import boutique\n"
         f"boutique.write({str(tmp_path / 'a')!r}, items=4, views=2, size=32, workers=2)\n"
     )
-    ran = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False,
-                         env=os.environ | {"PYTHONPATH": str(Path(fir_tf.__file__).parents[1])})
+    ran = subprocess.run(
+        [sys.executable, script],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(Path(fir_tf.__file__).parents[1])},
+    )
     assert ran.returncode != 0 and "`workers` must be 1 in a script" in ran.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["script.py"]
 

@@ -37,7 +37,8 @@ def by_hand(queries, gallery, query_items, gallery_items, query_ids, gallery_ids
         if item < 0:
             continue
         others = [
-            (-float(row @ query), place) for place, row in enumerate(gallery)
+            (-float(row @ query), place)
+            for place, row in enumerate(gallery)
             if image < 0 or gallery_ids[place] != image
         ]
         hits = [gallery_items[place] == item for _, place in sorted(others)]
@@ -58,8 +59,12 @@ def by_hand(queries, gallery, query_items, gallery_items, query_ids, gallery_ids
 
 @settings(max_examples=60, deadline=None)
 @given(
-    seed=st.integers(0, 10**6), queries=st.integers(0, 12), gallery=st.integers(0, 40),
-    items=st.integers(1, 8), unmatched=st.sampled_from(["exclude", "wrong"]), ids=st.booleans(),
+    seed=st.integers(0, 10**6),
+    queries=st.integers(0, 12),
+    gallery=st.integers(0, 40),
+    items=st.integers(1, 8),
+    unmatched=st.sampled_from(["exclude", "wrong"]),
+    ids=st.booleans(),
 )
 def test_equals_the_definitions(seed, queries, gallery, items, unmatched, ids):
     """Ties, distractors, unknown queries, images met again: all at once, on exact numbers."""
@@ -162,8 +167,12 @@ def test_queries_without_match_and_of_unknown_item():
     assert wrong.evaluated.tolist() == [True, True, False]
     for result, rule in ((excluded, "left out of the means"), (wrong, "scored 0")):
         counts = {
-            "queries": 3, "queries_without_match": 1, "queries_of_unknown_item": 1,
-            "gallery_images": 4, "gallery_items": 3, "gallery_images_of_unknown_item": 1,
+            "queries": 3,
+            "queries_without_match": 1,
+            "queries_of_unknown_item": 1,
+            "gallery_images": 4,
+            "gallery_items": 3,
+            "gallery_images_of_unknown_item": 1,
         }
         assert counts.items() <= result.protocol.items()
         assert rule in result.protocol["unmatched"]
@@ -188,7 +197,13 @@ def test_r_may_be_larger_than_every_k():
     found = {}
     for memory in (2**16, 2**28):
         found[memory] = retrieval_metrics(
-            vectors, vectors, items, items, query_ids=ids, gallery_ids=ids, ks=(1, 5),
+            vectors,
+            vectors,
+            items,
+            items,
+            query_ids=ids,
+            gallery_ids=ids,
+            ks=(1, 5),
             memory=memory,
         )
     expected = by_hand(vectors, vectors, items, items, ids, ids, (1, 5), "exclude")
@@ -216,8 +231,13 @@ def test_protocol_is_told_and_is_json():
     assert json.loads(json.dumps(result.protocol, allow_nan=False)) == result.protocol
     text = result.describe()
     for told in (
-        "cosine", "not limited to the query's category", "lower gallery row", "120",
-        "without a match", "the paper's top-k accuracy", "Musgrave",
+        "cosine",
+        "not limited to the query's category",
+        "lower gallery row",
+        "120",
+        "without a match",
+        "the paper's top-k accuracy",
+        "Musgrave",
     ):
         assert told in text
     assert len(text.splitlines()) == len(result.protocol)
@@ -271,7 +291,9 @@ def test_classification_ties_and_unknown():
     assert classification_accuracy(scores, [0, 0, -1])["category_top1"] == 1.0
     assert classification_accuracy(scores, [1, 1, -1])["category_top1"] == 0.0
     assert classification_accuracy(scores, [1, 1, 1]) == {
-        "category_top1": 0.0, "category_top3": 1.0, "category_top5": 1.0
+        "category_top1": 0.0,
+        "category_top3": 1.0,
+        "category_top5": 1.0,
     }
     assert classification_accuracy(scores, [-1, -1, -1]) == {}
     assert classification_accuracy(np.ones((0, 4)), []) == {}
@@ -301,6 +323,7 @@ def test_paper_numbers():
             assert same_category[name] < category[name] < same_item[name]
     assert rows["inshop", "ResNet50 OC+IS"].values == {"recall@5": 0.826, "recall@20": 0.905}
     assert rows["category", "SEResNeXt50 OC"].values == {
-        "category_top3": 0.8842, "category_top5": 0.9393
+        "category_top3": 0.8842,
+        "category_top5": 0.9393,
     }
     assert all(0 < value < 1 for row in PAPER_RESULTS for value in row.values.values())

@@ -45,10 +45,15 @@ def sheet(tmp_path):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"not a picture")
     rows = [
-        SheetRow(blue, "id_1", [
-            Match(yellow, 0.91, True, "id_1"), Match(yellow, 0.8, False, "id_2"),
-            Match(broken, 0.7, None, "id_3"),
-        ]),
+        SheetRow(
+            blue,
+            "id_1",
+            [
+                Match(yellow, 0.91, True, "id_1"),
+                Match(yellow, 0.8, False, "id_2"),
+                Match(broken, 0.7, None, "id_3"),
+            ],
+        ),
         SheetRow(blue, "id_4", [Match(tmp_path / "missing.jpg", 0.5, False, "id_5")]),
     ]
     contact_sheet(rows, tmp_path / "out" / "sheet.png", "a title", tile=TILE)
@@ -62,10 +67,15 @@ def test_frames_have_the_right_colours(sheet):
     image, layout = sheet
     assert image.size == layout.size
     expected = {
-        (0, 0): QUERY_COLOUR, (0, 1): RIGHT_COLOUR, (0, 2): WRONG_COLOUR,
-        (0, 3): UNREADABLE_COLOUR, (1, 0): QUERY_COLOUR, (1, 1): WRONG_COLOUR,
+        (0, 0): QUERY_COLOUR,
+        (0, 1): RIGHT_COLOUR,
+        (0, 2): WRONG_COLOUR,
+        (0, 3): UNREADABLE_COLOUR,
+        (1, 0): QUERY_COLOUR,
+        (1, 1): WRONG_COLOUR,
         # The second query has one match only.
-        (1, 2): WHITE, (1, 3): WHITE,
+        (1, 2): WHITE,
+        (1, 3): WHITE,
     }
     for place, colour in expected.items():
         left, top = layout.corner(*place)
@@ -108,9 +118,11 @@ def test_unreadable_and_missing_files_become_named_grey_tiles(sheet):
     for place in ((0, 3), (1, 1)):
         left, top = layout.corner(*place)
         inset = SheetLayout.frame
-        inner = np.asarray(image.crop(
-            (left + inset, top + TILE[1] // 3, left + TILE[0] - inset, top + TILE[1] - inset)
-        ))
+        inner = np.asarray(
+            image.crop(
+                (left + inset, top + TILE[1] // 3, left + TILE[0] - inset, top + TILE[1] - inset)
+            )
+        )
         grey = (inner == UNREADABLE_COLOUR).all(axis=-1).mean()
         # Grey, but for the name written on it.
         assert 0.7 < grey < 0.99
@@ -170,8 +182,12 @@ def test_transparent_is_white_and_truncated_is_grey(tmp_path):
 def test_long_labels_stay_in_their_column(tmp_path):
     path = photo(tmp_path / "a.png", (0, 0, 0))
     label = "a_very_long_item_name_" * 10 + "x"
-    contact_sheet([SheetRow(path, label, [Match(path, 0.5, True, label)] * 3)], tmp_path / "s.png",
-                  label, tile=TILE)
+    contact_sheet(
+        [SheetRow(path, label, [Match(path, 0.5, True, label)] * 3)],
+        tmp_path / "s.png",
+        label,
+        tile=TILE,
+    )
     with Image.open(tmp_path / "s.png") as image:
         layout = SheetLayout(TILE, 1, 3, 1)
         assert image.size == layout.size

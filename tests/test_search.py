@@ -28,7 +28,8 @@ def sorted_by_numpy(queries, gallery, k, query_ids=None, gallery_ids=None):
     for number, query in enumerate(queries):
         products = gallery @ query
         order = [
-            row for row in np.argsort(-products, kind="stable")
+            row
+            for row in np.argsort(-products, kind="stable")
             if query_ids is None or query_ids[number] < 0 or query_ids[number] != gallery_ids[row]
         ][:k]
         rows[number, : len(order)] = order
@@ -49,8 +50,12 @@ def test_equals_a_stable_sort_with_ties(blocks):
 
 @settings(max_examples=60, deadline=None)
 @given(
-    seed=st.integers(0, 10**6), queries=st.integers(0, 9), gallery=st.integers(0, 70),
-    k=st.integers(1, 80), query_block=st.integers(1, 10), gallery_block=st.integers(1, 80),
+    seed=st.integers(0, 10**6),
+    queries=st.integers(0, 9),
+    gallery=st.integers(0, 70),
+    k=st.integers(1, 80),
+    query_block=st.integers(1, 10),
+    gallery_block=st.integers(1, 80),
     ids=st.booleans(),
 )
 def test_any_shape_equals_numpy(seed, queries, gallery, k, query_block, gallery_block, ids):
@@ -137,8 +142,11 @@ def test_other_float_types_and_a_file(tmp_path):
 
 @settings(max_examples=200, deadline=None)
 @given(
-    queries=st.integers(0, 10**6), gallery=st.integers(0, 10**8), size=st.integers(1, 4096),
-    k=st.integers(1, 10**4), megabytes=st.integers(8, 4096),
+    queries=st.integers(0, 10**6),
+    gallery=st.integers(0, 10**8),
+    size=st.integers(1, 4096),
+    k=st.integers(1, 10**4),
+    megabytes=st.integers(8, 4096),
 )
 def test_blocks_stay_within_the_budget(queries, gallery, size, k, megabytes):
     memory = megabytes * 2**20

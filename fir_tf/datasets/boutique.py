@@ -44,91 +44,209 @@ PARTITION = "Eval/list_eval_partition.txt"
 VERSION = 1
 
 _TOP = {
-    "body": "top", "length": (1.12, 1.24), "ease": (0.03, 0.09), "flare": (0.0, 0.05),
-    "sleeve": 0.3, "sleeve_width": 0.13, "puff": 0.0, "neck": "crew", "collar": "none",
-    "closure": "none", "pocket": "none", "band": 0.0, "cuff": 0.0, "hem": "straight",
-    "yoke": 0.0, "contrast_sleeves": False, "trim": False, "logo": "none", "logo_at": "centre",
-    "belt": "none", "rib": False,
+    "body": "top",
+    "length": (1.12, 1.24),
+    "ease": (0.03, 0.09),
+    "flare": (0.0, 0.05),
+    "sleeve": 0.3,
+    "sleeve_width": 0.13,
+    "puff": 0.0,
+    "neck": "crew",
+    "collar": "none",
+    "closure": "none",
+    "pocket": "none",
+    "band": 0.0,
+    "cuff": 0.0,
+    "hem": "straight",
+    "yoke": 0.0,
+    "contrast_sleeves": False,
+    "trim": False,
+    "logo": "none",
+    "logo_at": "centre",
+    "belt": "none",
+    "rib": False,
 }
 _BOTTOM = {
-    "body": "pants", "length": (2.4, 2.62), "ease": (0.02, 0.06), "leg": (0.13, 0.2),
-    "side_stripe": False, "cargo": False, "cuff": 0.0, "belt": ["none", "belt"], "trim": False,
-    "pocket": "slant", "drawstring": False, "flare": 0.0, "pleats": 0, "hem": "straight",
-    "closure": "none", "rib": False, "knee": False,
+    "body": "pants",
+    "length": (2.4, 2.62),
+    "ease": (0.02, 0.06),
+    "leg": (0.13, 0.2),
+    "side_stripe": False,
+    "cargo": False,
+    "cuff": 0.0,
+    "belt": ["none", "belt"],
+    "trim": False,
+    "pocket": "slant",
+    "drawstring": False,
+    "flare": 0.0,
+    "pleats": 0,
+    "hem": "straight",
+    "closure": "none",
+    "rib": False,
+    "knee": False,
 }
 _LOGOS = ["star", "heart", "disc", "ring", "triangle", "bars", "cross", "moon", "bolt", "flower"]
 
 # What varies within a category. A list is a choice, a tuple of two a range, all else is fixed.
 # The names are folders of In-Shop.
 _CUTS = {
-    "WOMEN/Dresses": _TOP | {
-        "body": "dress", "length": (1.75, 2.25), "flare": (0.12, 0.4), "sleeve": [0.0, 0.3, 0.55],
-        "neck": ["v", "scoop", "square", "boat"], "belt": ["none", "belt", "sash"],
-        "hem": ["straight", "band", "ruffle"], "puff": [0.0, 0.06], "trim": [True, False],
-        "closure": ["none", "none", "placket"], "pleats": 0,
+    "WOMEN/Dresses": _TOP
+    | {
+        "body": "dress",
+        "length": (1.75, 2.25),
+        "flare": (0.12, 0.4),
+        "sleeve": [0.0, 0.3, 0.55],
+        "neck": ["v", "scoop", "square", "boat"],
+        "belt": ["none", "belt", "sash"],
+        "hem": ["straight", "band", "ruffle"],
+        "puff": [0.0, 0.06],
+        "trim": [True, False],
+        "closure": ["none", "none", "placket"],
+        "pleats": 0,
     },
-    "MEN/Tees_Tanks": _TOP | {
-        "sleeve": [0.0, 0.3, 0.36], "neck": ["crew", "crew", "v", "scoop"], "trim": [True, False],
-        "pocket": ["none", "none", "chest"], "contrast_sleeves": [True, False],
-        "yoke": [0.0, 0.0, 0.32], "sleeve_width": (0.13, 0.17), "logo": _LOGOS,
+    "MEN/Tees_Tanks": _TOP
+    | {
+        "sleeve": [0.0, 0.3, 0.36],
+        "neck": ["crew", "crew", "v", "scoop"],
+        "trim": [True, False],
+        "pocket": ["none", "none", "chest"],
+        "contrast_sleeves": [True, False],
+        "yoke": [0.0, 0.0, 0.32],
+        "sleeve_width": (0.13, 0.17),
+        "logo": _LOGOS,
         "logo_at": ["centre", "chest", "low"],
     },
-    "WOMEN/Skirts": _BOTTOM | {
-        "body": "skirt", "length": (1.5, 2.15), "flare": (0.02, 0.42), "pleats": [0, 0, 5, 8],
-        "hem": ["straight", "band", "ruffle"], "closure": ["none", "buttons"],
-        "belt": ["none", "belt", "sash"], "pocket": ["none", "patch"],
+    "WOMEN/Skirts": _BOTTOM
+    | {
+        "body": "skirt",
+        "length": (1.5, 2.15),
+        "flare": (0.02, 0.42),
+        "pleats": [0, 0, 5, 8],
+        "hem": ["straight", "band", "ruffle"],
+        "closure": ["none", "buttons"],
+        "belt": ["none", "belt", "sash"],
+        "pocket": ["none", "patch"],
     },
-    "MEN/Jackets_Vests": _TOP | {
-        "length": (1.12, 1.36), "ease": (0.1, 0.16), "sleeve": [0.0, 1.0, 1.0],
-        "sleeve_width": (0.15, 0.18), "neck": "v", "collar": ["stand", "shirt", "hood"],
-        "closure": ["zip", "buttons"], "pocket": ["slant", "two", "patch"], "band": [0.0, 0.1],
-        "cuff": [0.0, 0.09], "yoke": [0.0, 0.3], "contrast_sleeves": [True, False],
+    "MEN/Jackets_Vests": _TOP
+    | {
+        "length": (1.12, 1.36),
+        "ease": (0.1, 0.16),
+        "sleeve": [0.0, 1.0, 1.0],
+        "sleeve_width": (0.15, 0.18),
+        "neck": "v",
+        "collar": ["stand", "shirt", "hood"],
+        "closure": ["zip", "buttons"],
+        "pocket": ["slant", "two", "patch"],
+        "band": [0.0, 0.1],
+        "cuff": [0.0, 0.09],
+        "yoke": [0.0, 0.3],
+        "contrast_sleeves": [True, False],
         "trim": [True, False],
     },
-    "WOMEN/Blouses_Shirts": _TOP | {
-        "flare": (0.04, 0.16), "sleeve": [0.45, 0.7, 1.0], "sleeve_width": (0.15, 0.2),
-        "puff": [0.05, 0.1], "neck": ["v", "square", "boat"], "collar": ["none", "none", "bow"],
-        "closure": ["none", "placket", "buttons"], "hem": ["straight", "ruffle", "curved"],
-        "cuff": [0.0, 0.08], "trim": [True, False], "belt": ["none", "none", "sash"],
+    "WOMEN/Blouses_Shirts": _TOP
+    | {
+        "flare": (0.04, 0.16),
+        "sleeve": [0.45, 0.7, 1.0],
+        "sleeve_width": (0.15, 0.2),
+        "puff": [0.05, 0.1],
+        "neck": ["v", "square", "boat"],
+        "collar": ["none", "none", "bow"],
+        "closure": ["none", "placket", "buttons"],
+        "hem": ["straight", "ruffle", "curved"],
+        "cuff": [0.0, 0.08],
+        "trim": [True, False],
+        "belt": ["none", "none", "sash"],
     },
-    "MEN/Pants": _BOTTOM | {
-        "side_stripe": [True, False, False], "cargo": [True, False], "cuff": [0.0, 0.1],
-        "drawstring": [True, False], "knee": [True, False, False], "trim": [True, False],
-    },
-    "WOMEN/Cardigans": _TOP | {
-        "length": (1.15, 1.6), "ease": (0.06, 0.12), "sleeve": [0.6, 1.0], "neck": "deep",
-        "sleeve_width": (0.14, 0.17), "closure": ["open", "buttons"], "band": [0.08, 0.12],
-        "cuff": [0.08, 0.12], "pocket": ["none", "patch"], "trim": True, "rib": True,
-        "belt": ["none", "none", "sash"], "contrast_sleeves": [True, False, False],
-    },
-    "MEN/Shirts_Polos": _TOP | {
-        "length": (1.18, 1.32), "sleeve": [0.32, 0.38, 1.0], "neck": "v",
-        "collar": ["shirt", "polo"], "closure": ["buttons", "placket"],
-        "pocket": ["none", "chest", "two"], "hem": ["straight", "curved"], "cuff": [0.0, 0.07],
-        "trim": [True, False], "yoke": [0.0, 0.0, 0.3], "contrast_sleeves": [True, False, False],
-    },
-    "WOMEN/Rompers_Jumpsuits": _TOP | {
-        "body": "jumpsuit", "length": (1.65, 2.55), "leg": (0.17, 0.27), "flare": 0.0,
-        "sleeve": [0.0, 0.0, 0.3], "neck": ["v", "square", "scoop"],
-        "belt": ["belt", "sash", "none"], "closure": ["none", "buttons", "zip"],
-        "pocket": ["slant", "chest"], "trim": [True, False],
-    },
-    "MEN/Shorts": _BOTTOM | {
-        "length": (1.6, 1.92), "leg": (0.24, 0.31), "side_stripe": [True, False, False],
-        "cargo": [True, False], "cuff": [0.0, 0.08], "drawstring": [True, False],
+    "MEN/Pants": _BOTTOM
+    | {
+        "side_stripe": [True, False, False],
+        "cargo": [True, False],
+        "cuff": [0.0, 0.1],
+        "drawstring": [True, False],
+        "knee": [True, False, False],
         "trim": [True, False],
     },
-    "WOMEN/Sweaters": _TOP | {
-        "ease": (0.07, 0.14), "sleeve": 1.0, "sleeve_width": (0.15, 0.19),
-        "neck": ["crew", "v", "boat"], "collar": ["none", "turtle"], "band": [0.08, 0.14],
-        "cuff": [0.08, 0.14], "yoke": [0.0, 0.36], "trim": [True, False], "rib": True,
+    "WOMEN/Cardigans": _TOP
+    | {
+        "length": (1.15, 1.6),
+        "ease": (0.06, 0.12),
+        "sleeve": [0.6, 1.0],
+        "neck": "deep",
+        "sleeve_width": (0.14, 0.17),
+        "closure": ["open", "buttons"],
+        "band": [0.08, 0.12],
+        "cuff": [0.08, 0.12],
+        "pocket": ["none", "patch"],
+        "trim": True,
+        "rib": True,
+        "belt": ["none", "none", "sash"],
         "contrast_sleeves": [True, False, False],
     },
-    "MEN/Sweatshirts_Hoodies": _TOP | {
-        "ease": (0.08, 0.14), "sleeve": 1.0, "sleeve_width": (0.15, 0.19),
-        "collar": ["hood", "hood", "none"], "closure": ["none", "zip"], "band": 0.1, "cuff": 0.1,
-        "pocket": ["kangaroo", "kangaroo", "none"], "contrast_sleeves": [True, False],
-        "trim": [True, False], "logo": _LOGOS, "logo_at": ["centre", "chest"],
+    "MEN/Shirts_Polos": _TOP
+    | {
+        "length": (1.18, 1.32),
+        "sleeve": [0.32, 0.38, 1.0],
+        "neck": "v",
+        "collar": ["shirt", "polo"],
+        "closure": ["buttons", "placket"],
+        "pocket": ["none", "chest", "two"],
+        "hem": ["straight", "curved"],
+        "cuff": [0.0, 0.07],
+        "trim": [True, False],
+        "yoke": [0.0, 0.0, 0.3],
+        "contrast_sleeves": [True, False, False],
+    },
+    "WOMEN/Rompers_Jumpsuits": _TOP
+    | {
+        "body": "jumpsuit",
+        "length": (1.65, 2.55),
+        "leg": (0.17, 0.27),
+        "flare": 0.0,
+        "sleeve": [0.0, 0.0, 0.3],
+        "neck": ["v", "square", "scoop"],
+        "belt": ["belt", "sash", "none"],
+        "closure": ["none", "buttons", "zip"],
+        "pocket": ["slant", "chest"],
+        "trim": [True, False],
+    },
+    "MEN/Shorts": _BOTTOM
+    | {
+        "length": (1.6, 1.92),
+        "leg": (0.24, 0.31),
+        "side_stripe": [True, False, False],
+        "cargo": [True, False],
+        "cuff": [0.0, 0.08],
+        "drawstring": [True, False],
+        "trim": [True, False],
+    },
+    "WOMEN/Sweaters": _TOP
+    | {
+        "ease": (0.07, 0.14),
+        "sleeve": 1.0,
+        "sleeve_width": (0.15, 0.19),
+        "neck": ["crew", "v", "boat"],
+        "collar": ["none", "turtle"],
+        "band": [0.08, 0.14],
+        "cuff": [0.08, 0.14],
+        "yoke": [0.0, 0.36],
+        "trim": [True, False],
+        "rib": True,
+        "contrast_sleeves": [True, False, False],
+    },
+    "MEN/Sweatshirts_Hoodies": _TOP
+    | {
+        "ease": (0.08, 0.14),
+        "sleeve": 1.0,
+        "sleeve_width": (0.15, 0.19),
+        "collar": ["hood", "hood", "none"],
+        "closure": ["none", "zip"],
+        "band": 0.1,
+        "cuff": 0.1,
+        "pocket": ["kangaroo", "kangaroo", "none"],
+        "contrast_sleeves": [True, False],
+        "trim": [True, False],
+        "logo": _LOGOS,
+        "logo_at": ["centre", "chest"],
         "yoke": [0.0, 0.0, 0.32],
     },
 }
@@ -136,14 +254,30 @@ CATEGORIES = tuple(_CUTS)
 
 # Base, second and accent colour of a garment.
 _PALETTES = [
-    ("1f2a44", "f2efe6", "c8102e"), ("f4f1ea", "23395b", "d9a441"), ("7a1f2b", "f0d9b5", "1d1d1f"),
-    ("2f5d50", "f5e9d3", "e07a5f"), ("d8c3a5", "5b4636", "2a9d8f"), ("111418", "f7f7f7", "ffb703"),
-    ("8fb8de", "ffffff", "1d3557"), ("e9c46a", "264653", "e76f51"), ("f4acb7", "6d2e46", "fff1e6"),
-    ("5a6b3b", "e8e4c9", "bc4b28"), ("6c7a89", "eceff1", "f25f5c"), ("b5651d", "fbe8d3", "14342b"),
-    ("3d348b", "f7b801", "f18701"), ("a8dadc", "e63946", "1d3557"), ("c9ada7", "4a4e69", "f2e9e4"),
-    ("005f73", "e9d8a6", "ca6702"), ("e5e5e5", "14213d", "fca311"), ("9d4edd", "f8edff", "240046"),
-    ("dd6e42", "e8dab2", "4f6d7a"), ("283618", "dda15e", "fefae0"), ("ffffff", "1b1b1e", "3a86ff"),
-    ("4a6fa5", "dbe9ee", "c0d6df"), ("bc6c75", "fff0f3", "590d22"), ("0b3d2e", "b7e4c7", "ffd166"),
+    ("1f2a44", "f2efe6", "c8102e"),
+    ("f4f1ea", "23395b", "d9a441"),
+    ("7a1f2b", "f0d9b5", "1d1d1f"),
+    ("2f5d50", "f5e9d3", "e07a5f"),
+    ("d8c3a5", "5b4636", "2a9d8f"),
+    ("111418", "f7f7f7", "ffb703"),
+    ("8fb8de", "ffffff", "1d3557"),
+    ("e9c46a", "264653", "e76f51"),
+    ("f4acb7", "6d2e46", "fff1e6"),
+    ("5a6b3b", "e8e4c9", "bc4b28"),
+    ("6c7a89", "eceff1", "f25f5c"),
+    ("b5651d", "fbe8d3", "14342b"),
+    ("3d348b", "f7b801", "f18701"),
+    ("a8dadc", "e63946", "1d3557"),
+    ("c9ada7", "4a4e69", "f2e9e4"),
+    ("005f73", "e9d8a6", "ca6702"),
+    ("e5e5e5", "14213d", "fca311"),
+    ("9d4edd", "f8edff", "240046"),
+    ("dd6e42", "e8dab2", "4f6d7a"),
+    ("283618", "dda15e", "fefae0"),
+    ("ffffff", "1b1b1e", "3a86ff"),
+    ("4a6fa5", "dbe9ee", "c0d6df"),
+    ("bc6c75", "fff0f3", "590d22"),
+    ("0b3d2e", "b7e4c7", "ffd166"),
 ]
 _SKINS = ["f1c9a5", "e0ac82", "c68a5e", "9a6240", "6f4530", "f6d7bf"]
 _HAIRS = ["1c1512", "3b2417", "6b4423", "a9763f", "d9b36c", "7d7d80"]
@@ -152,8 +286,11 @@ _NEUTRALS = ["f5f5f2", "17181b", "3a4a63", "8c8f94", "c9b79c", "5c4a3d"]
 _PATTERNS = {
     # Repeats are coarse: at 128 pixels a garment is drawn at 50 to 90 pixels a body unit.
     "plain": {},
-    "stripes": {"period": [0.11, 0.17, 0.25, 0.36], "angle": [0, 90, 45, 0, -45, 90],
-                "duty": [0.25, 0.5, 0.72]},
+    "stripes": {
+        "period": [0.11, 0.17, 0.25, 0.36],
+        "angle": [0, 90, 45, 0, -45, 90],
+        "duty": [0.25, 0.5, 0.72],
+    },
     "checks": {"period": [0.15, 0.22, 0.32], "angle": [0, 45, 0], "duty": [0.3, 0.5]},
     "tartan": {"period": [0.3, 0.42, 0.56], "angle": [0, 45, 0], "duty": [0.3, 0.5, 0.65]},
     "dots": {"period": [0.13, 0.19, 0.28, 0.4], "duty": [0.22, 0.32, 0.4], "petals": [0]},
@@ -376,8 +513,13 @@ def _spline(points, steps=6):
     pieces = []
     for a, b, c, d in zip(padded, padded[1:], padded[2:], padded[3:], strict=False):
         pieces.append(
-            0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2
-                   + (3 * b - a - 3 * c + d) * t**3)
+            0.5
+            * (
+                2 * b
+                + (c - a) * t
+                + (2 * a - 5 * b + 4 * c - d) * t**2
+                + (3 * b - a - 3 * c + d) * t**3
+            )
         )
     return np.concatenate([*pieces, points[-1:]])
 
@@ -424,11 +566,15 @@ def _logo(kind, x, y, r):
     if kind == "triangle":
         return [np.array([(x, y - r), (x + r, y + 0.8 * r), (x - r, y + 0.8 * r)])]
     if kind == "bars":
-        return [_box(x - r, y + k * r, x + (1 - 0.3 * i) * r, y + (k + 0.4) * r)
-                for i, k in enumerate((-0.8, -0.2, 0.4))]
+        return [
+            _box(x - r, y + k * r, x + (1 - 0.3 * i) * r, y + (k + 0.4) * r)
+            for i, k in enumerate((-0.8, -0.2, 0.4))
+        ]
     if kind == "cross":
-        return [_box(x - r, y - 0.3 * r, x + r, y + 0.3 * r),
-                _box(x - 0.3 * r, y - r, x + 0.3 * r, y + r)]
+        return [
+            _box(x - r, y - 0.3 * r, x + r, y + 0.3 * r),
+            _box(x - 0.3 * r, y - r, x + 0.3 * r, y + r),
+        ]
     if kind == "moon":
         outer = _ellipse(x, y, r, r, 40)[7:34]
         inner = _ellipse(x + 0.45 * r, y, 0.75 * r, 0.85 * r, 40)[9:32]
@@ -501,14 +647,16 @@ def _weave(pattern, palette, s, t, pixel):
         diamond = 0.5 - np.abs(u % 1 - 0.5) - np.abs(v % 1 - 0.5)
         odd = (np.floor(v) % 2)[..., None]
         cloth = mixed(edge(diamond * period), second, base)
-        cloth = np.where((odd > 0) & (diamond[..., None] > 0), mixed(edge(diamond * period),
-                                                                      accent, base), cloth)
+        cloth = np.where(
+            (odd > 0) & (diamond[..., None] > 0), mixed(edge(diamond * period), accent, base), cloth
+        )
         return cloth
     if kind == "camouflage":
         u, v = 2 * np.pi * a / period, 2 * np.pi * b / period
         turn = 6.2832 * np.array(phase)
-        field = (np.sin(u + 1.3 * np.sin(0.7 * v + turn[0]) + turn[1])
-                 + np.sin(0.83 * v + 1.5 * np.sin(0.6 * u + turn[2]) + turn[0]))
+        field = np.sin(u + 1.3 * np.sin(0.7 * v + turn[0]) + turn[1]) + np.sin(
+            0.83 * v + 1.5 * np.sin(0.6 * u + turn[2]) + turn[0]
+        )
         cloth = mixed(edge((field - 1.4 * (1 - 2 * duty)) * 0.1 * period), second, base)
         return mixed(edge((-field - 1.1) * 0.1 * period), accent, cloth)
     # Dots and flowers: one in every cell of a grid whose odd rows are shifted by half a cell.
@@ -585,8 +733,14 @@ class _Scene:
             u = np.cos(angle) * (x - cx) + np.sin(angle) * (y - cy)
             v = np.cos(angle) * (y - cy) - np.sin(angle) * (x - cx)
             width = rng.uniform(0.015, 0.04)
-            folds += (rng.choice([-1.0, 1.0]) * u / width * np.exp(-((u / width) ** 2))
-                      * np.exp(-((v / rng.uniform(0.15, 0.35)) ** 2)) * 1.6)
+            folds += (
+                rng.choice([-1.0, 1.0])
+                * u
+                / width
+                * np.exp(-((u / width) ** 2))
+                * np.exp(-((v / rng.uniform(0.15, 0.35)) ** 2))
+                * 1.6
+            )
         folds = Image.fromarray(folds.astype(np.float32)).resize((self.size,) * 2, Image.BICUBIC)
         return strength * np.asarray(folds)
 
@@ -625,16 +779,18 @@ class _Scene:
         if line:
             shade = np.mean(picture.resize((1, 1), Image.BOX).getpixel((0, 0))) / 255
             tone = _ink([0.5 * shade] * 3 if callable(paint) else 0.6 * np.asarray(paint))
-            ImageDraw.Draw(picture).line(outline + outline[:1], fill=tone,
-                                         width=max(1, self.size // 160))
+            ImageDraw.Draw(picture).line(
+                outline + outline[:1], fill=tone, width=max(1, self.size // 160)
+            )
         self.image.paste(picture, tuple(int(v) for v in low), mask)
         self.alpha.paste(255, tuple(int(v) for v in low), mask)
 
     def line(self, points, colour, width=0.012):
         """Draws an open line, `width` in body units."""
         pixels = [tuple(p) for p in self.points(points)]
-        ImageDraw.Draw(self.image).line(pixels, fill=_ink(colour), joint="curve",
-                                        width=max(1, round(width / self.pixel)))
+        ImageDraw.Draw(self.image).line(
+            pixels, fill=_ink(colour), joint="curve", width=max(1, round(width / self.pixel))
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -661,8 +817,11 @@ def _arm(pose, side, end=1.0):
     elbow = shoulder + 0.55 * np.array([np.sin(upper), np.cos(upper)])
     wrist = elbow + 0.52 * np.array([np.sin(upper - bend), np.cos(upper - bend)])
     share = np.linspace(0, end, max(3, int(12 * end)))[:, None]
-    path = np.where(share < 0.514, shoulder + (elbow - shoulder) * share / 0.514,
-                    elbow + (wrist - elbow) * (share - 0.514) / 0.486)
+    path = np.where(
+        share < 0.514,
+        shoulder + (elbow - shoulder) * share / 0.514,
+        elbow + (wrist - elbow) * (share - 0.514) / 0.486,
+    )
     return path * (side, 1)
 
 
@@ -679,15 +838,35 @@ def _person(scene, pose, skin, hair, style):
     """Draws a person to put garments on; the face is left empty."""
     for side in (-1, 1):
         leg = _leg(pose, side)
-        scene.fill(_tube(_spline(leg), np.interp(np.linspace(0, 1, 13), [0, 0.5, 0.6, 1],
-                                                 [0.17, 0.11, 0.105, 0.06])), skin, cloth=False)
+        scene.fill(
+            _tube(
+                _spline(leg),
+                np.interp(np.linspace(0, 1, 13), [0, 0.5, 0.6, 1], [0.17, 0.11, 0.105, 0.06]),
+            ),
+            skin,
+            cloth=False,
+        )
         foot = leg[-1] + (0.04 * side, 0.09)
         scene.fill(_ellipse(*foot, 0.1, 0.075), np.array([0.18, 0.16, 0.16]), cloth=False)
     if style == "long":
-        scene.fill(_spline([(-0.2, -0.5), (-0.29, -0.2), (-0.3, 0.2), (0, 0.3), (0.3, 0.2),
-                            (0.29, -0.2), (0.2, -0.5)]), hair, cloth=False)
-    torso = _spline([(0.1, -0.05), (0.36, 0.1), (0.32, 0.45), (0.25, 0.85), (0.34, 1.2),
-                     (0.2, 1.4)])
+        scene.fill(
+            _spline(
+                [
+                    (-0.2, -0.5),
+                    (-0.29, -0.2),
+                    (-0.3, 0.2),
+                    (0, 0.3),
+                    (0.3, 0.2),
+                    (0.29, -0.2),
+                    (0.2, -0.5),
+                ]
+            ),
+            hair,
+            cloth=False,
+        )
+    torso = _spline(
+        [(0.1, -0.05), (0.36, 0.1), (0.32, 0.45), (0.25, 0.85), (0.34, 1.2), (0.2, 1.4)]
+    )
     scene.fill(np.concatenate([torso, _mirror(torso)]), skin, cloth=False)
     for side in (-1, 1):
         path = _arm(pose, side)
@@ -696,9 +875,11 @@ def _person(scene, pose, skin, hair, style):
     scene.fill(_box(-0.1, -0.28, 0.1, 0.06), skin * 0.93, line=False, cloth=False)
     scene.fill(_ellipse(0, -0.4, 0.19, 0.25), skin, cloth=False)
     cap = _ellipse(0, -0.43, 0.215, 0.26)
-    scene.fill(cap if pose.back else np.concatenate([cap[11:], cap[:2], [(0.1, -0.5),
-                                                                       (-0.1, -0.52)]]),
-               hair, cloth=False)
+    scene.fill(
+        cap if pose.back else np.concatenate([cap[11:], cap[:2], [(0.1, -0.5), (-0.1, -0.52)]]),
+        hair,
+        cloth=False,
+    )
 
 
 def _dress_up(scene, item, palette, pose):
@@ -762,16 +943,20 @@ class _Tailor:
             self.legs()
         neck, depth = self.neckline()
         if not self.pose.back:
-            inside = np.concatenate([neck, _spline([(neck[-1][0], -0.03), (0, 0.02),
-                                                    (neck[0][0], -0.03)])])
+            inside = np.concatenate(
+                [neck, _spline([(neck[-1][0], -0.03), (0, 0.02), (neck[0][0], -0.03)])]
+            )
             if not self.pose.worn:
                 self.scene.fill(inside, 0.55 * self.base, line=False)
         strap = cut["sleeve"] == 0
         tip = (self.shoulder - (0.06 if strap else 0.0), 0.11)
         under = (self.chest, 0.45)
         low = (self.hip + cut["flare"], hem) if body == "top" else (self.waist + 0.02, hem)
-        side = _spline([under, (self.waist + 0.3 * cut["flare"], min(0.85, hem - 0.05)), low]
-                       if hem > 1.0 else [under, low])
+        side = _spline(
+            [under, (self.waist + 0.3 * cut["flare"], min(0.85, hem - 0.05)), low]
+            if hem > 1.0
+            else [under, low]
+        )
         hole = _spline([tip, (tip[0] - 0.06, 0.28), under], 4) if strap else [tip, under]
         bottom = [(0, hem + (0.07 if cut["hem"] == "curved" else 0.015))]
         right = np.concatenate([hole, side])
@@ -787,8 +972,15 @@ class _Tailor:
     def neckline(self):
         """Returns the neckline from left to right, (n, 2), and its depth."""
         style = "back" if self.pose.back else self.cut["neck"]
-        depth = {"crew": 0.11, "v": 0.3, "deep": 0.62, "scoop": 0.24, "square": 0.2, "boat": 0.07,
-                 "back": 0.045}[style]
+        depth = {
+            "crew": 0.11,
+            "v": 0.3,
+            "deep": 0.62,
+            "scoop": 0.24,
+            "square": 0.2,
+            "boat": 0.07,
+            "back": 0.045,
+        }[style]
         if self.cut["collar"] in ("turtle", "hood") and not self.pose.back:
             depth = 0.1
         wide = {"boat": 0.26, "square": 0.2, "scoop": 0.19}.get(self.cut["neck"], 0.15)
@@ -798,8 +990,15 @@ class _Tailor:
         elif style == "square":
             points = [left, (-0.85 * wide, depth), (0.85 * wide, depth), (wide, 0.0)]
         else:
-            points = _spline([left, (-0.6 * wide, 0.8 * depth), (0, depth),
-                              (0.6 * wide, 0.8 * depth), (wide, 0.0)])
+            points = _spline(
+                [
+                    left,
+                    (-0.6 * wide, 0.8 * depth),
+                    (0, depth),
+                    (0.6 * wide, 0.8 * depth),
+                    (wide, 0.0),
+                ]
+            )
         return np.asarray(points, float), depth
 
     def sleeves(self):
@@ -816,8 +1015,9 @@ class _Tailor:
             along = path[len(path) // 2] - path[0]
             angle = np.arctan2(along[0], along[1])
             cap = path[0] + (-0.02 * side, -0.05)
-            outline = _tube(np.concatenate([[cap], path]), np.concatenate([[0.7 * width[0]],
-                                                                          width]))
+            outline = _tube(
+                np.concatenate([[cap], path]), np.concatenate([[0.7 * width[0]], width])
+            )
             self.scene.fill(outline, self.cloth(path[0], angle, palette))
             if cut["cuff"] > 0:
                 share = cut["cuff"] / (1.07 * cut["sleeve"])
@@ -826,8 +1026,9 @@ class _Tailor:
 
     def hood(self):
         """The hood behind the neck, or on the back."""
-        shape = _spline([(-0.26, 0.12), (-0.3, -0.08), (-0.17, -0.2), (0.17, -0.2), (0.3, -0.08),
-                         (0.26, 0.12)])
+        shape = _spline(
+            [(-0.26, 0.12), (-0.3, -0.08), (-0.17, -0.2), (0.17, -0.2), (0.3, -0.08), (0.26, 0.12)]
+        )
         self.scene.fill(shape, self.cloth(palette=0.88 * self.palette))
         if not self.pose.back:
             self.scene.fill(_ellipse(0, -0.03, 0.2, 0.13), 0.5 * self.base, line=False)
@@ -838,14 +1039,27 @@ class _Tailor:
         if cut["yoke"] > 0:
             y = cut["yoke"]
             join = self.shoulder + (self.chest - self.shoulder) * (y - 0.11) / 0.34
-            scene.fill(np.concatenate([neck, [(self.shoulder, 0.11), (join, y), (-join, y),
-                                              (-self.shoulder, 0.11)]]), self.second)
+            scene.fill(
+                np.concatenate(
+                    [neck, [(self.shoulder, 0.11), (join, y), (-join, y), (-self.shoulder, 0.11)]]
+                ),
+                self.second,
+            )
         if cut["hem"] == "ruffle" and cut["body"] == "top":
             self.ruffle(hem, wide)
         elif cut["band"] > 0:
             h = cut["band"]
-            scene.fill(np.array([(-wide, hem - h), (wide, hem - h), (0.95 * wide, hem + 0.01),
-                                 (-0.95 * wide, hem + 0.01)]), self.trim)
+            scene.fill(
+                np.array(
+                    [
+                        (-wide, hem - h),
+                        (wide, hem - h),
+                        (0.95 * wide, hem + 0.01),
+                        (-0.95 * wide, hem + 0.01),
+                    ]
+                ),
+                self.trim,
+            )
         if not back:
             self.closure(depth, hem, wide)
             self.pockets(hem)
@@ -865,11 +1079,23 @@ class _Tailor:
         top = depth
         if kind == "open":
             gap = 0.12
-            scene.fill(np.array([(0, top - 0.1), (gap, hem + 0.03), (-gap, hem + 0.03)]),
-                       0.94 * np.array([0.97, 0.96, 0.94]), line=False)
+            scene.fill(
+                np.array([(0, top - 0.1), (gap, hem + 0.03), (-gap, hem + 0.03)]),
+                0.94 * np.array([0.97, 0.96, 0.94]),
+                line=False,
+            )
             for side in (-1, 1):
-                scene.fill(np.array([(0, top - 0.1), (side * gap, hem), (side * (gap + 0.07), hem),
-                                     (side * 0.07, top - 0.1)]), self.trim)
+                scene.fill(
+                    np.array(
+                        [
+                            (0, top - 0.1),
+                            (side * gap, hem),
+                            (side * (gap + 0.07), hem),
+                            (side * 0.07, top - 0.1),
+                        ]
+                    ),
+                    self.trim,
+                )
             return
         bottom = top + 0.36 if kind == "placket" else hem
         if kind == "zip":
@@ -890,12 +1116,33 @@ class _Tailor:
         paint = self.trim if self.cut["trim"] else 0.86 * self.base
         if kind in ("chest", "two"):
             for x in (0.19,) if kind == "chest" else (-0.19, 0.19):
-                scene.fill(np.array([(x - 0.09, 0.38), (x + 0.09, 0.38), (x + 0.09, 0.54),
-                                     (x, 0.59), (x - 0.09, 0.54)]), paint)
+                scene.fill(
+                    np.array(
+                        [
+                            (x - 0.09, 0.38),
+                            (x + 0.09, 0.38),
+                            (x + 0.09, 0.54),
+                            (x, 0.59),
+                            (x - 0.09, 0.54),
+                        ]
+                    ),
+                    paint,
+                )
         elif kind == "kangaroo":
             top, low = hem - 0.42, hem - 0.1
-            scene.fill(np.array([(-0.15, top), (0.15, top), (0.28, low - 0.1), (0.28, low),
-                                 (-0.28, low), (-0.28, low - 0.1)]), paint)
+            scene.fill(
+                np.array(
+                    [
+                        (-0.15, top),
+                        (0.15, top),
+                        (0.28, low - 0.1),
+                        (0.28, low),
+                        (-0.28, low),
+                        (-0.28, low - 0.1),
+                    ]
+                ),
+                paint,
+            )
         elif kind == "patch":
             for x in (-0.23, 0.23):
                 scene.fill(_box(x - 0.11, hem - 0.38, x + 0.11, hem - 0.14), paint)
@@ -908,8 +1155,11 @@ class _Tailor:
         """The print."""
         if self.cut["logo"] == "none":
             return
-        x, y, r = {"centre": (0, 0.5, 0.19), "chest": (-0.18, 0.4, 0.11),
-                   "low": (0.14, 0.85, 0.14)}[self.cut["logo_at"]]
+        x, y, r = {
+            "centre": (0, 0.5, 0.19),
+            "chest": (-0.18, 0.4, 0.11),
+            "low": (0.14, 0.85, 0.14),
+        }[self.cut["logo_at"]]
         if self.cut["pocket"] == "kangaroo":
             y -= 0.06
         for points in _logo(self.cut["logo"], x, y, r):
@@ -920,39 +1170,82 @@ class _Tailor:
         kind, scene, back = self.cut["collar"], self.scene, self.pose.back
         paint = self.trim if self.cut["trim"] else 0.92 * self.base
         if kind == "turtle":
-            scene.fill(_spline([(-0.16, 0.06), (-0.13, -0.15), (0.13, -0.15), (0.16, 0.06),
-                                (0, 0.12), (-0.16, 0.06)]), paint)
+            scene.fill(
+                _spline(
+                    [
+                        (-0.16, 0.06),
+                        (-0.13, -0.15),
+                        (0.13, -0.15),
+                        (0.16, 0.06),
+                        (0, 0.12),
+                        (-0.16, 0.06),
+                    ]
+                ),
+                paint,
+            )
         elif kind == "stand":
-            scene.fill(np.concatenate([neck[::-1], [(-0.15, -0.12), (0.15, -0.12)]])
-                       if back else np.array([(-0.16, 0.02), (-0.14, -0.12), (0, depth - 0.16),
-                                              (0.14, -0.12), (0.16, 0.02), (0, depth)]), paint)
+            scene.fill(
+                np.concatenate([neck[::-1], [(-0.15, -0.12), (0.15, -0.12)]])
+                if back
+                else np.array(
+                    [
+                        (-0.16, 0.02),
+                        (-0.14, -0.12),
+                        (0, depth - 0.16),
+                        (0.14, -0.12),
+                        (0.16, 0.02),
+                        (0, depth),
+                    ]
+                ),
+                paint,
+            )
         elif kind in ("shirt", "polo") and back:
-            scene.fill(_spline([(-0.17, 0.03), (-0.13, -0.08), (0.13, -0.08), (0.17, 0.03),
-                                (0, 0.1), (-0.17, 0.03)]), paint)
+            scene.fill(
+                _spline(
+                    [
+                        (-0.17, 0.03),
+                        (-0.13, -0.08),
+                        (0.13, -0.08),
+                        (0.17, 0.03),
+                        (0, 0.1),
+                        (-0.17, 0.03),
+                    ]
+                ),
+                paint,
+            )
         elif kind in ("shirt", "polo"):
             long = 0.34 if kind == "shirt" else 0.24
             for side in (-1, 1):
-                scene.fill(np.array([(0.13, -0.07), (0.17, 0.03), (0.2, long - 0.06),
-                                     (0.02, long - 0.02)]) * (side, 1), paint)
+                scene.fill(
+                    np.array([(0.13, -0.07), (0.17, 0.03), (0.2, long - 0.06), (0.02, long - 0.02)])
+                    * (side, 1),
+                    paint,
+                )
         elif kind == "hood" and not back:
             for side in (-1, 1):
-                scene.fill(np.array([(0.24, -0.06), (0.25, 0.08), (0.02, 0.22), (0.0, 0.1)])
-                           * (side, 1), self.cloth(palette=0.92 * self.palette))
+                scene.fill(
+                    np.array([(0.24, -0.06), (0.25, 0.08), (0.02, 0.22), (0.0, 0.1)]) * (side, 1),
+                    self.cloth(palette=0.92 * self.palette),
+                )
                 scene.line([(0.06 * side, 0.2), (0.07 * side, 0.42)], self.accent, 0.022)
         elif kind == "bow" and not back:
             y = max(depth, 0.1)
             for side in (-1, 1):
-                scene.fill(_spline([(0, y), (0.2 * side, y - 0.1), (0.22 * side, y + 0.07), (0, y)]
-                                   ), self.accent)
-                scene.fill(np.array([(0, y), (0.1 * side, y + 0.3), (0.02 * side, y + 0.3)]),
-                           self.accent)
+                scene.fill(
+                    _spline([(0, y), (0.2 * side, y - 0.1), (0.22 * side, y + 0.07), (0, y)]),
+                    self.accent,
+                )
+                scene.fill(
+                    np.array([(0, y), (0.1 * side, y + 0.3), (0.02 * side, y + 0.3)]), self.accent
+                )
 
     def ruffle(self, y, wide):
         """A frill below a hem."""
         x = np.linspace(-1.12, 1.12, 25) * wide
         wave = y + 0.13 + 0.03 * np.cos(np.arange(25) * np.pi)
-        points = np.concatenate([[(-wide, y - 0.05), (wide, y - 0.05)],
-                                 np.stack([x, wave], axis=1)[::-1]])
+        points = np.concatenate(
+            [[(-wide, y - 0.05), (wide, y - 0.05)], np.stack([x, wave], axis=1)[::-1]]
+        )
         self.scene.fill(points, self.trim)
 
     def skirt(self, top, hem):
@@ -960,8 +1253,9 @@ class _Tailor:
         cut, scene = self.cut, self.scene
         wide = self.hip + 0.02 + cut["flare"] * (hem - top)
         sway = 0.3 * (self.pose.legs[1] - self.pose.legs[0]) * (hem - top)
-        right = _spline([(self.waist + 0.02, top), (self.hip + 0.25 * cut["flare"], 1.2),
-                         (wide + sway, hem)])
+        right = _spline(
+            [(self.waist + 0.02, top), (self.hip + 0.25 * cut["flare"], 1.2), (wide + sway, hem)]
+        )
         left = _mirror(right) + np.linspace(1, 0, len(right))[:, None] ** 2 * (2 * sway, 0)
         outline = np.concatenate([right, [(sway, hem + 0.05)], left])
         if cut["hem"] == "ruffle":
@@ -969,13 +1263,26 @@ class _Tailor:
         scene.fill(outline, self.cloth((0, 1.2)))
         if cut["hem"] == "band":
             h, inner = 0.16, wide - 0.16 * cut["flare"]
-            scene.fill(np.array([(-inner + sway, hem - h), (sway, hem - h + 0.05),
-                                 (inner + sway, hem - h), (wide + sway, hem), (sway, hem + 0.05),
-                                 (-wide + sway, hem)]), self.trim if cut["trim"] else self.second)
+            scene.fill(
+                np.array(
+                    [
+                        (-inner + sway, hem - h),
+                        (sway, hem - h + 0.05),
+                        (inner + sway, hem - h),
+                        (wide + sway, hem),
+                        (sway, hem + 0.05),
+                        (-wide + sway, hem),
+                    ]
+                ),
+                self.trim if cut["trim"] else self.second,
+            )
         for k in range(cut["pleats"]):
             share = (k + 0.5) / cut["pleats"] * 2 - 1
-            scene.line([(share * self.waist, top + 0.05), (share * wide + sway, hem)],
-                       0.55 * self.base, 0.02)
+            scene.line(
+                [(share * self.waist, top + 0.05), (share * wide + sway, hem)],
+                0.55 * self.base,
+                0.02,
+            )
 
     def legs(self):
         """Trouser legs from the waist down."""
@@ -987,13 +1294,13 @@ class _Tailor:
             line = np.array([hip, knee, ankle])
             end = np.array([np.interp(length, line[:, 1], line[:, 0]), length])
             wide = cut["leg"]
-            outer = _spline([(self.waist + 0.02, 0.88), (self.hip, 1.2),
-                             end + (0.02 + wide, 0.0)])
+            outer = _spline([(self.waist + 0.02, 0.88), (self.hip, 1.2), end + (0.02 + wide, 0.0)])
             inner = _spline([end - (wide - 0.02, -0.01), (0.03, 1.42)], 3)
             sides.append((outer * (side, 1), inner * (side, 1), end, wide))
         (outer_l, inner_l, *_), (outer_r, inner_r, *_) = sides
-        scene.fill(np.concatenate([outer_r, inner_r, inner_l[::-1], outer_l[::-1]]),
-                   self.cloth((0, 1.2)))
+        scene.fill(
+            np.concatenate([outer_r, inner_r, inner_l[::-1], outer_l[::-1]]), self.cloth((0, 1.2))
+        )
         scene.line([(0, 0.95), (0, 1.42)], 0.6 * self.base, 0.015)
         for side, (outer, _, end, wide) in zip((-1, 1), sides, strict=True):
             middle = end * (side, 1)
@@ -1003,12 +1310,21 @@ class _Tailor:
                 x, y = _leg(self.pose, side)[1]
                 scene.fill(_box(x - 0.12, y - 0.16, x + 0.12, y + 0.14), self.second)
             if cut["cuff"] > 0:
-                scene.fill(_box(middle[0] - wide - 0.03, length - cut["cuff"],
-                                middle[0] + wide + 0.03, length + 0.015), self.trim)
+                scene.fill(
+                    _box(
+                        middle[0] - wide - 0.03,
+                        length - cut["cuff"],
+                        middle[0] + wide + 0.03,
+                        length + 0.015,
+                    ),
+                    self.trim,
+                )
             if cut.get("cargo"):
                 x = side * (self.hip - 0.06)
-                scene.fill(_box(x - 0.12, 1.46, x + 0.1, 1.72),
-                           self.trim if cut["trim"] else 0.85 * self.base)
+                scene.fill(
+                    _box(x - 0.12, 1.46, x + 0.1, 1.72),
+                    self.trim if cut["trim"] else 0.85 * self.base,
+                )
                 scene.fill(_box(x - 0.13, 1.44, x + 0.11, 1.52), 0.75 * self.base)
 
     def waistband(self, y):
@@ -1053,8 +1369,9 @@ def _frame(rng, item, photo, presented):
     """Returns the middle (x, y) of the picture and its height, in body units."""
     body, length = item.cut["body"], item.cut["length"]
     low = {"pants": 0.8, "skirt": 0.8}.get(body, -0.12)
-    if photo.view == "full" or (photo.domain == "consumer" and presented == "worn"
-                                and rng.random() < 0.25):
+    if photo.view == "full" or (
+        photo.domain == "consumer" and presented == "worn" and rng.random() < 0.25
+    ):
         return 0.0, 1.05, 3.7
     height = length - low
     share = rng.uniform(0.72, 0.82) if photo.domain == "shop" else rng.uniform(0.62, 0.95)
@@ -1074,9 +1391,12 @@ def _strike(rng, consumer, presented, back):
     elif presented == "hanger":
         arms = tuple((rng.uniform(0.08, 0.25), rng.uniform(-0.05, 0.1)) for _ in range(2))
     else:
-        arms = tuple((rng.uniform(0.75, 0.95), rng.uniform(1.5, 1.9)) if rng.random() < 0.2
-                     else (rng.uniform(0.16, 0.5 if consumer else 0.36), rng.uniform(-0.1, 0.4))
-                     for _ in range(2))
+        arms = tuple(
+            (rng.uniform(0.75, 0.95), rng.uniform(1.5, 1.9))
+            if rng.random() < 0.2
+            else (rng.uniform(0.16, 0.5 if consumer else 0.36), rng.uniform(-0.1, 0.4))
+            for _ in range(2)
+        )
     spread = 0.22 if consumer else 0.12
     legs = (rng.uniform(-0.02, spread), rng.uniform(-0.02, spread))
     return _Pose(arms, legs, back, presented == "worn")
@@ -1092,8 +1412,16 @@ def _companion(rng, item, consumer):
     else:
         name = ("MEN/Pants", "WOMEN/Skirts", "MEN/Shorts")[int(rng.integers(3))]
     cut = {key: _pick(rng, spec) for key, spec in _CUTS[name].items()}
-    cut |= {"logo": "none", "trim": False, "contrast_sleeves": False, "side_stripe": False,
-            "yoke": 0.0, "cargo": False, "closure": "none", "hem": "straight"}
+    cut |= {
+        "logo": "none",
+        "trim": False,
+        "contrast_sleeves": False,
+        "side_stripe": False,
+        "yoke": 0.0,
+        "cargo": False,
+        "closure": "none",
+        "hem": "straight",
+    }
     source = [p[0] for p in _PALETTES] if consumer and rng.random() < 0.6 else _NEUTRALS
     colour = _rgb(source[int(rng.integers(len(source)))])
     return Item(0, name, cut, {"kind": "plain"}, []), np.stack([colour, colour, 0.6 * colour])
@@ -1135,8 +1463,9 @@ def _room(rng, size, flat):
             boards((0, 0, size, size), True)
         if rng.random() < 0.4:
             boards((0, 0, size, size), False)
-        picture = picture.rotate(rng.uniform(-40, 40), Image.BILINEAR,
-                                 fillcolor=picture.getpixel((1, 1)))
+        picture = picture.rotate(
+            rng.uniform(-40, 40), Image.BILINEAR, fillcolor=picture.getpixel((1, 1))
+        )
         draw = ImageDraw.Draw(picture)
     else:
         floor = int(size * rng.uniform(0.62, 0.9))
@@ -1153,8 +1482,12 @@ def _room(rng, size, flat):
         box = [x, y, x + w, y + h]
         kind = rng.random()
         if kind < 0.5:
-            draw.rectangle(box, fill=_ink(colour(0.15)), outline=_ink(colour(0.1)),
-                           width=int(rng.integers(1, 7)))
+            draw.rectangle(
+                box,
+                fill=_ink(colour(0.15)),
+                outline=_ink(colour(0.1)),
+                width=int(rng.integers(1, 7)),
+            )
             if rng.random() < 0.5:
                 boards(box, bool(rng.random() < 0.5))
         elif kind < 0.75:
@@ -1176,19 +1509,29 @@ def _occlude(rng, picture, skin):
     if kind < 0.3:
         x = size * rng.uniform(0.3, 0.7)
         lean = size * rng.uniform(0.1, 0.35) * rng.choice([-1, 1])
-        draw.line([(x - lean, -5), (x + lean, size * 0.75)], fill=tone,
-                  width=int(size * rng.uniform(0.025, 0.05)))
+        draw.line(
+            [(x - lean, -5), (x + lean, size * 0.75)],
+            fill=tone,
+            width=int(size * rng.uniform(0.025, 0.05)),
+        )
         w = size * rng.uniform(0.1, 0.17)
-        draw.rounded_rectangle([x + lean - w, size * 0.7, x + lean + w, size * 0.7 + 1.6 * w],
-                               radius=w * 0.3, fill=tone)
+        draw.rounded_rectangle(
+            [x + lean - w, size * 0.7, x + lean + w, size * 0.7 + 1.6 * w],
+            radius=w * 0.3,
+            fill=tone,
+        )
     elif kind < 0.65:
         x, y = size * rng.uniform(0.3, 0.7), size * rng.uniform(0.15, 0.75)
         w = size * rng.uniform(0.05, 0.085)
-        draw.line([(x, y + w), (x + rng.uniform(-3, 3) * w, size * 1.05)], fill=_ink(skin * 0.9),
-                  width=int(1.3 * w))
+        draw.line(
+            [(x, y + w), (x + rng.uniform(-3, 3) * w, size * 1.05)],
+            fill=_ink(skin * 0.9),
+            width=int(1.3 * w),
+        )
         draw.ellipse([x - 1.2 * w, y - 0.3 * w, x + 1.2 * w, y + 2.2 * w], fill=_ink(skin * 0.93))
-        draw.rounded_rectangle([x - w, y - 2 * w, x + w, y + 1.6 * w], radius=0.3 * w,
-                               fill=(22, 22, 26))
+        draw.rounded_rectangle(
+            [x - w, y - 2 * w, x + w, y + 1.6 * w], radius=0.3 * w, fill=(22, 22, 26)
+        )
         draw.ellipse([x + 0.3 * w, y - 1.7 * w, x + 0.75 * w, y - 1.25 * w], fill=(70, 75, 90))
     elif kind < 0.85:
         x, y = rng.choice([0, size]), size * rng.uniform(0.3, 1.0)
@@ -1196,13 +1539,18 @@ def _occlude(rng, picture, skin):
             reach = size * rng.uniform(0.25, 0.42) * (1 if x == 0 else -1)
             tip = (x + reach * np.cos(angle), y + reach * np.sin(angle))
             mid = (x + 0.55 * reach, y + 0.4 * reach * np.sin(angle) + 0.06 * size)
-            draw.polygon([(x, y), mid, tip, (x + 0.4 * reach, y + 0.5 * reach * np.sin(angle))],
-                         fill=(40, int(rng.integers(80, 120)), 55))
+            draw.polygon(
+                [(x, y), mid, tip, (x + 0.4 * reach, y + 0.5 * reach * np.sin(angle))],
+                fill=(40, int(rng.integers(80, 120)), 55),
+            )
     else:
         x, y = size * rng.uniform(0.15, 0.7, 2)
         draw.ellipse([x, y, x + 0.17 * size, y + 0.17 * size], fill=tone)
-        draw.line([(x + 0.03 * size, y + 0.085 * size), (x + 0.14 * size, y + 0.085 * size)],
-                  fill=(255, 255, 255), width=max(1, size // 50))
+        draw.line(
+            [(x + 0.03 * size, y + 0.085 * size), (x + 0.14 * size, y + 0.085 * size)],
+            fill=(255, 255, 255),
+            width=max(1, size // 50),
+        )
 
 
 def _warp(rng, picture, strength, tilt):
@@ -1212,8 +1560,12 @@ def _warp(rng, picture, strength, tilt):
     corners = rng.uniform(-tilt, tilt, (2, 2, 2))
     v = u[:, None, None]
     w = u[None, :, None]
-    shift = ((1 - v) * (1 - w) * corners[0, 0] + (1 - v) * w * corners[0, 1]
-             + v * (1 - w) * corners[1, 0] + v * w * corners[1, 1])
+    shift = (
+        (1 - v) * (1 - w) * corners[0, 0]
+        + (1 - v) * w * corners[0, 1]
+        + v * (1 - w) * corners[1, 0]
+        + v * w * corners[1, 1]
+    )
     waves = rng.uniform(0, 6.3, (2, 2))
     shift[..., 0] += strength * np.sin(6 * u[:, None] + waves[0, 0] + 3 * u + waves[0, 1])
     shift[..., 1] += strength * np.sin(6 * u + waves[1, 0] + 4 * u[:, None] + waves[1, 1])
@@ -1225,8 +1577,12 @@ def _warp(rng, picture, strength, tilt):
     for i in range(cells):
         for j in range(cells):
             quad = [*grid[i, j], *grid[i + 1, j], *grid[i + 1, j + 1], *grid[i, j + 1]]
-            mesh.append(((int(pixel[j]), int(pixel[i]), int(pixel[j + 1]), int(pixel[i + 1])),
-                         tuple(float(size * value) for value in quad)))
+            mesh.append(
+                (
+                    (int(pixel[j]), int(pixel[i]), int(pixel[j + 1]), int(pixel[i + 1])),
+                    tuple(float(size * value) for value in quad),
+                )
+            )
     return picture.transform(picture.size, Image.MESH, mesh, Image.BILINEAR)
 
 
@@ -1262,8 +1618,14 @@ def render(item, photo, size=160):
     rotation = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     camera = np.concatenate([rotation, (big / 2 - rotation @ (x, y))[:, None]], axis=1)
     turn = float(rng.choice([-1, 1]) * rng.uniform(0.22, 0.38)) if turned else rng.normal(0, 0.03)
-    scene = _Scene(rng, big, camera, turn, rng.uniform(0.7, 0.8) if turned else 1.0,
-                   rng.uniform(0.1, 0.2) if consumer else rng.uniform(0.05, 0.09))
+    scene = _Scene(
+        rng,
+        big,
+        camera,
+        turn,
+        rng.uniform(0.7, 0.8) if turned else 1.0,
+        rng.uniform(0.1, 0.2) if consumer else rng.uniform(0.05, 0.09),
+    )
     skin = _rgb(_SKINS[int(rng.integers(len(_SKINS)))])
     if presented == "worn":
         style = "long" if item.category.startswith("WOMEN") and rng.random() < 0.6 else "short"
@@ -1273,10 +1635,16 @@ def render(item, photo, size=160):
             _dress_up(scene, *companion, pose)
     elif presented == "hanger":
         level = 0.82 if item.cut["body"] in ("pants", "skirt") else 0.0
-        scene.line([(0, level), (0, level - 0.2), (0.07, level - 0.26), (0.02, level - 0.32)],
-                   np.array([0.3, 0.3, 0.32]), 0.03)
-        scene.fill(np.array([(0, level - 0.1), (0.36, level + 0.1), (-0.36, level + 0.1)]),
-                   np.array([0.45, 0.3, 0.18]), cloth=False)
+        scene.line(
+            [(0, level), (0, level - 0.2), (0.07, level - 0.26), (0.02, level - 0.32)],
+            np.array([0.3, 0.3, 0.32]),
+            0.03,
+        )
+        scene.fill(
+            np.array([(0, level - 0.1), (0.36, level + 0.1), (-0.36, level + 0.1)]),
+            np.array([0.45, 0.3, 0.18]),
+            cloth=False,
+        )
     palette = np.stack([_rgb(text) for text in item.palettes[photo.variant]])
     _dress_up(scene, item, palette, pose)
 
@@ -1374,8 +1742,12 @@ def write(root, *, items=180, views=6, size=160, seed=0, workers=None):
     garments, photos = plan(items, views, seed)
     root = Path(root)
     manifest = {
-        "version": VERSION, "items": int(items), "views": int(views), "size": int(size),
-        "seed": int(seed), "photos": len(photos),
+        "version": VERSION,
+        "items": int(items),
+        "views": int(views),
+        "size": int(size),
+        "seed": int(seed),
+        "photos": len(photos),
     }
     if root.exists():
         found = _read_manifest(root)
@@ -1487,8 +1859,14 @@ def main(argv=None):
     )
     args = parser.parse_args(argv)
     try:
-        root = write(args.out, items=args.items, views=args.views, size=args.size,
-                     seed=args.seed, workers=args.workers)
+        root = write(
+            args.out,
+            items=args.items,
+            views=args.views,
+            size=args.size,
+            seed=args.seed,
+            workers=args.workers,
+        )
     except FirError as error:
         print(error, file=sys.stderr)
         return 1

@@ -15,7 +15,13 @@ from fir_tf.errors import FirError
 from fir_tf.files import write_json
 from fir_tf.options import find_run
 from fir_tf.retrieval.embed import check_readable, embed, make_embedder
-from fir_tf.retrieval.metrics import PAPER_RESULTS, classification_accuracy, retrieval_metrics
+from fir_tf.retrieval.metrics import (
+    PAPER_RESULTS,
+    classification_accuracy,
+    classification_protocol,
+    describe_protocol,
+    retrieval_metrics,
+)
 from fir_tf.retrieval.pictures import Match, SheetRow, contact_sheet, recall_curve
 
 # Query, gallery and test images of the benchmarks as published (PAPER: the three benchmarks).
@@ -60,12 +66,11 @@ def _measure_parts(embedder, catalogue, split, config, batch_size):
     place = np.full(len(catalogue), -1, np.int64)
     place[rows[embedded.valid]] = np.flatnonzero(embedded.valid)
     query, gallery, classified = (side[place[side] >= 0] for side in (query, gallery, classified))
-    values, accuracy, result = {}, None, None
+    values, protocol, result = {}, {}, None
     if "OC" in config.loss_kinds():
-        accuracy = classification_accuracy(
-            embedded.category[place[classified]], catalogue.category[classified]
-        )
-        values.update(accuracy)
+        labels = catalogue.category[classified]
+        values.update(classification_accuracy(embedded.category[place[classified]], labels))
+        protocol.update(classification_protocol(labels))
     if len(query) and len(gallery):
         result = retrieval_metrics(
             embedded.embedding[place[query]],
@@ -76,8 +81,10 @@ def _measure_parts(embedder, catalogue, split, config, batch_size):
             gallery_ids=gallery,
         )
         values.update(result.values)
+        protocol.update(result.protocol)
     return {
         "values": values,
+        "protocol": protocol,
         "result": result,
         "query": query,
         "gallery": gallery,
@@ -143,14 +150,14 @@ def evaluate(options):
             "image_size": config.image_size,
             "resize": config.resize,
             "unreadable_images": len(parts["skipped"]),
-            **(result.protocol if result else {}),
+            **parts["protocol"],
         },
         "run": {"folder": str(run), "backbone": config.backbone, "losses": config.losses},
     }
     output = Path(options.output) if options.output else run
     write_json(output / "metrics.json", metrics)
     paper = [row for row in PAPER_RESULTS if row.dataset == dataset]
-    print(_report(metrics, result, paper))
+    print(_report(metrics, paper))
     title = f"{Path(data_dir).name}: {config.backbone}, {config.losses}"
     if paper and not _comparable(catalogue, dataset):
         note = "the paper's numbers are for DeepFashion's own images, not for these"
@@ -167,9 +174,9 @@ def evaluate(options):
     return metrics
 
 
-def _report(metrics, result, paper):
+def _report(metrics, paper):
     """The metrics as text: the protocol, then ours and the paper's side by side."""
-    lines = [result.describe(), ""] if result else []
+    lines = [describe_protocol(metrics["protocol"]), ""]
     names = [name for name, value in metrics.items() if isinstance(value, float)]
     columns = [("ours", metrics), *((row.name, row.values) for row in paper)]
     lines.append("metric".ljust(16) + "".join(name.rjust(len(name) + 3) for name, _ in columns))

@@ -200,10 +200,15 @@ class RetrievalResult:
 
     def describe(self):
         """Returns the protocol as text, a rule or a count per line."""
-        width = max(len(name) for name in self.protocol)
-        return "\n".join(
-            f"{name.replace('_', ' '):<{width}}  {value}" for name, value in self.protocol.items()
-        )
+        return describe_protocol(self.protocol)
+
+
+def describe_protocol(protocol):
+    """Returns a protocol ({name: number or text}) as text, a rule or a count per line."""
+    width = max(len(name) for name in protocol)
+    return "\n".join(
+        f"{name.replace('_', ' '):<{width}}  {value}" for name, value in protocol.items()
+    )
 
 
 def retrieval_metrics(
@@ -286,8 +291,16 @@ def retrieval_metrics(
         relevant=relevant,
         evaluated=evaluated,
         protocol=_protocol(
-            queries, gallery, query_items, gallery_items, ids, relevant, evaluated, unit_length,
-            ks, unmatched,
+            queries,
+            gallery,
+            query_items,
+            gallery_items,
+            ids,
+            relevant,
+            evaluated,
+            unit_length,
+            ks,
+            unmatched,
         ),
     )
     average_precision = np.zeros(len(queries))
@@ -384,7 +397,15 @@ def _scan(name, array):
 
 
 def _protocol(
-    queries, gallery, query_items, gallery_items, ids, relevant, evaluated, unit_length, ks,
+    queries,
+    gallery,
+    query_items,
+    gallery_items,
+    ids,
+    relevant,
+    evaluated,
+    unit_length,
+    ks,
     unmatched,
 ):
     known = query_items >= 0

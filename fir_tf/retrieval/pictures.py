@@ -47,8 +47,10 @@ def recall_curve(curves, path, title, paper=None):
         FirError: `path` has another ending, or a curve has no point.
     """
     curves = {name: _recall_points(points) for name, points in curves.items()}
-    published = paper.items() if hasattr(paper, "items") else (
-        (row.name, row.values) for row in paper or ()
+    published = (
+        paper.items()
+        if hasattr(paper, "items")
+        else ((row.name, row.values) for row in paper or ())
     )
     published = [(name, _recall_points(values)) for name, values in published]
     published = [(name, points) for name, points in published if points]
@@ -62,7 +64,12 @@ def recall_curve(curves, path, title, paper=None):
     for number, (name, points) in enumerate(curves.items()):
         colour = _COLOURS[number % len(_COLOURS)]
         (line,) = axes.plot(
-            list(points), list(points.values()), "o-", color=colour, linewidth=2, markersize=5,
+            list(points),
+            list(points.values()),
+            "o-",
+            color=colour,
+            linewidth=2,
+            markersize=5,
             zorder=3,
         )
         handles.append(line)
@@ -72,8 +79,14 @@ def recall_curve(curves, path, title, paper=None):
         if number < 2:
             for k, value in points.items():
                 axes.annotate(
-                    _short(value), (k, value), (9, -14) if number else (-7, 7),
-                    textcoords="offset points", ha="center", fontsize=8, color=colour, zorder=4,
+                    _short(value),
+                    (k, value),
+                    (9, -14) if number else (-7, 7),
+                    textcoords="offset points",
+                    ha="center",
+                    fontsize=8,
+                    color=colour,
+                    zorder=4,
                     path_effects=[patheffects.withStroke(linewidth=2.5, foreground="white")],
                 )
     # Points of one k stand on top of each other: each is moved a little to the side.
@@ -83,9 +96,14 @@ def recall_curve(curves, path, title, paper=None):
     for number, (name, points) in enumerate(published):
         shift = spread * (number - (len(published) - 1) / 2)
         handle = axes.scatter(
-            [k + shift for k in points], list(points.values()), s=34,
-            marker=_PAPER_MARKERS[number % len(_PAPER_MARKERS)], facecolor="white",
-            edgecolor=_COLOURS[1 + number % (len(_COLOURS) - 1)], linewidth=1.5, zorder=2,
+            [k + shift for k in points],
+            list(points.values()),
+            s=34,
+            marker=_PAPER_MARKERS[number % len(_PAPER_MARKERS)],
+            facecolor="white",
+            edgecolor=_COLOURS[1 + number % (len(_COLOURS) - 1)],
+            linewidth=1.5,
+            zorder=2,
         )
         handles.append(handle)
         numbers = ", ".join(f"@{k} {_short(value)}" for k, value in points.items())
@@ -106,9 +124,16 @@ def recall_curve(curves, path, title, paper=None):
     _plain(axes)
     if published:
         legend = axes.legend(
-            handles, labels, loc="upper left", bbox_to_anchor=(1.02, 1), frameon=False,
-            fontsize=8.5, title="open markers: published numbers", title_fontsize=8.5,
-            alignment="left", labelspacing=0.8,
+            handles,
+            labels,
+            loc="upper left",
+            bbox_to_anchor=(1.02, 1),
+            frameon=False,
+            fontsize=8.5,
+            title="open markers: published numbers",
+            title_fontsize=8.5,
+            alignment="left",
+            labelspacing=0.8,
         )
     else:
         legend = axes.legend(handles, labels, loc="lower right", frameon=False, fontsize=9)
@@ -151,8 +176,12 @@ def training_curves(history, path):
             axes.set_title(shown, loc="right", fontsize=9, color=_MUTED)
         else:
             axes.legend(
-                title="k", ncols=math.ceil(len(panel) / 4), fontsize=7, title_fontsize=7,
-                frameon=False, loc="lower right",
+                title="k",
+                ncols=math.ceil(len(panel) / 4),
+                fontsize=7,
+                title_fontsize=7,
+                frameon=False,
+                loc="lower right",
             )
         axes.set_title(heading, loc="left", fontsize=10, color=_INK, parse_math=False)
         axes.set_xlim(0, max(last_step, 1) * 1.02)

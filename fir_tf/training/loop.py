@@ -194,6 +194,8 @@ def train(config):
     state = tf.train.Checkpoint(
         model=model,
         optimizer=optimizer,
+        # Keras does not track its dropout layers' random states for checkpoints.
+        seeds=[variable for variable in model.variables if "seed_generator" in variable.path],
         step=tf.Variable(0, dtype=tf.int64),
         best=tf.Variable(-1.0),
     )
