@@ -1,5 +1,6 @@
 """Backbones against published counts and torch's numbers, layers against stock Keras ones."""
 
+import os
 import subprocess
 import sys
 import zlib
@@ -461,3 +462,22 @@ np.testing.assert_allclose(layer.moving_variance.numpy(), variance, atol=1e-6)
 
 def test_the_statistics_of_two_replicas_are_averaged():
     subprocess.run([sys.executable, "-c", TWO_REPLICAS], check=True)
+
+
+WITHOUT_ONEDNN = """
+import tensorflow as tf
+from fir_tf.models.layers import GroupedConv2D
+layer = GroupedConv2D(8, 3, 4, padding="same")
+images = tf.ones((2, 5, 5, 8))
+with tf.GradientTape() as tape:
+    tape.watch(images)
+    loss = tf.reduce_sum(layer(images))
+gradient = tape.gradient(loss, images)
+middle = tf.reduce_sum(tf.reshape(layer.kernel, (9, 2, 4, 2)), (0, 3))
+tf.debugging.assert_near(gradient[0, 2, 2], tf.reshape(tf.transpose(middle), [-1]), 1e-5, 1e-5)
+"""
+
+
+def test_grouped_convolution_trains_where_tensorflow_has_no_gradient_for_it():
+    environment = {**os.environ, "TF_ENABLE_ONEDNN_OPTS": "0"}
+    subprocess.run([sys.executable, "-c", WITHOUT_ONEDNN], check=True, env=environment)

@@ -156,9 +156,7 @@ def test_an_interrupted_run_equals_an_uninterrupted_one(inshop, tmp_path, monkey
 
 @pytest.mark.slow
 def test_a_run_writes_its_folder_and_learns(inshop, tmp_path, capsys):
-    config = small_config(
-        inshop, tmp_path / "run", epochs=10, relaxation_width=64, dropout=0.0
-    )
+    config = small_config(inshop, tmp_path / "run", epochs=10, relaxation_width=64, dropout=0.0)
     run = loop.train(config)
     for name in (
         "config.json",
