@@ -105,10 +105,10 @@ class Config:
 
     epochs: int = option(200, "Passes over the training images.")
     learning_rate: float = option(1e-4, "Adam's learning rate at the start.")
-    decay_at: str = option(
-        "0.5,0.75",
-        "Shares of the run after which the learning rate is multiplied by 0.1 (of 200 epochs: "
-        "after 100 and 150, as in the paper); empty for never.",
+    decay_epochs: str = option(
+        "100,150",
+        "Epochs after which the learning rate is multiplied by 0.1, as in the paper; empty for "
+        "never.",
     )
     seed: int = option(0, "Seed of initialisation, batches and augmentation.")
     eval_every: int = option(1, "Epochs between two validations.")
@@ -122,9 +122,9 @@ class Config:
         """Returns the kinds in `losses`, a tuple of "OC", "OS", "IS"."""
         return parse_losses(self.losses)
 
-    def decay_shares(self):
-        """Returns `decay_at` as a list of floats in ascending order."""
-        return sorted(float(part) for part in self.decay_at.split(",") if part.strip())
+    def decays(self):
+        """Returns `decay_epochs` as a list of int in ascending order."""
+        return sorted(int(part) for part in self.decay_epochs.split(",") if part.strip())
 
     def save(self, path):
         """Writes the config as JSON to `path`."""
@@ -199,12 +199,10 @@ def _validate(config):
     require("colour_jitter", 0 <= config.colour_jitter <= 1, "between 0 and 1")
     require("seed", 0 <= config.seed < 2**31, "between 0 and 2147483647")
     try:
-        shares = config.decay_shares()
+        good = all(epoch >= 1 for epoch in config.decays())
     except ValueError:
-        shares = [-1.0]
-    require(
-        "decay_at", all(0 < share < 1 for share in shares), "shares between 0 and 1, as 0.5,0.75"
-    )
+        good = False
+    require("decay_epochs", good, "epochs >= 1 such as 100,150")
     kinds = config.loss_kinds()
     similarity = "OS" in kinds or "IS" in kinds
     weight = (config.alpha if "OC" in kinds else 0) + (config.beta if similarity else 0)

@@ -28,8 +28,8 @@ from fir_tf.training.run import open_run
         ({"batch_size": 4}, "at least twice it"),
         ({"images_per_item": 1}, "`images_per_item` must be at least 2. Received: 1"),
         ({"image_size": 8}, "`image_size` must be between 32 and 4096 pixels. Received: 8"),
-        ({"decay_at": "0.5,200"}, "`decay_at` must be shares between 0 and 1"),
-        ({"decay_at": "soon"}, "`decay_at` must be shares between 0 and 1"),
+        ({"decay_epochs": "0,100"}, "`decay_epochs` must be epochs >= 1"),
+        ({"decay_epochs": "soon"}, "`decay_epochs` must be epochs >= 1"),
         ({"dropout": 1.0}, "`dropout` must be at least 0 and below 1. Received: 1.0"),
         ({"run": " "}, "`run` must be a folder's path"),
         ({"epochs": 0}, "`epochs` must be >= 1. Received: 0"),
@@ -45,7 +45,7 @@ def test_losses_are_parsed_in_one_order():
 
 
 def test_config_survives_the_file(tmp_path):
-    config = Config(losses="OC+OS", decay_at="", rand_augment=True, seed=7)
+    config = Config(losses="OC+OS", decay_epochs="", rand_augment=True, seed=7)
     config.save(tmp_path / "config.json")
     assert Config.load(tmp_path / "config.json") == config
 

@@ -262,3 +262,17 @@ def test_training_view_has_a_static_shape(inshop):
         tf.TensorSpec((), tf.string), tf.TensorSpec((2,), tf.int32)
     ).output_shapes
     assert shape.as_list() == [32, 32, 3]
+
+
+@pytest.mark.slow
+def test_rand_augment_changes_the_views_and_keeps_their_range(inshop):
+    catalogue = load("inshop", inshop)
+    plain, config = small_config(), small_config(rand_augment=True)
+    plan = make_plan(catalogue, config)
+    before = next(iter(training_batches(catalogue, plan, plain)))["images"].numpy()
+    after = next(iter(training_batches(catalogue, plan, config)))
+    images = after["images"].numpy()
+    assert images.shape == before.shape and images.dtype == np.float32
+    assert images.min() >= 0 and images.max() <= 255
+    assert np.abs(images - before).mean() > 3
+    assert (after["item"].numpy() == catalogue.item[after["row"].numpy()]).all()

@@ -38,12 +38,12 @@ def small_config(inshop, run, **values):
 def test_schedule_is_the_papers():
     """Of 200 epochs: times 0.1 after 100 and after 150."""
     steps_per_epoch = 7
-    schedule = loop.make_schedule(Config(), 200 * steps_per_epoch)
+    schedule = loop.make_schedule(Config(), steps_per_epoch)
     for epoch, expected in [(0, 1e-4), (99, 1e-4), (100, 1e-5), (149, 1e-5), (150, 1e-6)]:
         first, last = epoch * steps_per_epoch, (epoch + 1) * steps_per_epoch - 1
         assert float(schedule(first)) == pytest.approx(expected)
         assert float(schedule(last)) == pytest.approx(expected)
-    constant = loop.make_schedule(Config(decay_at=""), 100)
+    constant = loop.make_schedule(Config(decay_epochs=""), 1)
     assert float(constant(0)) == float(constant(99)) == pytest.approx(1e-4)
 
 

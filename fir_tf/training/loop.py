@@ -29,20 +29,22 @@ from fir_tf.training.run import open_run
 CHECKPOINT_SECONDS = 60
 
 
-def make_schedule(config, steps):
-    """Returns the learning-rate schedule: times 0.1 after each of `decay_at` (PAPER: optimiser).
+def make_schedule(config, steps_per_epoch):
+    """Returns the learning-rate schedule: times 0.1 after each of `decay_epochs`.
+
+    The paper's: 1e-4, after epochs 100 and 150 of 200 (PAPER: optimiser).
 
     Args:
-        config: Config; `learning_rate`, `decay_at`.
-        steps: int, the run's length.
+        config: Config; `learning_rate`, `decay_epochs`.
+        steps_per_epoch: int.
 
     Returns:
         keras LearningRateSchedule.
     """
-    boundaries = [round(share * steps) for share in config.decay_shares()]
+    boundaries = [epoch * steps_per_epoch for epoch in config.decays()]
     values = [config.learning_rate * 0.1**power for power in range(len(boundaries) + 1)]
     if not boundaries:
-        boundaries, values = [steps], [config.learning_rate] * 2
+        boundaries, values = [1], [config.learning_rate] * 2
     # Keras applies the new value after the boundary step; ours counts from 0.
     return keras.optimizers.schedules.PiecewiseConstantDecay(
         [boundary - 1 for boundary in boundaries], values
@@ -187,7 +189,7 @@ def train(config):
         batch_norm=config.batch_norm,
     )
     steps = plan.steps_per_epoch * config.epochs
-    schedule = make_schedule(config, steps)
+    schedule = make_schedule(config, plan.steps_per_epoch)
     optimizer = keras.optimizers.Adam(schedule)
     variables = _trained_variables(model, config)
     optimizer.build(variables)
