@@ -49,6 +49,7 @@ def test_schedule_is_the_papers():
 
 def test_step_equals_adam_by_hand():
     """One step on a tiny network: loss, gradient and Adam's update worked out with numpy."""
+    keras.utils.set_random_seed(1)
     inputs = keras.Input((2, 2, 3))
     flat = keras.layers.Flatten()(inputs)
     logits = keras.layers.Dense(3, use_bias=False, name="logits")(flat)
@@ -81,7 +82,10 @@ def test_step_equals_adam_by_hand():
     # Adam's first step: m = g, v = g^2 after bias correction.
     expected = kernel - 0.01 * gradient / (np.abs(gradient) + 1e-7)
     assert float(scalars["loss"]) == pytest.approx(loss, rel=1e-5)
-    np.testing.assert_allclose(variables[0].numpy(), expected, atol=2e-5)
+    # Adam divides a gradient by its size: where there is next to none, rounding decides.
+    clear = np.abs(gradient) > 1e-3
+    assert clear.mean() > 0.8
+    np.testing.assert_allclose(variables[0].numpy()[clear], expected[clear], atol=3e-6)
     assert bad.numpy().tolist() == [-1, 1, -1, -1]
 
 
