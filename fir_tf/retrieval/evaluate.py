@@ -158,18 +158,17 @@ def evaluate(options):
     write_json(output / "metrics.json", metrics)
     paper = [row for row in PAPER_RESULTS if row.dataset == dataset]
     print(_report(metrics, paper))
-    title = f"{Path(data_dir).name}: {config.backbone}, {config.losses}"
+    title, note = f"{Path(data_dir).name}: {config.backbone}, {config.losses}", ""
     if paper and not _comparable(catalogue, dataset):
         note = "the paper's numbers are for DeepFashion's own images, not for these"
         print(f"note: {note}")
-        title += f" ({note})"
     if parts["skipped"]:
         print(f"skipped {len(parts['skipped'])} images that cannot be decoded:")
         for path in parts["skipped"]:
             print(f"  {path}")
     written = [output / "metrics.json"]
     if result:
-        written += _draw(catalogue, parts, config, title, paper, options, output)
+        written += _draw(catalogue, parts, config, title, note, paper, options, output)
     print("wrote " + ", ".join(str(path) for path in written))
     return metrics
 
@@ -196,7 +195,7 @@ def _comparable(catalogue, dataset):
     )
 
 
-def _draw(catalogue, parts, config, title, paper, options, output):
+def _draw(catalogue, parts, config, title, note, paper, options, output):
     """Writes the recall curve and the contact sheet; returns their paths."""
     result = parts["result"]
     curve, sheet = output / "recall_curve.png", output / "contact_sheet.png"
@@ -208,7 +207,7 @@ def _draw(catalogue, parts, config, title, paper, options, output):
     if not recalls:
         return []
     name = f"this run: {config.backbone}, {config.losses}"
-    recall_curve({name: recalls}, curve, title, paper=paper)
+    recall_curve({name: recalls}, curve, f"{title} ({note})" if note else title, paper=paper)
     contact_sheet(
         _sheet_rows(catalogue, parts, options.sheet_rows, options.sheet_matches), sheet, title
     )
@@ -218,7 +217,8 @@ def _draw(catalogue, parts, config, title, paper, options, output):
 def _sheet_rows(catalogue, parts, count, matches):
     """Queries for the contact sheet: of `count` items, spread evenly over the evaluated ones."""
     result, query, gallery = parts["result"], parts["query"], parts["gallery"]
-    candidates = np.flatnonzero(result.evaluated)
+    # Any of an item's queries, the same ones in every run: the first is always the same view.
+    candidates = np.random.default_rng(0).permutation(np.flatnonzero(result.evaluated))
     _, first = np.unique(catalogue.item[query[candidates]], return_index=True)
     places = np.unique(np.linspace(0, len(first) - 1, min(count, len(first))).round().astype(int))
     rows = []
