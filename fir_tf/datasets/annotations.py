@@ -8,6 +8,18 @@ import pandas as pd
 from fir_tf.errors import FirError
 
 
+def existing_folder(data_dir):
+    """Returns `data_dir` as a Path; FirError if it is empty or no folder."""
+    if not str(data_dir):
+        raise FirError("`data_dir` must name the folder of the data set. Received: ''")
+    data_dir = Path(data_dir)
+    if not data_dir.is_dir():
+        raise FirError(
+            f"`data_dir` must be an existing folder. Received: {data_dir} (there is no such folder)"
+        )
+    return data_dir
+
+
 def find_file(data_dir, name, folders):
     """Finds a file of a release, wherever the release puts it.
 
@@ -23,13 +35,7 @@ def find_file(data_dir, name, folders):
         FirError: if `data_dir` does not exist or the file is in none of the places, all of
             which the message lists.
     """
-    if not str(data_dir):
-        raise FirError("`data_dir` must name the folder of the data set. Received: ''")
-    data_dir = Path(data_dir)
-    if not data_dir.is_dir():
-        raise FirError(
-            f"`data_dir` must be an existing folder. Received: {data_dir} (there is no such folder)"
-        )
+    data_dir = existing_folder(data_dir)
     inner = sorted(path for path in data_dir.iterdir() if path.is_dir())
     for base in [data_dir, *inner]:
         for folder in folders:

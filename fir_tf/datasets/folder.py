@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fir_tf.datasets.annotations import existing_folder
 from fir_tf.datasets.catalogue import UNKNOWN, Catalogue, encode, unit_hash
 from fir_tf.errors import FirError
 
@@ -30,13 +31,7 @@ def load_folder(data_dir):
         FirError: if the folder is missing, holds no image in that layout, or has no training
             item or no query.
     """
-    if not str(data_dir):
-        raise FirError("`data_dir` must name the folder of the photos. Received: ''")
-    root = Path(data_dir)
-    if not root.is_dir():
-        raise FirError(
-            f"`data_dir` must be an existing folder. Received: {root} (there is no such folder)"
-        )
+    root = existing_folder(data_dir)
     paths, stray = [], []
     for folder, folders, names in os.walk(root, followlinks=True):
         folders.sort()
