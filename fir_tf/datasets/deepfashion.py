@@ -1,6 +1,7 @@
 """The three DeepFashion benchmarks (Liu et al., CVPR 2016) as Catalogues."""
 
 import numpy as np
+import pandas as pd
 
 from fir_tf.datasets.annotations import check_values, find_file, find_images, read_table
 from fir_tf.datasets.catalogue import CONSUMER, SHOP, UNKNOWN, Catalogue, encode
@@ -146,16 +147,7 @@ def load_consumer2shop(data_dir):
         side["domain"] = domain
         side["split"] = side["evaluation_status"].replace("test", test)
         sides.append(side)
-    table = (
-        sides[0]
-        .__class__(
-            {
-                name: np.concatenate([side[name].to_numpy(object) for side in sides])
-                for name in sides[0]
-            }
-        )
-        .drop_duplicates("image_name", ignore_index=True)
-    )
+    table = pd.concat(sides, ignore_index=True).drop_duplicates("image_name", ignore_index=True)
     item, items = encode(table["item_id"])
     category, categories = encode(_folder_above_item(table["image_name"], path, table["line"]))
     return Catalogue(

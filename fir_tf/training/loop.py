@@ -88,7 +88,6 @@ def make_train_step(network, optimizer, objective, variables, classified):
 class _Progress:
     """Gathers what the steps return until the next entry of the log."""
 
-    config: object
     rows: int
     pending: list = dataclasses.field(default_factory=list)
     bad: set = dataclasses.field(default_factory=set)
@@ -236,7 +235,7 @@ def _run_steps(config, run, catalogue, plan, steps, model, schedule, state, mana
     start = int(state.step)
     log, health = RunLog(run, start), Health(config)
     embedder = make_embedder(model)
-    progress = _Progress(config, int((catalogue.split == "train").sum()))
+    progress = _Progress(int((catalogue.split == "train").sum()))
     batches = iter(training_batches(catalogue, plan, config, start))
     every = plan.steps_per_epoch * config.eval_every
     saved = time.monotonic()
