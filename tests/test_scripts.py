@@ -29,6 +29,20 @@ def script(name, *flags, ok=True):
     return done.stdout, done.stderr
 
 
+def train(shop, run, epochs, ok=True):
+    """Trains a small model by the quickstart's flags."""
+    return script(
+        "train.py",
+        "--flagfile=quickstart.flags",
+        f"--data_dir={shop}",
+        f"--run={run}",
+        "--image_size=64",
+        "--batch_size=16",
+        f"--epochs={epochs}",
+        ok=ok,
+    )
+
+
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
     return boutique.write(tmp_path_factory.mktemp("data") / "boutique", items=24, views=4, size=96)
@@ -37,15 +51,7 @@ def shop(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(shop, tmp_path_factory):
     run = tmp_path_factory.mktemp("runs") / "small"
-    script(
-        "train.py",
-        "--flagfile=quickstart.flags",
-        f"--data_dir={shop}",
-        f"--run={run}",
-        "--image_size=64",
-        "--batch_size=16",
-        "--epochs=2",
-    )
+    train(shop, run, epochs=2)
     return run
 
 
@@ -102,27 +108,10 @@ def test_evaluation_and_serving_see_the_same_bits(shop, trained, tmp_path):
 @pytest.mark.slow
 def test_the_same_command_again_does_nothing(shop, trained):
     before = (trained / "model.keras").read_bytes()
-    out, _ = script(
-        "train.py",
-        "--flagfile=quickstart.flags",
-        f"--data_dir={shop}",
-        f"--run={trained}",
-        "--image_size=64",
-        "--batch_size=16",
-        "--epochs=2",
-    )
+    out, _ = train(shop, trained, epochs=2)
     assert "finished already" in out
     assert (trained / "model.keras").read_bytes() == before
-    _, err = script(
-        "train.py",
-        "--flagfile=quickstart.flags",
-        f"--data_dir={shop}",
-        f"--run={trained}",
-        "--image_size=64",
-        "--batch_size=16",
-        "--epochs=3",
-        ok=False,
-    )
+    _, err = train(shop, trained, epochs=3, ok=False)
     assert "--epochs: now 3, there 2" in err and "Traceback" not in err
 
 
