@@ -8,6 +8,7 @@ from fir_tf import files
 from fir_tf.errors import FirError
 
 LOSS_KINDS = ("OC", "OS", "IS")
+DATASET_NAMES = ("inshop", "category", "consumer2shop", "folder", "table")
 
 
 def option(default, help_text, choices=None):
@@ -36,10 +37,21 @@ class Config:
 
     run: str = option("runs/inshop", "Folder of the run: everything it writes goes there.")
 
-    dataset: str = option(
-        "inshop", "Layout of the data.", ("inshop", "category", "consumer2shop", "folder")
+    dataset: str = option("inshop", "Layout of the data.", DATASET_NAMES)
+    data_dir: str = option(
+        "data/inshop", "Folder of the data set; with --dataset=table the CSV or Parquet file."
     )
-    data_dir: str = option("data/inshop", "Folder of the data set.")
+    extra_data: str = option(
+        "",
+        "Further sources of training images, as dataset:path[,dataset:path...]; each image takes "
+        "part in the losses it has a label for.",
+    )
+    gallery_scope: str = option(
+        "test",
+        "Gallery of Consumer-to-Shop: the shop images of the test set (the data set's README), "
+        "or those of val and test (some papers).",
+        ("test", "val+test"),
+    )
     val_fraction: float = option(
         0.1,
         "Share of the training items kept back to choose the best checkpoint on, where the data "
@@ -99,8 +111,9 @@ class Config:
     resize: str = option(
         "crop",
         "How evaluation and serving fit an image: crop takes the centre of the image with the "
-        "short side at 8/7 of --image_size, squash takes the whole image.",
-        ("crop", "squash"),
+        "short side at 8/7 of --image_size, squash takes the whole image and gives up its "
+        "proportions, pad takes the whole image on a white square.",
+        ("crop", "squash", "pad"),
     )
 
     epochs: int = option(200, "Passes over the training images.")

@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from fir_tf.config import option
+from fir_tf.config import DATASET_NAMES, option
 from fir_tf.errors import FirError
 
 
@@ -16,7 +16,13 @@ class EvaluateOptions:
     dataset: str = option(
         "",
         "Layout of the data; the run's own when not given.",
-        ("", "inshop", "category", "consumer2shop", "folder"),
+        ("", *DATASET_NAMES),
+    )
+    gallery_scope: str = option(
+        "",
+        "Gallery of Consumer-to-Shop: the shop images of the test set, or those of val and test; "
+        "the run's own when not given.",
+        ("", "test", "val+test"),
     )
     split: str = option("test", "Part of the data that is measured.", ("test", "val"))
     batch_size: int = option(64, "Images in a batch.")

@@ -8,7 +8,7 @@ import random
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
+from PIL import Image, ImageOps
 
 from fir_tf.config import Config
 from fir_tf.datasets import load
@@ -45,6 +45,15 @@ def test_squash_equals_pillow(size):
     np.testing.assert_allclose(pixels, expected, atol=1.01)
 
 
+@pytest.mark.parametrize("size", [(300, 400), (400, 200), (64, 64), (30, 40)])
+def test_pad_equals_pillow(size):
+    image = picture(*size)
+    pixels, valid = preprocess(tf.constant(encoded(image)), 64, "pad")
+    expected = ImageOps.pad(image, (64, 64), Image.BILINEAR, color="white")
+    assert bool(valid)
+    np.testing.assert_allclose(pixels, np.asarray(expected, np.float32), atol=1.01)
+
+
 @pytest.mark.parametrize("size", [(320, 448), (448, 320), (128, 128)])
 def test_crop_equals_pillows_window(size):
     """The centre 7/8 of the short side, resized: what resize 256 + centre crop 224 shows."""
@@ -70,7 +79,7 @@ def test_crop_equals_pillows_window(size):
     ],
     ids=["jpeg", "gif", "bmp", "gray", "alpha", "1x1", "500x1"],
 )
-@pytest.mark.parametrize("resize", ["crop", "squash"])
+@pytest.mark.parametrize("resize", ["crop", "squash", "pad"])
 def test_other_formats_are_read(image, resize):
     pixels, valid = preprocess(tf.constant(image), 32, resize)
     assert bool(valid) and pixels.shape == (32, 32, 3)

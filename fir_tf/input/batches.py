@@ -80,7 +80,7 @@ def ordered_batches(catalogue, image_size, resize, batch_size):
     Args:
         catalogue: Catalogue.
         image_size: int, side of the images in pixels.
-        resize: "crop" or "squash", see `fir_tf.input.images.fit`.
+        resize: "crop", "squash" or "pad", see `fir_tf.input.images.fit`.
         batch_size: int.
 
     Returns:

@@ -28,7 +28,9 @@ def fit(pixels, image_size, resize):
         pixels: uint8 [height, width, 3].
         image_size: int, side of the square result in pixels.
         resize: "crop" resizes the short side to 8/7 of `image_size` and takes the centre;
-            "squash" resizes the whole image to the square, whatever its proportions.
+            "squash" resizes the whole image to the square, whatever its proportions; "pad"
+            resizes the long side and fills the square up with white, the ground of most
+            catalogue photos.
 
     Returns:
         float32 [image_size, image_size, 3] in [0, 255], antialiased.
@@ -36,6 +38,8 @@ def fit(pixels, image_size, resize):
     pixels.set_shape([None, None, 3])
     if resize == "squash":
         return _resize(pixels, image_size, image_size)
+    if resize == "pad":
+        return _pad(pixels, image_size)
     # The centre is cut out before resizing: the same window, without the work for the rest.
     shape = tf.shape(pixels)
     side = tf.cast(
@@ -51,13 +55,25 @@ def _resize(pixels, height, width):
     return tf.ensure_shape(tf.clip_by_value(resized, 0.0, 255.0), (height, width, 3))
 
 
+def _pad(pixels, image_size):
+    shape = tf.cast(tf.shape(pixels)[:2], tf.float32)
+    sides = tf.cast(tf.round(shape * image_size / tf.reduce_max(shape)), tf.int32)
+    sides = tf.maximum(sides, 1)
+    resized = tf.image.resize(pixels, sides, method="bilinear", antialias=True)
+    before = (image_size - sides) // 2
+    after = image_size - sides - before
+    margins = [[before[0], after[0]], [before[1], after[1]], [0, 0]]
+    padded = tf.pad(tf.clip_by_value(resized, 0.0, 255.0), margins, constant_values=255.0)
+    return tf.ensure_shape(padded, (image_size, image_size, 3))
+
+
 def preprocess(contents, image_size, resize):
     """Decodes and fits one image; a bad one is marked and harms nothing else.
 
     Args:
         contents: string scalar, an image file's bytes.
         image_size: int, side of the result in pixels.
-        resize: "crop" or "squash", see `fit`.
+        resize: "crop", "squash" or "pad", see `fit`.
 
     Returns:
         pixels: float32 [image_size, image_size, 3] in [0, 255]; zeros where not valid.
