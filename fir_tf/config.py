@@ -118,15 +118,70 @@ class Config:
 
     epochs: int = option(200, "Passes over the training images.")
     learning_rate: float = option(1e-4, "Adam's learning rate at the start.")
+    backbone_learning_rate: float = option(
+        0.0, "Learning rate of the backbone, on the same schedule; 0 takes --learning_rate."
+    )
+    schedule: str = option(
+        "step",
+        "step multiplies the learning rate by 0.1 after each of --decay_epochs, cosine lets it "
+        "fall to 0 along half a cosine, constant keeps it.",
+        ("step", "cosine", "constant"),
+    )
     decay_epochs: str = option(
         "100,150",
-        "Epochs after which the learning rate is multiplied by 0.1, as in the paper; empty for "
-        "never.",
+        "Epochs after which --schedule=step multiplies the learning rate by 0.1, as in the "
+        "paper; empty for never.",
+    )
+    warmup_epochs: float = option(
+        0.0, "Epochs over which the learning rate rises linearly from 0, before the schedule."
+    )
+    weight_decay: float = option(
+        0.0, "Decoupled weight decay (AdamW) of kernels; biases and batch norm are left out."
+    )
+    clip_norm: float = option(
+        0.0, "Largest norm of the gradient over all variables together; 0 for no limit."
+    )
+    accumulate: int = option(
+        1, "Batches whose gradients are averaged for one update; triplets stay within a batch."
+    )
+    ema: float = option(
+        0.0,
+        "Momentum of a moving average of the weights, such as 0.999; it is what gets validated "
+        "and saved. 0 for none.",
+    )
+    label_smoothing: float = option(0.0, "Share of OC's target spread evenly over all categories.")
+    patience: int = option(
+        0, "Validations without a better model after which training ends; 0 for never."
     )
     seed: int = option(0, "Seed of initialisation, batches and augmentation.")
+
+    distribute: str = option(
+        "auto",
+        "auto uses all GPUs of the machine; mirrored does so by name, multiworker reads the "
+        "cluster from TF_CONFIG, tpu connects to the local TPU, none takes one device. Triplets "
+        "are found in the global batch, whatever the number of devices.",
+        ("auto", "none", "mirrored", "multiworker", "tpu"),
+    )
+    mixed_precision: str = option(
+        "float32",
+        "Number format of the network; auto takes the fastest one for the backbone on this "
+        "device. Distances, softmax, weights and the saved model are float32 in any case.",
+        ("float32", "bfloat16", "float16", "auto"),
+    )
+    deterministic: bool = option(
+        False, "Make every operation repeatable to the bit (slower on GPUs)."
+    )
+    steps_per_loop: int = option(1, "Steps between two returns to Python; large values suit a TPU.")
+
     eval_every: int = option(1, "Epochs between two validations.")
     log_every: int = option(10, "Steps between two entries of the log.")
     resume: bool = option(True, "Go on where an interrupted run of the same config stopped.")
+    dry_run: bool = option(
+        False, "Only show the plan and try one step: steps, images, time and memory."
+    )
+    profile: str = option(
+        "", "First and last step of a TensorBoard trace in the run's logs, such as 20,30."
+    )
 
     def __post_init__(self):
         _validate(self)
@@ -137,7 +192,12 @@ class Config:
 
     def decays(self):
         """Returns `decay_epochs` as a list of int in ascending order."""
-        return sorted(int(part) for part in self.decay_epochs.split(",") if part.strip())
+        return sorted(_integers(self.decay_epochs))
+
+    def profiled(self):
+        """Returns the first and the last step to trace, or None."""
+        steps = _integers(self.profile)
+        return (steps[0], steps[1]) if steps else None
 
     def save(self, path):
         """Writes the config as JSON to `path`."""
@@ -171,12 +231,25 @@ class Config:
 
     def differences(self, other):
         """Returns {name: (own, other's)} for the settings a resumed run may not change."""
-        free = {"run", "resume", "log_every", "data_dir"}
+        free = {
+            "run",
+            "resume",
+            "log_every",
+            "data_dir",
+            "distribute",
+            "steps_per_loop",
+            "dry_run",
+            "profile",
+        }
         return {
             field.name: (getattr(self, field.name), getattr(other, field.name))
             for field in dataclasses.fields(self)
             if field.name not in free and getattr(self, field.name) != getattr(other, field.name)
         }
+
+
+def _integers(text):
+    return [int(part) for part in text.split(",") if part.strip()]
 
 
 def _validate(config):
@@ -191,7 +264,17 @@ def _validate(config):
                 field.name, getattr(config, field.name) in choices, "one of " + ", ".join(choices)
             )
     require("run", str(config.run).strip(), "a folder's path")
-    for name in ("alpha", "beta", "delta", "embedding_size"):
+    for name in (
+        "alpha",
+        "beta",
+        "delta",
+        "embedding_size",
+        "warmup_epochs",
+        "backbone_learning_rate",
+        "weight_decay",
+        "clip_norm",
+        "patience",
+    ):
         require(name, getattr(config, name) >= 0, ">= 0")
     for name in (
         "batch_size",
@@ -200,6 +283,8 @@ def _validate(config):
         "eval_every",
         "log_every",
         "images_per_item",
+        "accumulate",
+        "steps_per_loop",
     ):
         require(name, getattr(config, name) >= 1, ">= 1")
     require("image_size", 32 <= config.image_size <= 4096, "between 32 and 4096 pixels")
@@ -211,11 +296,19 @@ def _validate(config):
     require("grayscale", 0 <= config.grayscale <= 1, "between 0 and 1")
     require("colour_jitter", 0 <= config.colour_jitter <= 1, "between 0 and 1")
     require("seed", 0 <= config.seed < 2**31, "between 0 and 2147483647")
+    require("ema", 0 <= config.ema < 1, "at least 0 and below 1")
+    require("label_smoothing", 0 <= config.label_smoothing < 1, "at least 0 and below 1")
     try:
         good = all(epoch >= 1 for epoch in config.decays())
     except ValueError:
         good = False
     require("decay_epochs", good, "epochs >= 1 such as 100,150")
+    try:
+        steps = _integers(config.profile)
+        good = not steps or (len(steps) == 2 and 1 <= steps[0] <= steps[1])
+    except ValueError:
+        good = False
+    require("profile", good, "two steps such as 20,30")
     kinds = config.loss_kinds()
     similarity = "OS" in kinds or "IS" in kinds
     weight = (config.alpha if "OC" in kinds else 0) + (config.beta if similarity else 0)

@@ -1,6 +1,13 @@
 """The training loop: schedule, exact resume, what stops a run."""
 
 import dataclasses
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -16,6 +23,9 @@ from fir_tf.retrieval.evaluate import load_model
 from fir_tf.training import loop
 from fir_tf.training.checks import Health
 from fir_tf.training.log import RunLog, read_history
+from fir_tf.training.optimizer import make_optimizer
+from fir_tf.training.schedules import make_schedule
+from fir_tf.training.step import TrainStep, make_averages
 
 
 def small_config(inshop, run, **values):
@@ -38,54 +48,163 @@ def small_config(inshop, run, **values):
 def test_schedule_is_the_papers():
     """Of 200 epochs: times 0.1 after 100 and after 150."""
     steps_per_epoch = 7
-    schedule = loop.make_schedule(Config(), steps_per_epoch)
+    schedule = make_schedule(Config(), steps_per_epoch)
     for epoch, expected in [(0, 1e-4), (99, 1e-4), (100, 1e-5), (149, 1e-5), (150, 1e-6)]:
         first, last = epoch * steps_per_epoch, (epoch + 1) * steps_per_epoch - 1
         assert float(schedule(first)) == pytest.approx(expected)
         assert float(schedule(last)) == pytest.approx(expected)
-    constant = loop.make_schedule(Config(decay_epochs=""), 1)
-    assert float(constant(0)) == float(constant(99)) == pytest.approx(1e-4)
+    constant = make_schedule(Config(decay_epochs=""), 1)
+    assert float(constant(0)) == float(constant(199)) == pytest.approx(1e-4)
+    constant = make_schedule(Config(schedule="constant"), 1)
+    assert float(constant(0)) == float(constant(199)) == pytest.approx(1e-4)
 
 
-def test_step_equals_adam_by_hand():
-    """One step on a tiny network: loss, gradient and Adam's update worked out with numpy."""
+def test_cosine_with_warm_up():
+    """Rising over 10 of 100 updates, then half a cosine: half the rate at the middle, 0 last."""
+    config = Config(schedule="cosine", epochs=10, warmup_epochs=1.0, learning_rate=0.5)
+    schedule = make_schedule(config, 10)
+    rates = np.array([float(schedule(step)) for step in range(101)])
+    expected = 0.25 * (1 + np.cos(np.pi * (np.arange(10, 101) - 10) / 90))
+    np.testing.assert_allclose(rates[10:], expected, atol=1e-6)
+    np.testing.assert_allclose(rates[:10], 0.5 * np.arange(1, 11) / 11, rtol=1e-5)
+    assert rates[55] == pytest.approx(0.25) and rates[100] == pytest.approx(0, abs=1e-6)
+    copy = type(schedule).from_config(schedule.get_config())
+    assert float(copy(42)) == float(schedule(42))
+
+
+def linear_step(batches, losses="OC", **flags):
+    """A linear network on [n, 12] inputs, its TrainStep and its kernel; `batches` as arrays."""
     keras.utils.set_random_seed(1)
-    inputs = keras.Input((2, 2, 3))
-    flat = keras.layers.Flatten()(inputs)
-    logits = keras.layers.Dense(3, use_bias=False, name="logits")(flat)
-    embedding = keras.layers.UnitNormalization()(flat)
+    inputs = keras.Input((12,))
+    logits = keras.layers.Dense(3, use_bias=False, name="logits")(inputs)
+    embedding = keras.layers.UnitNormalization()(inputs)
     network = keras.Model(inputs, {"logits": logits, "embedding": embedding})
-    optimizer = keras.optimizers.Adam(0.01)
+    config = Config(losses=losses, learning_rate=0.01, alpha=0.5, **flags)
     variables = network.trainable_variables
-    optimizer.build(variables)
-    step = loop.make_train_step(
-        network, optimizer, Objective("OC", 0.5, 0.0, 0.3, "all"), variables, np.ones(4, bool)
+    optimizer = make_optimizer(config, network, variables, 0.01, "float32")
+    averages = make_averages(variables) if config.ema else None
+    step = TrainStep(
+        network,
+        optimizer,
+        Objective(losses, 0.5, 0.0, 0.3, "all", config.label_smoothing),
+        variables,
+        np.ones(4, bool),
+        accumulate=config.accumulate,
+        clip_norm=config.clip_norm,
+        averages=averages,
+        momentum=config.ema,
     )
-    rng = np.random.default_rng(0)
-    images = rng.normal(size=(4, 2, 2, 3)).astype(np.float32)
-    category = np.array([0, 2, 1, 1])
-    kernel = variables[0].numpy().astype(np.float64)
-    scalars, bad = step(
+    images, category = batches
+    data = tf.data.Dataset.from_tensor_slices(
         {
             "images": images,
-            "category": tf.constant(category, tf.int32),
-            "item": tf.fill([4], -1),
-            "row": tf.range(4),
-            "valid": tf.constant([True, False, True, True]),
+            "category": category.astype(np.int32),
+            "item": np.full(category.shape, -1, np.int32),
+            "row": np.tile(np.arange(4, dtype=np.int32), (len(images), 1)),
+            "valid": np.tile([True, False, True, True], (len(images), 1)),
         }
     )
-    x = images.reshape(4, 12).astype(np.float64)
+    return step, iter(data), variables[0], averages
+
+
+def linear_data(count):
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(count, 4, 12)).astype(np.float32), rng.integers(0, 3, (count, 4))
+
+
+def gradient_by_hand(kernel, x, category, smoothing=0.0):
+    """Loss and gradient of 0.5 * softmax cross-entropy of a linear network, in float64."""
+    x, kernel = x.astype(np.float64), kernel.astype(np.float64)
     scores = np.exp(x @ kernel)
     softmax = scores / scores.sum(1, keepdims=True)
-    loss = 0.5 * -np.log(softmax[np.arange(4), category]).mean()
-    gradient = 0.5 * x.T @ (softmax - np.eye(3)[category]) / 4
-    # Adam's first step, with epsilon beside the uncorrected root of v as Keras has it (the
-    # "epsilon hat" of Kingma and Ba 2015, section 2).
-    m, v = 0.1 * gradient, 0.001 * gradient**2
-    expected = kernel - 0.01 * (np.sqrt(0.001) / 0.1) * m / (np.sqrt(v) + 1e-7)
-    assert float(scalars["loss"]) == pytest.approx(loss, rel=1e-5)
-    np.testing.assert_allclose(variables[0].numpy(), expected, atol=3e-6)
-    assert bad.numpy().tolist() == [-1, 1, -1, -1]
+    target = (1 - smoothing) * np.eye(3)[category] + smoothing / 3
+    loss = 0.5 * -(target * np.log(softmax)).sum(1).mean()
+    return loss, 0.5 * x.T @ (softmax - target) / len(x)
+
+
+class AdamByHand:
+    """Kingma and Ba 2015 with epsilon beside the uncorrected root ("epsilon hat", section 2)."""
+
+    def __init__(self, decay=0.0):
+        self.m = self.v = self.t = 0
+        self.decay = decay
+
+    def __call__(self, kernel, gradient):
+        self.t += 1
+        self.m = 0.9 * self.m + 0.1 * gradient
+        self.v = 0.999 * self.v + 0.001 * gradient**2
+        rate = 0.01 * np.sqrt(1 - 0.999**self.t) / (1 - 0.9**self.t)
+        return kernel * (1 - 0.01 * self.decay) - rate * self.m / (np.sqrt(self.v) + 1e-7)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {},
+        {"accumulate": 2},
+        {"clip_norm": 0.1},
+        {"weight_decay": 0.5},
+        {"label_smoothing": 0.2},
+        {"ema": 0.75},
+    ],
+    ids=str,
+)
+def test_three_updates_equal_adam_by_hand(flags):
+    """Loss, gradient, update and what the flags add, worked out with numpy."""
+    each = flags.get("accumulate", 1)
+    images, category = linear_data(3 * each)
+    step, batches, variable, averages = linear_step((images, category), **flags)
+    kernel = variable.numpy().astype(np.float64)
+    average, adam = kernel.copy(), AdamByHand(flags.get("weight_decay", 0.0))
+    losses = []
+    for update in range(3):
+        found = [
+            gradient_by_hand(kernel, images[i], category[i], flags.get("label_smoothing", 0.0))
+            for i in range(update * each, (update + 1) * each)
+        ]
+        losses.append(np.mean([loss for loss, _ in found]))
+        gradient = np.mean([value for _, value in found], axis=0)
+        if "clip_norm" in flags:
+            norm = np.sqrt((gradient**2).sum())
+            assert norm > flags["clip_norm"]
+            gradient *= flags["clip_norm"] / norm
+        kernel = adam(kernel, gradient)
+        average = 0.75 * average + 0.25 * kernel
+    first, _ = step(batches, 1)
+    scalars, bad = step(batches, 2)
+    found = [float(first["loss"][0]), *scalars["loss"].numpy()]
+    np.testing.assert_allclose(found, losses, rtol=1e-5)
+    np.testing.assert_allclose(variable.numpy(), kernel, atol=5e-6)
+    assert bad.numpy().tolist() == [[-1, 1, -1, -1] * each] * 2
+    if averages:
+        np.testing.assert_allclose(averages[0].numpy(), average, atol=5e-6)
+
+
+def test_the_backbone_has_its_own_rate():
+    """With a tenth of the rate, Adam's first step of the backbone is a tenth as long."""
+    config = Config(backbone="efficientnet_lite0", learning_rate=0.01, backbone_learning_rate=0.001)
+    model = build_fir(
+        "efficientnet_lite0", 32, 5, weights="none", relaxation_width=4, embedding_size=3
+    )
+    variables = model.trainable_variables
+    before = [variable.numpy() for variable in variables]
+    optimizer = make_optimizer(config, model, variables, 0.01, "float32")
+    optimizer.apply([tf.ones(variable.shape) for variable in variables], variables)
+    body = {id(variable) for variable in model.get_layer(config.backbone).trainable_variables}
+    assert 0 < len(body) < len(variables)
+    for variable, old in zip(variables, before, strict=True):
+        expected = 0.001 if id(variable) in body else 0.01
+        np.testing.assert_allclose(old - variable.numpy(), expected, rtol=1e-2)
+
+
+def test_a_float16_step_that_overflows_changes_nothing():
+    step, batches, variable, _ = linear_step(linear_data(2))
+    config = Config(losses="OC", learning_rate=0.01)
+    optimizer = make_optimizer(config, None, [variable], 0.01, "float16")
+    before, scale = variable.numpy(), float(optimizer.dynamic_scale.numpy())
+    optimizer.apply([tf.fill(variable.shape, float("inf"))], [variable])
+    np.testing.assert_array_equal(variable.numpy(), before)
+    assert float(optimizer.dynamic_scale.numpy()) == scale / 2
 
 
 def test_training_model_shares_the_network():
@@ -115,46 +234,174 @@ def test_projection_and_head_shapes():
     assert head == 1280 * 4 + 4 + 4 * 5 + 5
 
 
-@pytest.mark.slow
-def test_an_interrupted_run_equals_an_uninterrupted_one(inshop, tmp_path, monkeypatch):
-    """Stopped after 5 of 10 steps and resumed: the same weights to the last bit."""
-    whole = small_config(inshop, tmp_path / "whole")
-    loop.train(whole)
-    parts = dataclasses.replace(whole, run=str(tmp_path / "parts"))
-    make = loop.make_train_step
+def checkpoint_values(folder):
+    """Everything in the newest checkpoint, by name."""
+    reader = tf.train.load_checkpoint(str(folder))
+    return {
+        name: reader.get_tensor(name)
+        for name in reader.get_variable_to_shape_map()
+        if not name.startswith(("_CHECKPOINTABLE", "save_counter"))
+    }
 
-    def stopping(*args):
-        step, calls = make(*args), []
 
-        def run(batch):
-            calls.append(batch)
-            if len(calls) == 3:
-                import os
-                import signal
-
-                os.kill(os.getpid(), signal.SIGTERM)
-            return step(batch)
-
-        return run
-
-    monkeypatch.setattr(loop, "make_train_step", stopping)
-    with pytest.raises(FirError, match="stopped at step 3 of .* resumes"):
-        loop.train(parts)
-    monkeypatch.setattr(loop, "make_train_step", make)
-    loop.train(parts)
-
-    def weights(run):
-        reader = tf.train.load_checkpoint(str(run / "checkpoints"))
-        return {
-            name: reader.get_tensor(name)
-            for name in reader.get_variable_to_shape_map()
-            if not name.startswith(("_CHECKPOINTABLE", "save_counter"))
-        }
-
-    first, second = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+def assert_same_run(whole, parts):
+    """The same weights, optimiser, random states, counters and log, to the last bit."""
+    first = checkpoint_values(whole / "checkpoints")
+    second = checkpoint_values(parts / "checkpoints")
     assert first.keys() == second.keys() and len(first) > 100
     for name, value in first.items():
         assert np.array_equal(value, second[name]), name
+    logs = [
+        {name: values for name, values in read_history(run).items() if "per_second" not in name}
+        for run in (whole, parts)
+    ]
+    assert logs[0] == logs[1]
+
+
+SCRIPT = """
+import os, sys
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+from fir_tf.config import Config
+from fir_tf.errors import FirError
+from fir_tf.training import checkpoints, loop
+checkpoints.CHECKPOINT_SECONDS = 0
+try:
+    loop.train(Config(**eval(sys.argv[1])))
+except FirError as error:
+    print("error:", error)
+    sys.exit(1)
+"""
+
+
+def start(config, **options):
+    """Starts a training run in a process that saves a checkpoint after every step."""
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, repr(dataclasses.asdict(config))],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **options,
+    )
+
+
+def wait_for_step(run, step, process):
+    """Returns once the run's checkpoint file names the step."""
+    end = time.monotonic() + 300
+    while time.monotonic() < end and process.poll() is None:
+        path = run / "checkpoints" / "checkpoint"
+        if path.exists() and f'"ckpt-{step}"' in path.read_text():
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"step {step} was not reached: {process.communicate()[0][-2000:]}")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """A data folder, a config with every kind of state, and its uninterrupted run."""
+    root = tmp_path_factory.mktemp("whole")
+    inshop = write_inshop(root / "data", inshop_rows())
+    config = small_config(
+        inshop, root / "run", epochs=3, deterministic=True, ema=0.9, log_every=2, batch_norm="batch"
+    )
+    process = start(config)
+    text, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, text[-2000:]
+    return config
+
+
+@pytest.mark.slow
+def test_a_killed_run_equals_an_uninterrupted_one(uninterrupted, tmp_path):
+    """kill -9 at two moments, SIGTERM at a third, each resumed by the same command."""
+    config = dataclasses.replace(uninterrupted, run=str(tmp_path / "parts"))
+    run = tmp_path / "parts"
+    for step, number in ((2, signal.SIGKILL), (5, signal.SIGKILL), (7, signal.SIGTERM)):
+        process = start(config)
+        wait_for_step(run, step, process)
+        process.send_signal(number)
+        text, _ = process.communicate(timeout=300)
+        assert process.returncode == (-9 if number == signal.SIGKILL else 1), text[-2000:]
+    assert "on request; the same command resumes" in text
+    process = start(config)
+    text, _ = process.communicate(timeout=600)
+    assert process.returncode == 0 and "resuming" in text, text[-2000:]
+    assert_same_run(Path(uninterrupted.run), run)
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_is_passed_over(uninterrupted, tmp_path):
+    """A truncated newest checkpoint: the one before it is used, which is said."""
+    run = tmp_path / "parts"
+    config = dataclasses.replace(uninterrupted, run=str(run))
+    process = start(config)
+    wait_for_step(run, 4, process)
+    process.kill()
+    process.wait()
+    newest = Path(tf.train.latest_checkpoint(str(run / "checkpoints")))
+    data = newest.with_name(newest.name + ".data-00000-of-00001")
+    data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
+    process = start(config)
+    text, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, text[-2000:]
+    assert f"cannot read the checkpoint {newest}" in text and "resuming" in text
+    assert_same_run(Path(uninterrupted.run), run)
+    for path in (run / "checkpoints").glob("ckpt-*.index"):
+        path.write_bytes(b"")
+    process = start(config)
+    text, _ = process.communicate(timeout=600)
+    assert process.returncode == 1 and "no checkpoint in" in text, text[-2000:]
+
+
+@pytest.mark.slow
+def test_a_full_disk_keeps_the_checkpoint_before(uninterrupted, tmp_path):
+    """Files may not grow beyond half a checkpoint: a message, and the run goes on later."""
+    run = tmp_path / "parts"
+    config = dataclasses.replace(uninterrupted, run=str(run))
+    process = start(config)
+    wait_for_step(run, 3, process)
+    process.kill()
+    process.wait()
+    newest = Path(tf.train.latest_checkpoint(str(run / "checkpoints")))
+    limit = newest.with_name(newest.name + ".data-00000-of-00001").stat().st_size // 2
+
+    def small_files():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    process = start(config, preexec_fn=small_files)
+    text, _ = process.communicate(timeout=600)
+    assert process.returncode == 1 and "cannot write a checkpoint into" in text, text[-2000:]
+    assert f"last whole checkpoint ({newest})" in text
+    process = start(config)
+    text, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, text[-2000:]
+    assert_same_run(Path(uninterrupted.run), run)
+
+
+@pytest.mark.slow
+def test_steps_per_loop_change_nothing(uninterrupted, tmp_path):
+    """Several steps without a return to Python, and a trace of some of them."""
+    config = dataclasses.replace(
+        uninterrupted, run=str(tmp_path / "looped"), steps_per_loop=5, profile="2,3"
+    )
+    process = start(config)
+    text, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, text[-2000:]
+    assert_same_run(Path(uninterrupted.run), tmp_path / "looped")
+    assert list((tmp_path / "looped" / "logs").rglob("*.xplane.pb"))
+
+
+@pytest.mark.slow
+def test_early_stop_and_dry_run(inshop, tmp_path, capsys):
+    config = small_config(inshop, tmp_path / "run", epochs=30, patience=2, learning_rate=1e-9)
+    loop.train(dataclasses.replace(config, dry_run=True))
+    out = capsys.readouterr().out
+    assert "dry run: nothing was written" in out and "images/s" in out and "GiB of RAM" in out
+    assert not (tmp_path / "run").exists()
+    loop.train(config)
+    out = capsys.readouterr().out
+    assert re.search(r"ended at step \d+ of \d+: no better model in 2 validations", out)
+    loop.train(config)
+    assert "finished already" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -9,13 +9,15 @@ from fir_tf.config import parse_losses
 from fir_tf.losses.triplet import explicit_triplet_loss, mined_triplet_loss
 
 
-def classification_loss(logits, category, mask):
+def classification_loss(logits, category, mask, smoothing=0.0):
     """OC: mean softmax cross-entropy over the images with a known category.
 
     Args:
         logits: float [n, categories].
         category: int32 [n], -1 where unknown.
         mask: bool [n], the images it applies to (the anchors, in explicit triplets).
+        smoothing: float in [0, 1), the share of the target that is spread evenly over all
+            categories (Szegedy et al. 2016).
 
     Returns:
         (loss, accuracy), float32 scalars; 0 where no image takes part.
@@ -25,6 +27,9 @@ def classification_loss(logits, category, mask):
     weight = tf.cast(known, tf.float32)
     target = tf.maximum(category, 0)
     values = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=target, logits=logits)
+    if smoothing:
+        even = -tf.reduce_mean(tf.nn.log_softmax(logits), axis=1)
+        values = (1.0 - smoothing) * values + smoothing * even
     right = tf.cast(tf.equal(tf.argmax(logits, axis=1, output_type=tf.int32), target), tf.float32)
     count = tf.reduce_sum(weight)
     return (
@@ -43,6 +48,7 @@ class Objective:
         beta: float, the weight of each similarity loss.
         delta: float, the margin.
         triplets: "explicit" or a miner ("all", "semihard", "hard").
+        label_smoothing: float, of OC.
     """
 
     losses: str
@@ -50,6 +56,7 @@ class Objective:
     beta: float
     delta: float
     triplets: str
+    label_smoothing: float = 0.0
 
     def __call__(self, logits, embedding, category, item, classified):
         """Computes the total and its parts.
@@ -71,7 +78,7 @@ class Objective:
         total = tf.constant(0.0)
         if "OC" in kinds:
             parts["OC"], parts["category_accuracy"] = classification_loss(
-                logits, category, classified
+                logits, category, classified, self.label_smoothing
             )
             total += self.alpha * parts["OC"]
         found = []

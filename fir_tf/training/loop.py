@@ -1,9 +1,13 @@
-"""The training loop: one compiled step, checkpoints, validation, the best model."""
+"""A training run from its config to its folder."""
 
 import contextlib
 import dataclasses
+import resource
 import signal
+import sys
+import tempfile
 import time
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -13,115 +17,21 @@ from tqdm import tqdm
 from fir_tf import datasets
 from fir_tf.datasets.catalogue import split_off_validation
 from fir_tf.errors import FirError
-from fir_tf.files import replacing, write_json
+from fir_tf.files import write_json
 from fir_tf.input.batches import training_batches
 from fir_tf.input.plans import make_plan
 from fir_tf.losses.objective import Objective
 from fir_tf.models.fir import build_fir, head_variables, training_model
-from fir_tf.retrieval.embed import BAD_SHARE_MAX, make_embedder, unreadable_message
-from fir_tf.retrieval.evaluate import measure
 from fir_tf.retrieval.pictures import training_curves
-from fir_tf.training.checks import Health
+from fir_tf.training import actions
+from fir_tf.training.checkpoints import Checkpoints
+from fir_tf.training.distribution import make_strategy, worker_index
 from fir_tf.training.log import RunLog, read_history
+from fir_tf.training.optimizer import make_optimizer
+from fir_tf.training.precision import choose_precision, policy
 from fir_tf.training.run import open_run
-
-# Writing a checkpoint of a large network takes seconds: not more often than this.
-CHECKPOINT_SECONDS = 60
-
-
-def make_schedule(config, steps_per_epoch):
-    """Returns the learning-rate schedule: times 0.1 after each of `decay_epochs`.
-
-    The paper's: 1e-4, after epochs 100 and 150 of 200 (PAPER: optimiser).
-
-    Args:
-        config: Config; `learning_rate`, `decay_epochs`.
-        steps_per_epoch: int.
-
-    Returns:
-        keras LearningRateSchedule.
-    """
-    boundaries = [epoch * steps_per_epoch for epoch in config.decays()]
-    values = [config.learning_rate * 0.1**power for power in range(len(boundaries) + 1)]
-    if not boundaries:
-        boundaries, values = [1], [config.learning_rate] * 2
-    # Keras applies the new value after the boundary step; ours counts from 0.
-    return keras.optimizers.schedules.PiecewiseConstantDecay(
-        [boundary - 1 for boundary in boundaries], values
-    )
-
-
-def make_train_step(network, optimizer, objective, variables, classified):
-    """Returns the compiled training step.
-
-    Args:
-        network: keras.Model, images -> {"logits", "embedding"}.
-        optimizer: keras optimizer, built on `variables`.
-        objective: Objective.
-        variables: list of keras variables to train.
-        classified: numpy bool [n], the rows OC applies to.
-
-    Returns:
-        callable batch -> (scalars, bad): dict of float32 scalars, and int32 [n], the row of
-        each image that could not be read, -1 for the good ones.
-    """
-
-    @tf.function
-    def train_step(batch):
-        with tf.GradientTape() as tape:
-            outputs = network(batch["images"], training=True)
-            total, parts = objective(
-                outputs["logits"],
-                outputs["embedding"],
-                batch["category"],
-                batch["item"],
-                classified,
-            )
-        gradients = tape.gradient(total, [variable.value for variable in variables])
-        optimizer.apply(gradients, variables)
-        return {"loss": total, **parts}, tf.where(batch["valid"], -1, batch["row"])
-
-    return train_step
-
-
-@dataclasses.dataclass
-class _Progress:
-    """Gathers what the steps return until the next entry of the log."""
-
-    rows: int
-    pending: list = dataclasses.field(default_factory=list)
-    bad: set = dataclasses.field(default_factory=set)
-    since: float = dataclasses.field(default_factory=time.monotonic)
-
-    def add(self, scalars, bad):
-        self.pending.append((scalars, bad))
-
-    def entry(self, images):
-        """Returns the means since the last entry, and images/s; fetches from the device once."""
-        scalars = [{name: float(value) for name, value in item[0].items()} for item in self.pending]
-        for _, rows in self.pending:
-            self.bad.update(int(row) for row in rows.numpy() if row >= 0)
-        now = time.monotonic()
-        values = {name: float(np.mean([item[name] for item in scalars])) for name in scalars[0]}
-        values["images_per_second"] = images * len(self.pending) / max(now - self.since, 1e-9)
-        self.pending, self.since = [], now
-        return values
-
-
-@contextlib.contextmanager
-def _stop_requests():
-    """Yields a list that becomes non-empty when the process is asked to stop."""
-    received = []
-    previous = {}
-    for number in (signal.SIGINT, signal.SIGTERM):
-        # Only the main thread of a program may set handlers; a library call goes without.
-        with contextlib.suppress(ValueError):
-            previous[number] = signal.signal(number, lambda number, _: received.append(number))
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+from fir_tf.training.schedules import make_schedule
+from fir_tf.training.step import TrainStep, make_averages
 
 
 def load_training_catalogue(config):
@@ -154,71 +64,117 @@ def describe_plan(catalogue, plan, config):
     return "\n".join(lines)
 
 
-def train(config):
-    """Trains a model and writes the run's folder.
+@dataclasses.dataclass
+class _Engine:
+    """The parts of a run that hold its state.
 
-    The folder holds config.json, versions.json, labels.json, checkpoints/, logs/ (TensorBoard),
-    log.csv, model.keras (the best model on the validation part so far) and training.png. A run
-    that was interrupted goes on from its last checkpoint.
+    Attributes:
+        strategy: tf.distribute.Strategy.
+        precision: str.
+        model: keras.Model that is trained.
+        variables: list of keras variables that are trained.
+        optimizer: keras optimizer.
+        schedule: learning-rate schedule.
+        averages: list of keras variables, or None.
+        update: TrainStep.
+        served: callable giving the float32 keras.Model of one device that is validated and
+            saved, with the present weights or their averages.
+    """
+
+    strategy: tf.distribute.Strategy
+    precision: str
+    model: keras.Model
+    variables: list
+    optimizer: keras.optimizers.Optimizer
+    schedule: keras.optimizers.schedules.LearningRateSchedule
+    averages: list
+    update: TrainStep
+    served: object
+
+
+def build_engine(config, catalogue, plan, steps_per_epoch):
+    """Builds the model, the optimiser and the compiled step.
 
     Args:
         config: Config.
-
-    Returns:
-        Path of the run's folder.
+        catalogue: Catalogue, for the categories.
+        plan: see `fir_tf.input.plans.make_plan`.
+        steps_per_epoch: int, updates in an epoch.
 
     Raises:
-        FirError: for bad data, a folder that belongs to another run, NaN or collapse.
+        FirError: if the batch cannot be shared evenly among the devices, or see `build_fir`.
     """
-    catalogue = load_training_catalogue(config)
-    plan = make_plan(catalogue, config)
-    run = open_run(config)
-    print(describe_plan(catalogue, plan, config), flush=True)
-    write_json(run / "labels.json", {"categories": list(catalogue.categories)})
+    strategy = make_strategy(config.distribute)
+    replicas = strategy.num_replicas_in_sync
+    if plan.size % replicas:
+        raise FirError(
+            f"a batch of {plan.size} images cannot be shared evenly among {replicas} devices. "
+            "Give a --batch_size that is a multiple of their number"
+        )
+    precision = choose_precision(config.mixed_precision, config.backbone)
+
+    def build(**changed):
+        return build_fir(
+            config.backbone,
+            config.image_size,
+            len(catalogue.categories),
+            **{
+                "weights": config.weights,
+                "embedding_size": config.embedding_size,
+                "relaxation_width": config.relaxation_width,
+                "dropout": config.dropout,
+                "batch_norm": config.batch_norm,
+                **changed,
+            },
+        )
 
     keras.utils.set_random_seed(config.seed)
-    model = build_fir(
-        config.backbone,
-        config.image_size,
-        len(catalogue.categories),
-        weights=config.weights,
-        embedding_size=config.embedding_size,
-        relaxation_width=config.relaxation_width,
-        dropout=config.dropout,
-        batch_norm=config.batch_norm,
-    )
-    steps = plan.steps_per_epoch * config.epochs
-    schedule = make_schedule(config, plan.steps_per_epoch)
-    optimizer = keras.optimizers.Adam(schedule)
-    variables = _trained_variables(model, config)
-    optimizer.build(variables)
-    state = tf.train.Checkpoint(
-        model=model,
-        optimizer=optimizer,
-        # Keras does not track its dropout layers' random states for checkpoints.
-        seeds=[variable for variable in model.variables if "seed_generator" in variable.path],
-        step=tf.Variable(0, dtype=tf.int64),
-        best=tf.Variable(-1.0),
-    )
-    manager = tf.train.CheckpointManager(state, str(run / "checkpoints"), max_to_keep=2)
-    if manager.latest_checkpoint:
-        state.restore(manager.latest_checkpoint).assert_consumed()
-        print(f"resuming {run} at step {int(state.step)} of {steps}", flush=True)
-    if int(state.step) >= steps:
-        print(f"{run} is finished already ({steps} steps)")
-        return run
-
-    train_step = make_train_step(
-        training_model(model),
+    schedule = make_schedule(config, steps_per_epoch)
+    with strategy.scope():
+        with policy(precision):
+            model = build()
+        variables = _trained_variables(model, config)
+        optimizer = make_optimizer(config, model, variables, schedule, precision)
+        averages = make_averages(variables) if config.ema else None
+        network = training_model(model)
+    update = TrainStep(
+        network,
         optimizer,
-        Objective(config.losses, config.alpha, config.beta, config.delta, config.triplets),
+        Objective(
+            config.losses,
+            config.alpha,
+            config.beta,
+            config.delta,
+            config.triplets,
+            config.label_smoothing,
+        ),
         variables,
         plan.classified,
+        strategy,
+        config.accumulate,
+        config.clip_norm,
+        averages,
+        config.ema,
     )
-    _run_steps(config, run, catalogue, plan, steps, model, schedule, state, manager, train_step)
-    training_curves(read_history(run), run / "training.png")
-    print(f"trained: {run / 'model.keras'} (log: {run / 'log.csv'}, {run / 'training.png'})")
-    return run
+    if precision == "float32" and replicas == 1 and averages is None:
+        served = lambda: model  # noqa: E731
+    else:
+        served = _copier(build(weights="none"), model, variables, averages)
+    return _Engine(
+        strategy, precision, model, variables, optimizer, schedule, averages, update, served
+    )
+
+
+def _copier(plain, model, variables, averages):
+    """Returns a function that brings `plain` up to date with `model` and returns it."""
+    average = {id(v): a for v, a in zip(variables, averages or (), strict=bool(averages))}
+
+    def served():
+        for target, source in zip(plain.weights, model.weights, strict=True):
+            target.assign(average.get(id(source), source).numpy())
+        return plain
+
+    return served
 
 
 def _trained_variables(model, config):
@@ -231,82 +187,181 @@ def _trained_variables(model, config):
     return [variable for variable in model.trainable_variables if id(variable) not in ids]
 
 
-def _run_steps(config, run, catalogue, plan, steps, model, schedule, state, manager, train_step):
-    start = int(state.step)
-    log, health = RunLog(run, start), Health(config)
-    embedder = make_embedder(model)
-    progress = _Progress(int((catalogue.split == "train").sum()))
-    batches = iter(training_batches(catalogue, plan, config, start))
-    every = plan.steps_per_epoch * config.eval_every
-    saved = time.monotonic()
+def _distributed_batches(engine, catalogue, plan, config, start):
+    """Returns an iterator over the strategy's batches from update number `start` on."""
+    strategy, first = engine.strategy, start * config.accumulate
+    replicas = strategy.num_replicas_in_sync
+    if replicas == 1:
+        return iter(training_batches(catalogue, plan, config, first))
+    local = plan.size // replicas
+
+    def pipeline(context):
+        return training_batches(
+            catalogue,
+            plan,
+            config,
+            first,
+            shard=(context.input_pipeline_id, context.num_input_pipelines),
+            batch_size=local,
+        )
+
+    return iter(strategy.distribute_datasets_from_function(pipeline))
+
+
+@contextlib.contextmanager
+def _stop_requests():
+    """Yields a list that becomes non-empty when the process is asked to stop."""
+    received = []
+    previous = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Only the main thread of a program may set handlers; a library call goes without.
+        with contextlib.suppress(ValueError):
+            previous[number] = signal.signal(number, lambda number, _: received.append(number))
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def train(config):
+    """Trains a model and writes the run's folder.
+
+    The folder holds config.json, versions.json, labels.json, checkpoints/, logs/ (TensorBoard),
+    log.csv, model.keras (the best model on the validation part so far, in float32) and
+    training.png. A run that was interrupted goes on from its last checkpoint.
+
+    Args:
+        config: Config.
+
+    Returns:
+        Path of the run's folder.
+
+    Raises:
+        FirError: for bad data, a folder that belongs to another run, NaN or collapse.
+    """
+    if config.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    catalogue = load_training_catalogue(config)
+    plan = make_plan(catalogue, config)
+    steps_per_epoch = max(1, round(plan.steps_per_epoch / config.accumulate))
+    if config.dry_run:
+        print(describe_plan(catalogue, plan, config), flush=True)
+        engine = build_engine(config, catalogue, plan, steps_per_epoch)
+        print(_try_one_step(engine, catalogue, plan, config, steps_per_epoch), flush=True)
+        return Path(config.run)
+    run = open_run(config)
+    print(describe_plan(catalogue, plan, config), flush=True)
+    write_json(run / "labels.json", {"categories": list(catalogue.categories)})
+    engine = build_engine(config, catalogue, plan, steps_per_epoch)
+    with contextlib.ExitStack() as stack:
+        folder = run
+        if worker_index(engine.strategy):
+            # Every worker has to take part in saving; only the first one's files are the run's.
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        checkpoints = Checkpoints(
+            folder / "checkpoints", engine.model, engine.optimizer, engine.averages
+        )
+        steps = config.epochs * steps_per_epoch
+        if checkpoints.restore(run / "checkpoints"):
+            print(f"resuming {run} at step {int(checkpoints.step)} of {steps}", flush=True)
+        finished = int(checkpoints.step) >= steps
+        if finished or (config.patience and int(checkpoints.waited) >= config.patience):
+            print(f"{run} is finished already ({int(checkpoints.step)} steps)")
+            return run
+        _run_steps(config, folder, catalogue, plan, engine, checkpoints, steps_per_epoch)
+        training_curves(read_history(folder), folder / "training.png")
+    print(f"trained: {run / 'model.keras'} (log: {run / 'log.csv'}, {run / 'training.png'})")
+    return run
+
+
+def _run_steps(config, folder, catalogue, plan, engine, checkpoints, steps_per_epoch):
+    start, steps = int(checkpoints.step), config.epochs * steps_per_epoch
+    every = steps_per_epoch * config.eval_every
+    gather = actions.Gather(plan.size * config.accumulate, catalogue)
+    batches = _distributed_batches(engine, catalogue, plan, config, start)
     with (
-        contextlib.closing(log),
-        _stop_requests() as stop,
+        contextlib.closing(RunLog(folder, start)) as log,
+        _stop_requests() as asked,
         tqdm(total=steps, initial=start, desc="training", unit="step", disable=None) as bar,
     ):
-        for step in range(start, steps):
-            progress.add(*train_step(next(batches)))
-            done = step + 1
-            bar.update()
-            validate = done % every == 0 or done == steps
-            if done % config.log_every == 0 or validate or stop:
-                values = progress.entry(plan.size)
-                _check_bad(catalogue, progress)
-                values["learning_rate"] = float(schedule(step))
-                log.scalars(done, values)
-                health.check(done, values)
-                bar.set_postfix(loss=f"{values['loss']:.3f}")
-            if validate:
-                found = measure(embedder, catalogue, "val", config)
-                _keep_best(config, run, model, state, found)
-                log.scalars(done, {f"val/{name}": value for name, value in found.items()})
-                bar.write(_epoch_line(done, plan, config, values, found))
-                progress.since = time.monotonic()
-            state.step.assign(done)
-            if done == steps or stop or time.monotonic() - saved > CHECKPOINT_SECONDS:
-                manager.save(checkpoint_number=done)
-                saved = time.monotonic()
-            if stop and done < steps:
+        follow = [
+            gather,
+            actions.validate(config, catalogue, engine.served, gather),
+            actions.write_log(log, engine.schedule),
+            actions.check_health(config),
+            actions.keep_best(folder / "model.keras", engine.served, checkpoints),
+            actions.show(bar.write),
+        ]
+        if config.patience:
+            follow.append(actions.stop_early(config.patience, checkpoints))
+        if config.profiled():
+            follow.append(actions.trace(folder / "logs", *config.profiled()))
+        follow.append(actions.save_checkpoints(checkpoints))
+        step, moment = start, None
+        first, last = config.profiled() or (1, 0)
+        traced = (first - 1, last)
+        while step < steps and not (moment and moment.stop):
+            count = min(
+                config.steps_per_loop,
+                steps - step,
+                config.log_every - step % config.log_every,
+                every - step % every,
+                *(mark - step for mark in traced if mark > step),
+            )
+            gather.add(*engine.update(batches, count))
+            step += count
+            bar.update(count)
+            validates = step % every == 0 or step == steps
+            moment = actions.Moment(
+                step,
+                steps,
+                step // steps_per_epoch,
+                logs=step % config.log_every == 0 or validates or bool(asked),
+                validates=validates,
+                asked=bool(asked),
+            )
+            for action in follow:
+                action(moment)
+            if moment.values:
+                bar.set_postfix(loss=f"{moment.values['loss']:.3f}")
+            if asked and step < steps:
                 raise FirError(
-                    f"stopped at step {done} of {steps} on request; the same command resumes"
+                    f"stopped at step {step} of {steps} on request; the same command resumes"
                 )
-    if progress.bad:
-        print(f"skipped {len(progress.bad)} images that cannot be decoded:")
-        for row in sorted(progress.bad):
-            print(f"  {catalogue.root / catalogue.path[row]}")
+    if moment and moment.stop:
+        print(f"ended at step {step} of {steps}: {moment.stop}")
+    if gather.bad:
+        print(f"skipped {len(gather.bad)} images that cannot be decoded:")
+        for path in gather.bad_paths():
+            print(f"  {path}")
 
 
-def _check_bad(catalogue, progress):
-    if len(progress.bad) > max(1, BAD_SHARE_MAX * progress.rows):
-        paths = [str(catalogue.root / catalogue.path[row]) for row in sorted(progress.bad)]
-        raise FirError(unreadable_message(paths, progress.rows))
-
-
-def _keep_best(config, run, model, state, found):
-    """Writes model.keras when the validation says it is the best; a tie goes to the later."""
-    value = selection_value(found)
-    if value is None or value >= float(state.best):
-        with replacing(run / "model.keras") as temporary:
-            model.save(temporary)
-        state.best.assign(-1.0 if value is None else value)
-
-
-def selection_value(found):
-    """Returns the number the best checkpoint is chosen by, None where nothing was measured.
-
-    mAP@R where the validation part has items, otherwise category top-1.
-    """
-    return found.get("mAP@R", found.get("category_top1"))
-
-
-def _epoch_line(done, plan, config, values, found):
-    shown = [
-        f"{name} {found[name]:.3f}"
-        for name in ("recall@1", "mAP@R", "category_top1")
-        if name in found
-    ]
-    text = ", ".join(shown) or "nothing to validate on"
-    return (
-        f"epoch {done // plan.steps_per_epoch}/{config.epochs}  loss {values['loss']:.4f}  "
-        f"{values['images_per_second']:.0f} images/s  val: {text}"
+def _try_one_step(engine, catalogue, plan, config, steps_per_epoch):
+    """Makes two updates that are thrown away; returns what was measured as text."""
+    batches = _distributed_batches(engine, catalogue, plan, config, 0)
+    times, scalars = [], {}
+    for _ in range(2):
+        begin = time.monotonic()
+        scalars, _ = engine.update(batches, 1)
+        loss = float(scalars["loss"][0])
+        times.append(time.monotonic() - begin)
+    steps, images = config.epochs * steps_per_epoch, plan.size * config.accumulate
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    memory = [f"{peak / (2**30 if sys.platform == 'darwin' else 2**20):.1f} GiB of RAM"]
+    for device in tf.config.list_logical_devices("GPU"):
+        used = tf.config.experimental.get_memory_info(device.name)["peak"]
+        memory.append(f"{used / 2**30:.1f} GiB on {device.name}")
+    count = sum(int(np.prod(variable.shape)) for variable in engine.variables)
+    return "\n".join(
+        [
+            f"model: {config.backbone}, {count:,} parameters trained, {engine.precision}, "
+            f"{engine.strategy.num_replicas_in_sync} device(s)",
+            f"run: {steps} steps of {images} images, loss of the first {loss:.4f}",
+            f"time: {times[0]:.1f} s to compile and make a step, {times[1]:.2f} s a step "
+            f"({images / times[1]:.0f} images/s), about {steps * times[1] / 3600:.1f} hours "
+            "without validation",
+            f"memory: {', '.join(memory)}",
+            "dry run: nothing was written",
+        ]
     )

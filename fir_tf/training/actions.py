@@ -1,0 +1,236 @@
+"""What happens beside the steps: each action is small, and `make_actions` puts them together.
+
+An action is called with a Moment after every return from the compiled step; it may set
+`moment.stop` to end the run.
+"""
+
+import dataclasses
+import time
+
+import numpy as np
+import tensorflow as tf
+
+from fir_tf.errors import FirError
+from fir_tf.files import replacing
+from fir_tf.retrieval.embed import BAD_SHARE_MAX, make_embedder, unreadable_message
+from fir_tf.retrieval.evaluate import measure
+from fir_tf.training.checks import Health
+
+
+@dataclasses.dataclass
+class Moment:
+    """Where a run stands.
+
+    Attributes:
+        step: int, updates made.
+        steps: int, updates of the whole run.
+        epoch: int, whole epochs made.
+        logs, validates: bool, whether it is the turn of a log entry and of a validation.
+        values: {name: float}, what the log gets.
+        found: {metric: float}, the validation's result, empty where it is not its turn.
+        stop: str, why the run ends here; empty to go on.
+        asked: bool, whether the process was asked to stop.
+    """
+
+    step: int
+    steps: int
+    epoch: int
+    logs: bool = False
+    validates: bool = False
+    values: dict = dataclasses.field(default_factory=dict)
+    found: dict = dataclasses.field(default_factory=dict)
+    stop: str = ""
+    asked: bool = False
+
+
+class Gather:
+    """Collects what the steps return until the log's turn: one fetch from the device an entry.
+
+    Args:
+        images: int, images an update.
+        catalogue: Catalogue, for the names of unreadable images; more than 1 % of the training
+            images is an error.
+    """
+
+    def __init__(self, images, catalogue):
+        self._images, self._catalogue = images, catalogue
+        self._rows = int((catalogue.split == "train").sum())
+        self._pending, self._since = [], time.monotonic()
+        self.bad = set()
+
+    def add(self, scalars, bad):
+        """Takes the result of a TrainStep."""
+        self._pending.append((scalars, bad))
+
+    def restart(self):
+        """Starts the clock again after something that was no training."""
+        self._since = time.monotonic()
+
+    def __call__(self, moment):
+        """Puts the means since the last entry into `moment.values` when it is its turn."""
+        if not moment.logs or not self._pending:
+            return
+        names = self._pending[0][0]
+        columns = {
+            name: np.concatenate([scalars[name].numpy() for scalars, _ in self._pending])
+            for name in names
+        }
+        for _, rows in self._pending:
+            self.bad.update(int(row) for row in rows.numpy().ravel() if row >= 0)
+        now = time.monotonic()
+        steps = len(columns["loss"])
+        moment.values = {name: float(column.mean()) for name, column in columns.items()}
+        moment.values["images_per_second"] = self._images * steps / max(now - self._since, 1e-9)
+        self._pending, self._since = [], now
+        if len(self.bad) > max(1, BAD_SHARE_MAX * self._rows):
+            raise FirError(unreadable_message(self.bad_paths(), self._rows))
+
+    def bad_paths(self):
+        """Returns the paths of the images that could not be read so far."""
+        root, path = self._catalogue.root, self._catalogue.path
+        return [str(root / path[row]) for row in sorted(self.bad)]
+
+
+def write_log(log, schedule):
+    """Returns the action that appends the values and the validation to the log."""
+
+    def action(moment):
+        if moment.values:
+            moment.values["learning_rate"] = float(schedule(moment.step - 1))
+            log.scalars(moment.step, moment.values)
+        if moment.found:
+            found = {f"val/{name}": value for name, value in moment.found.items()}
+            log.scalars(moment.step, found)
+
+    return action
+
+
+def check_health(config):
+    """Returns the action that ends a run of NaN or collapse; see `fir_tf.training.checks`."""
+    health = Health(config)
+
+    def action(moment):
+        if moment.values:
+            health.check(moment.step, moment.values)
+
+    return action
+
+
+def validate(config, catalogue, served, gather):
+    """Returns the action that measures the validation part.
+
+    Args:
+        config: Config.
+        catalogue: Catalogue.
+        served: callable without arguments giving the keras.Model to measure.
+        gather: Gather, whose clock does not count the time of it.
+    """
+    embedders = {}
+
+    def action(moment):
+        if not moment.validates:
+            return
+        model = served()
+        if id(model) not in embedders:
+            embedders[id(model)] = make_embedder(model)
+        moment.found = measure(embedders[id(model)], catalogue, "val", config)
+        gather.restart()
+
+    return action
+
+
+def keep_best(path, served, checkpoints):
+    """Returns the action that writes the model when it is the best; a tie goes to the later.
+
+    Args:
+        path: Path of the model's file.
+        served: callable without arguments giving the keras.Model to save.
+        checkpoints: Checkpoints, which remember the best value.
+    """
+
+    def action(moment):
+        if not moment.validates:
+            return
+        value = selection_value(moment.found)
+        if value is not None and value < float(checkpoints.best):
+            checkpoints.waited.assign_add(1)
+            return
+        with replacing(path) as temporary:
+            served().save(temporary)
+        if value is None or value > float(checkpoints.best):
+            checkpoints.waited.assign(0)
+        else:
+            checkpoints.waited.assign_add(1)
+        checkpoints.best.assign(-1.0 if value is None else value)
+
+    return action
+
+
+def selection_value(found):
+    """Returns the number the best checkpoint is chosen by, None where nothing was measured.
+
+    mAP@R where the validation part has items, otherwise category top-1.
+    """
+    return found.get("mAP@R", found.get("category_top1"))
+
+
+def stop_early(patience, checkpoints):
+    """Returns the action that ends the run after `patience` validations without a better one."""
+
+    def action(moment):
+        waited = int(checkpoints.waited)
+        if moment.validates and waited >= patience:
+            moment.stop = f"no better model in {waited} validations"
+
+    return action
+
+
+def save_checkpoints(checkpoints):
+    """Returns the action that saves from time to time, and whenever the run ends."""
+
+    def action(moment):
+        checkpoints.step.assign(moment.step)
+        ends = moment.step == moment.steps or moment.stop or moment.asked
+        if ends or checkpoints.due():
+            checkpoints.save()
+
+    return action
+
+
+def trace(folder, first, last):
+    """Returns the action that writes a TensorBoard trace of the steps `first` to `last`."""
+    running = []
+
+    def action(moment):
+        ends = moment.step >= min(last, moment.steps) or moment.asked or moment.stop
+        if running and ends:
+            tf.profiler.experimental.stop()
+            running.clear()
+        elif not running and moment.step == first - 1:
+            tf.profiler.experimental.start(str(folder))
+            running.append(True)
+
+    return action
+
+
+def show(write):
+    """Returns the action that prints a line for every validation.
+
+    Args:
+        write: callable taking a str, such as that of a progress bar.
+    """
+
+    def action(moment):
+        if moment.validates:
+            shown = [
+                f"{name} {moment.found[name]:.3f}"
+                for name in ("recall@1", "mAP@R", "category_top1")
+                if name in moment.found
+            ]
+            write(
+                f"epoch {moment.epoch}  loss {moment.values['loss']:.4f}  "
+                f"{moment.values['images_per_second']:.0f} images/s  "
+                f"val: {', '.join(shown) or 'nothing to validate on'}"
+            )
+
+    return action

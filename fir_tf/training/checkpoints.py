@@ -1,0 +1,98 @@
+"""What a run needs to go on exactly: saved often, restored from the newest whole one."""
+
+import time
+
+import tensorflow as tf
+
+from fir_tf.errors import FirError
+
+# Writing a checkpoint of a large network takes seconds: not more often than this.
+CHECKPOINT_SECONDS = 60
+_KEPT = 2
+
+
+class Checkpoints:
+    """The checkpoints of a run: weights, optimiser, averages, random states, and counters.
+
+    A checkpoint is written under a temporary name and then renamed (by TensorFlow), so that a
+    process killed while writing leaves the one before it.
+
+    Args:
+        folder: Path of the checkpoints.
+        model: keras.Model.
+        optimizer: keras optimizer.
+        averages: list of keras variables, or None.
+
+    Attributes:
+        step: int64 tf.Variable, updates made.
+        best: float32 tf.Variable, the best validation so far.
+        waited: int64 tf.Variable, validations since then.
+    """
+
+    def __init__(self, folder, model, optimizer, averages=None):
+        self.step = tf.Variable(0, dtype=tf.int64)
+        self.best = tf.Variable(-1.0)
+        self.waited = tf.Variable(0, dtype=tf.int64)
+        self._state = tf.train.Checkpoint(
+            model=model,
+            optimizer=optimizer,
+            # Keras does not track its dropout layers' random states for checkpoints.
+            seeds=[variable for variable in model.variables if "seed_generator" in variable.path],
+            averages=averages or [],
+            step=self.step,
+            best=self.best,
+            waited=self.waited,
+        )
+        self._manager = tf.train.CheckpointManager(self._state, str(folder), max_to_keep=_KEPT)
+        self._saved = time.monotonic()
+
+    def restore(self, folder):
+        """Restores the newest checkpoint of a folder that is whole; returns whether there was one.
+
+        Args:
+            folder: Path.
+
+        Raises:
+            FirError: if there are checkpoints and none can be read.
+        """
+        state = tf.train.get_checkpoint_state(str(folder))
+        paths = list(reversed(state.all_model_checkpoint_paths)) if state else []
+        for path in paths:
+            try:
+                self._state.restore(path).assert_consumed()
+                return True
+            except (tf.errors.OpError, AssertionError, ValueError) as error:
+                print(f"cannot read the checkpoint {path}: {_reason(error)}", flush=True)
+        if paths:
+            raise FirError(
+                f"no checkpoint in {folder} can be read (reasons above). Delete "
+                "the run's folder to start again, or give another --run"
+            )
+        return False
+
+    def due(self):
+        """Returns whether the last save is so long ago that another is worth its time."""
+        return time.monotonic() - self._saved > CHECKPOINT_SECONDS
+
+    def save(self):
+        """Writes a checkpoint; old ones are deleted afterwards.
+
+        Raises:
+            FirError: if it cannot be written (a full disk); the one before it stays.
+        """
+        try:
+            self._manager.save(checkpoint_number=int(self.step))
+        except (tf.errors.OpError, OSError) as error:
+            kept = self._manager.latest_checkpoint or "none"
+            raise FirError(
+                f"cannot write a checkpoint into {self._manager.directory}: {_reason(error)}. "
+                f"Make room there and give the same command again; it resumes from the last "
+                f"whole checkpoint ({kept})"
+            ) from error
+        self._saved = time.monotonic()
+
+
+def _reason(error):
+    """The first line of an exception's message, without TensorFlow's node names."""
+    text = str(error) or type(error).__name__
+    return text.splitlines()[0].removeprefix("{{").strip()[:300]

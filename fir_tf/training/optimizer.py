@@ -1,0 +1,77 @@
+"""The optimiser: Adam with a rate for the backbone and another for the rest."""
+
+import keras
+
+_NO_DECAY = ("bias", "gamma", "beta")
+
+
+@keras.saving.register_keras_serializable("fir_tf")
+class ReducedAdam(keras.optimizers.Adam):
+    """Adam on gradients that are already summed over the replicas.
+
+    The training step sums them itself, because their norm is to be limited after the sum.
+
+    Args:
+        factors: dict of str to float, by variable path: what the learning rate is multiplied
+            with for that variable; 1 for those not named.
+        **kwargs: of keras.optimizers.Adam.
+    """
+
+    def __init__(self, *args, factors=None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.factors = dict(factors or {})
+        self._factor_of_key = {}
+
+    def build(self, variables):
+        """Creates the slots of the keras variables."""
+        super().build(variables)
+        self._factor_of_key = {
+            self._var_key(variable): self.factors[variable.path]
+            for variable in variables
+            if variable.path in self.factors
+        }
+
+    def update_step(self, gradient, variable, learning_rate):
+        """Updates one variable, with its own rate."""
+        factor = self._factor_of_key.get(self._var_key(variable), 1.0)
+        super().update_step(gradient, variable, learning_rate * factor)
+
+    def _all_reduce_sum_gradients(self, grads_and_vars):
+        return list(grads_and_vars)
+
+    def get_config(self):
+        """Returns the arguments."""
+        return {**super().get_config(), "factors": self.factors}
+
+
+def make_optimizer(config, model, variables, schedule, precision):
+    """Returns the run's optimiser, built on `variables`.
+
+    Adam with Keras' defaults (PAPER: optimiser), and what the flags add to it. In float16 the
+    loss is scaled dynamically, so that small gradients do not vanish.
+
+    Args:
+        config: Config; `backbone_learning_rate`, `learning_rate`, `weight_decay`.
+        model: keras.Model of `fir_tf.models.fir.build_fir`, made in the strategy's scope that
+            this is called in.
+        variables: list of keras variables to train.
+        schedule: learning-rate schedule of the head.
+        precision: "float32", "bfloat16" or "float16".
+
+    Returns:
+        keras optimizer. It expects gradients that are summed over the replicas.
+    """
+    factors = {}
+    if config.backbone_learning_rate:
+        body = {id(variable) for variable in model.get_layer(config.backbone).trainable_variables}
+        factor = config.backbone_learning_rate / config.learning_rate
+        factors = {variable.path: factor for variable in variables if id(variable) in body}
+    optimizer = ReducedAdam(
+        schedule, factors=factors, weight_decay=config.weight_decay or None, name="adam"
+    )
+    if config.weight_decay:
+        optimizer.exclude_from_weight_decay(var_names=list(_NO_DECAY))
+    if precision == "float16":
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    optimizer.build(variables)
+    return optimizer

@@ -1,0 +1,126 @@
+"""The compiled training step."""
+
+import keras
+import tensorflow as tf
+
+from fir_tf.training.distribution import share
+
+
+class TrainStep:
+    """One update of the weights, compiled; several in a row without a return to Python.
+
+    Each update reads `accumulate` batches. On each replica the forward pass sees the replica's
+    share of a batch; the loss is that of the global batch (`fir_tf.training.distribution`).
+
+    Args:
+        network: keras.Model, images -> {"logits", "embedding"}, made within the strategy's
+            scope.
+        optimizer: keras optimizer built on `variables` in that scope, see
+            `fir_tf.training.optimizer.make_optimizer`.
+        objective: Objective.
+        variables: list of keras variables to train.
+        classified: numpy bool [n], the rows of the global batch that OC applies to.
+        strategy: tf.distribute.Strategy.
+        accumulate: int, batches an update.
+        clip_norm: float, largest global norm of the gradient, 0 for no limit.
+        averages: list of keras variables beside `variables`, their moving averages, or None.
+        momentum: float, of the averages.
+    """
+
+    def __init__(
+        self,
+        network,
+        optimizer,
+        objective,
+        variables,
+        classified,
+        strategy=None,
+        accumulate=1,
+        clip_norm=0.0,
+        averages=None,
+        momentum=0.0,
+    ):
+        self._network, self._optimizer, self._objective = network, optimizer, objective
+        self._variables, self._classified = variables, classified
+        self._strategy = strategy or tf.distribute.get_strategy()
+        self._accumulate, self._clip_norm = accumulate, clip_norm
+        self._averages, self._momentum = averages, momentum
+        self._names = []
+        self._run = tf.function(self._updates)
+
+    def __call__(self, batches, steps):
+        """Makes `steps` updates.
+
+        Args:
+            batches: iterator over the strategy's distributed batches.
+            steps: int >= 1.
+
+        Returns:
+            (scalars, bad): {name: float32 [steps]}, and int32 [steps, accumulate * n], the row
+            of each image that could not be read, -1 for the good ones.
+        """
+        scalars, bad = self._run(batches, tf.constant(steps))
+        return dict(zip(self._names, tf.unstack(scalars, axis=1), strict=True)), bad
+
+    def _updates(self, batches, steps):
+        scalars = tf.TensorArray(tf.float32, steps)
+        bad = tf.TensorArray(tf.int32, steps)
+        for number in tf.range(steps):
+            values, rows = self._update(batches)
+            scalars, bad = scalars.write(number, values), bad.write(number, rows)
+        return scalars.stack(), bad.stack()
+
+    def _update(self, batches):
+        parts = [next(batches) for _ in range(self._accumulate)]
+        found = self._strategy.run(self._replica_update, args=(parts,))
+        if self._averages is not None:
+            for variable, average in zip(self._variables, self._averages, strict=True):
+                old, new = average.value, tf.cast(variable.value, tf.float32)
+                average.value.assign(old + (1.0 - self._momentum) * (new - old))
+        # Every replica worked out the same numbers.
+        return tuple(self._strategy.experimental_local_results(value)[0] for value in found)
+
+    def _replica_update(self, parts):
+        gradients, values, bad = None, [], []
+        for batch in parts:
+            images = batch["images"]
+            if gradients is not None:
+                # One batch after the other: their activations need not be held together.
+                with tf.control_dependencies(gradients):
+                    images = tf.identity(images)
+            loss, scalars, own = self._gradients(images, batch)
+            gradients = (
+                own if gradients is None else [a + b for a, b in zip(gradients, own, strict=True)]
+            )
+            values.append(tf.stack([loss, *scalars.values()]))
+            self._names = ["loss", *scalars]
+            bad.append(share(tf.where(batch["valid"], -1, batch["row"])))
+        context = tf.distribute.get_replica_context()
+        if context.num_replicas_in_sync > 1:
+            gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        if self._clip_norm:
+            limit = self._optimizer.scale_loss(tf.constant(self._clip_norm))
+            gradients, _ = tf.clip_by_global_norm(gradients, limit)
+        self._optimizer.apply(gradients, self._variables)
+        return tf.reduce_mean(tf.stack(values), axis=0), tf.concat(bad, axis=0)
+
+    def _gradients(self, images, batch):
+        with tf.GradientTape() as tape:
+            outputs = self._network(images, training=True)
+            loss, scalars = self._objective(
+                share(outputs["logits"]),
+                share(outputs["embedding"]),
+                share(batch["category"]),
+                share(batch["item"]),
+                self._classified,
+            )
+            scaled = self._optimizer.scale_loss(loss / self._accumulate)
+        return loss, scalars, tape.gradient(scaled, [v.value for v in self._variables])
+
+
+def make_averages(variables):
+    """Returns a copy of each variable, to hold its moving average."""
+    return [
+        keras.Variable(variable.numpy(), dtype="float32", trainable=False, name="average")
+        for variable in variables
+    ]
