@@ -1,0 +1,129 @@
+"""Run by test_distribution.py in processes with 1, 2 and 4 logical CPU devices.
+
+Trains a small network on the same global batches, shared among the devices, and writes the
+losses and the weights as an .npz file.
+"""
+
+import os
+import sys
+
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from fir_tf.config import Config
+from fir_tf.losses.objective import Objective
+from fir_tf.models.layers import FusedBatchNormalization
+from fir_tf.training.distribution import make_strategy
+from fir_tf.training.optimizer import make_optimizer
+from fir_tf.training.step import TrainStep, make_averages
+
+SIZE, STEPS = 16, 3
+CASES = {
+    "OC": ("OC", "all", {}),
+    "OS-all": ("OS", "all", {}),
+    "IS-all": ("IS", "all", {}),
+    "OC+IS-semihard": ("OC+IS", "semihard", {}),
+    "OC+IS-hard": ("OC+IS", "hard", {}),
+    "OC+OS-hard": ("OC+OS", "hard", {}),
+    "OC+IS+OS-all": ("OC+IS+OS", "all", {}),
+    "OC+IS-explicit": ("OC+IS", "explicit", {}),
+    "clipped": ("OC+IS", "all", {"clip_norm": 0.05}),
+    "decayed": ("OC+IS", "all", {"weight_decay": 0.1, "ema": 0.9}),
+    "accumulated": ("OC+IS", "all", {"accumulate": 2}),
+    "float16": ("OC+IS", "all", {"mixed_precision": "float16"}),
+    "batch_norm": ("OC+IS", "all", {}),
+}
+
+
+def network(batch_norm):
+    keras.utils.set_random_seed(3)
+    images = keras.Input((6, 6, 3))
+    # Batch norm takes the gradient off a bias before it; Adam would make much of what is left.
+    features = keras.layers.Conv2D(8, 3, use_bias=not batch_norm, name="conv")(images)
+    if batch_norm:
+        features = FusedBatchNormalization(synchronized=True, name="bn")(features)
+    features = keras.layers.ReLU()(features)
+    pooled = keras.layers.GlobalAveragePooling2D()(features)
+    logits = keras.layers.Dense(4, name="logits")(pooled)
+    embedding = keras.layers.Dense(5, name="projection")(pooled)
+    embedding = keras.layers.UnitNormalization()(embedding)
+    return keras.Model(images, {"logits": logits, "embedding": embedding})
+
+
+def batches(count):
+    rng = np.random.default_rng(0)
+    item = np.repeat(np.arange(4), 4)
+    item[5] = -1
+    return {
+        "images": rng.normal(size=(count, SIZE, 6, 6, 3)).astype(np.float32),
+        "category": np.tile(np.where(item >= 0, item % 2, -1), (count, 1)).astype(np.int32),
+        "item": np.tile(item, (count, 1)).astype(np.int32),
+        "row": np.tile(np.arange(SIZE), (count, 1)).astype(np.int32),
+        "valid": np.tile(np.arange(SIZE) != 5, (count, 1)),
+    }
+
+
+def explicit(data):
+    """4 anchors, positives and negatives, and 4 further images."""
+    data["item"][:] = np.array([0, 1, 2, 3] + [0, 1, 2, 3] + [1, 2, 3, 0] + [-1] * 4)
+    data["category"][:] = np.arange(SIZE) % 4
+    classified = np.ones(SIZE, bool)
+    classified[4:12] = False
+    return data, classified
+
+
+def run(name, strategy):
+    losses, triplets, flags = CASES[name]
+    config = Config(losses=losses, triplets=triplets, learning_rate=0.05, **flags)
+    data, classified = batches(STEPS * config.accumulate), np.ones(SIZE, bool)
+    if triplets == "explicit":
+        data, classified = explicit(data)
+    with strategy.scope():
+        model = network(name == "batch_norm")
+        unused = {"OC": ["projection"], "OS": ["logits"], "IS": ["logits"]}.get(losses, [])
+        variables = [v for v in model.trainable_variables if v.path.split("/")[0] not in unused]
+        optimizer = make_optimizer(config, model, variables, 0.05, config.mixed_precision)
+        averages = make_averages(variables) if config.ema else None
+    step = TrainStep(
+        model,
+        optimizer,
+        Objective(losses, 1.0, 0.5, 0.3, triplets),
+        variables,
+        classified,
+        strategy,
+        config.accumulate,
+        config.clip_norm,
+        averages,
+        config.ema,
+    )
+    local = SIZE // strategy.num_replicas_in_sync
+    flat = {key: value.reshape(-1, *value.shape[2:]) for key, value in data.items()}
+    dataset = tf.data.Dataset.from_tensor_slices(flat).batch(local, drop_remainder=True)
+    if strategy.num_replicas_in_sync > 1:
+        dataset = strategy.distribute_datasets_from_function(lambda _: dataset)
+    scalars, bad = step(iter(dataset), STEPS)
+    result = {f"scalar/{key}": value.numpy() for key, value in scalars.items()}
+    result["bad"] = bad.numpy()
+    for index, variable in enumerate(model.variables + (averages or [])):
+        result[f"variable/{index}/{variable.path}"] = variable.numpy()
+    return result
+
+
+def main(path, count):
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(
+        cpu, [tf.config.LogicalDeviceConfiguration() for _ in range(count)]
+    )
+    strategy = make_strategy("mirrored" if count > 1 else "none")
+    values = {}
+    for name in CASES:
+        for key, value in run(name, strategy).items():
+            values[f"{name}|{key}"] = value
+    np.savez(path, **values)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))

@@ -1,0 +1,167 @@
+"""One device or many: the same losses and the same weights."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fir_tf.config import Config
+from fir_tf.errors import FirError
+from fir_tf.training.distribution import make_strategy, worker_index
+from fir_tf.training.precision import choose_precision
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """{replicas: {case|name: array}} of tests/replicas.py."""
+    folder = tmp_path_factory.mktemp("replicas")
+    processes = {
+        count: subprocess.Popen(
+            [sys.executable, HERE / "replicas.py", folder / f"{count}.npz", str(count)],
+            stderr=subprocess.PIPE,
+        )
+        for count in (1, 2, 4)
+    }
+    for process in processes.values():
+        _, errors = process.communicate(timeout=600)
+        assert process.returncode == 0, errors.decode()[-2000:]
+    return {count: dict(np.load(folder / f"{count}.npz")) for count in processes}
+
+
+CASES = [
+    "OC",
+    "OS-all",
+    "IS-all",
+    "OC+IS-semihard",
+    "OC+IS-hard",
+    "OC+OS-hard",
+    "OC+IS+OS-all",
+    "OC+IS-explicit",
+    "clipped",
+    "decayed",
+    "accumulated",
+    "float16",
+    "batch_norm",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("replicas", [2, 4])
+@pytest.mark.parametrize("case", CASES)
+def test_replicas_equal_one_device(runs, case, replicas):
+    """Losses and weights after 3 updates on the same global batches (issue: divided once)."""
+    one = {key: value for key, value in runs[1].items() if key.startswith(f"{case}|")}
+    assert any("variable" in key for key in one) and f"{case}|scalar/loss" in one
+    for key, value in one.items():
+        np.testing.assert_allclose(
+            runs[replicas][key], value, rtol=1e-3, atol=5e-5, err_msg=f"{key} on {replicas}"
+        )
+
+
+@pytest.mark.slow
+def test_the_cases_train(runs):
+    """The comparison above means something: each case moves its weights, and differently."""
+    starts = {key: value for key, value in runs[1].items() if key.startswith("OC|variable")}
+    moved = {
+        case: np.concatenate(
+            [
+                runs[1][key.replace("OC|", f"{case}|", 1)].ravel()
+                for key in starts
+                if key.replace("OC|", f"{case}|", 1) in runs[1]
+            ]
+        )
+        for case in CASES
+        if case != "batch_norm"
+    }
+    assert len({round(float(np.abs(value).sum()), 5) for value in moved.values()}) == len(moved)
+    limited, free = (runs[1][f"{case}|scalar/loss"] for case in ("clipped", "OC+IS+OS-all"))
+    assert limited[0] != pytest.approx(free[0])
+    assert (runs[4]["OC|bad"] == np.where(np.arange(16) == 5, 5, -1)).all()
+
+
+def test_strategies_by_name(monkeypatch):
+    assert make_strategy("none").num_replicas_in_sync == 1
+    assert make_strategy("auto").num_replicas_in_sync == 1
+    assert worker_index(make_strategy("none")) == 0
+    for text in ("", "{", '{"cluster": {}}'):
+        monkeypatch.setenv("TF_CONFIG", text)
+        with pytest.raises(FirError, match="reads the cluster from the environment variable TF_C"):
+            make_strategy("multiworker")
+    with pytest.raises(FirError, match="--distribute=tpu needs a machine with a TPU"):
+        make_strategy("tpu")
+
+
+def test_precision_by_name():
+    for name in ("float32", "bfloat16", "float16"):
+        assert choose_precision(name, "resnet50") == name
+    assert choose_precision("auto", "efficientnet_lite0") == "float32"
+    assert choose_precision("auto", "resnet50") in ("float32", "bfloat16")
+
+
+FLAGS = {
+    "backbone": "efficientnet_lite0",
+    "image_size": 32,
+    "batch_size": 8,
+    "images_per_item": 2,
+    "epochs": 1,
+    "relaxation_width": 8,
+    "dropout": 0.0,
+    "val_fraction": 0.3,
+}
+
+
+@pytest.mark.slow
+def test_two_workers_equal_one_process(inshop, tmp_path):
+    """train.py in two processes on loopback, a global batch between them."""
+    command = [sys.executable, HERE.parent / "train.py", f"--data_dir={inshop}"]
+    command += [f"--{name}={value}" for name, value in FLAGS.items()]
+    from socket import socket
+
+    with socket() as first, socket() as second:
+        for each in (first, second):
+            each.bind(("127.0.0.1", 0))
+        ports = [each.getsockname()[1] for each in (first, second)]
+    cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
+    workers = []
+    for index in (0, 1):
+        task = {"cluster": cluster, "task": {"type": "worker", "index": index}}
+        workers.append(
+            subprocess.Popen(
+                [*command, "--distribute=multiworker", f"--run={tmp_path / 'two'}"],
+                env={**os.environ, "TF_CONFIG": json.dumps(task)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
+        )
+    for worker in workers:
+        text = worker.communicate(timeout=600)[0].decode()
+        assert worker.returncode == 0, text[-3000:]
+    subprocess.run([*command, f"--run={tmp_path / 'one'}"], check=True, timeout=600)
+    import keras
+
+    import fir_tf.models.layers  # noqa: F401
+
+    one, two = (keras.models.load_model(tmp_path / n / "model.keras") for n in ("one", "two"))
+    for a, b in zip(one.weights, two.weights, strict=True):
+        np.testing.assert_allclose(b.numpy(), a.numpy(), rtol=1e-3, atol=2e-5, err_msg=a.path)
+    assert sorted(p.name for p in (tmp_path / "two").iterdir()) == sorted(
+        p.name for p in (tmp_path / "one").iterdir()
+    )
+
+
+def test_config_names_bad_training_settings():
+    for values, message in [
+        ({"accumulate": 0}, "`accumulate` must be >= 1"),
+        ({"ema": 1.0}, "`ema` must be at least 0 and below 1"),
+        ({"profile": "5"}, "`profile` must be two steps such as 20,30"),
+        ({"label_smoothing": 1.0}, "`label_smoothing` must be"),
+        ({"clip_norm": -1.0}, "`clip_norm` must be >= 0. Received: -1.0"),
+    ]:
+        with pytest.raises(FirError, match=message):
+            Config(**values)
