@@ -1,0 +1,168 @@
+"""Times one training step of fir_tf beside plain Keras 3 and PyTorch.
+
+  python benchmarks/train_step.py --torch_python=<python with torch, timm, pytorch-metric-learning>
+
+The same backbone, relaxation head, batch (32 = 8 items x 4 images), losses (cross-entropy and the
+triplet loss over all triplets) and Adam, with batch-norm statistics of the batch, in one run, one
+side after the other. Prints a table and writes benchmarks/results/train_step.json.
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from sides import Side, compare, serve
+
+HERE = Path(__file__).parent
+BATCH, CATEGORIES = 32, 20
+CASES = [
+    ("resnet50", 128),
+    ("resnet50", 224),
+    ("densenet121", 128),
+    ("densenet121", 224),
+    ("efficientnet_lite0", 128),
+]
+
+
+def tensorflow_side(args):
+    """Serves fir_tf's step, or the same with Keras' own batch normalisation."""
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    import numpy as np
+    import tensorflow as tf
+
+    from fir_tf.config import Config
+    from fir_tf.losses.objective import Objective
+    from fir_tf.models import backbones
+    from fir_tf.models.fir import build_fir, training_model
+    from fir_tf.training.optimizer import make_optimizer
+    from fir_tf.training.precision import policy
+    from fir_tf.training.step import TrainStep
+
+    if args.side == "keras":
+        backbones.with_fused_batch_norm = lambda model: model
+    images = BATCH
+    config = Config(backbone=args.backbone, image_size=args.image_size)
+    with policy(args.precision):
+        model = build_fir(
+            args.backbone, args.image_size, CATEGORIES, weights="none", batch_norm="batch"
+        )
+    variables = model.trainable_variables
+    optimizer = make_optimizer(config, model, variables, 1e-4, args.precision)
+    item, classified = np.repeat(np.arange(8, dtype=np.int32), 4), np.ones(images, bool)
+    triplets = "all"
+    if args.side == "explicit":
+        # 11 anchors, positives and negatives: 33 images.
+        images, triplets = 33, "explicit"
+        anchor = np.arange(11, dtype=np.int32)
+        item = np.concatenate([anchor, anchor, (anchor + 1) % 11])
+        classified = np.arange(33) < 11
+    step = TrainStep(
+        training_model(model),
+        optimizer,
+        Objective("OC+IS", 1.0, 0.1, 0.3, triplets),
+        variables,
+        classified,
+    )
+    shape = (images, args.image_size, args.image_size, 3)
+    batch = {
+        "images": np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32),
+        "category": item % 5,
+        "item": item,
+        "row": np.arange(images, dtype=np.int32),
+        "valid": np.ones(images, bool),
+    }
+    batches = iter(tf.data.Dataset.from_tensors(batch).cache().repeat())
+
+    def work(count):
+        for _ in range(count):
+            scalars, _ = step(batches, 1)
+        float(scalars["loss"][0])
+
+    work(2)
+    serve(work)
+
+
+def sides(backbone, image_size, precision, torch_python):
+    """Returns the Sides of one row."""
+    common = [f"--backbone={backbone}", f"--image_size={image_size}", f"--precision={precision}"]
+    own = [sys.executable, str(HERE / "train_step.py"), *common]
+    found = [Side("fir_tf", [*own, "--side=fir_tf"]), Side("keras", [*own, "--side=keras"])]
+    if torch_python:
+        torch = [torch_python, str(HERE / "torch_train_step.py"), *common]
+        found += [Side("torch", torch), Side("torch compiled", [*torch, "--compiled"])]
+    return found
+
+
+def main():
+    """Runs the comparison, or serves as one of its sides."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--torch_python", default="", help="a Python with torch; none: left out")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each side (%(default)s)")
+    parser.add_argument("--steps", type=int, default=3, help="steps a turn (%(default)s)")
+    parser.add_argument("--precisions", default="float32,bfloat16")
+    parser.add_argument("--only", default="", help="one backbone:size, such as resnet50:128")
+    parser.add_argument("--side", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--backbone", help=argparse.SUPPRESS)
+    parser.add_argument("--image_size", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--precision", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.side:
+        tensorflow_side(args)
+        return
+    path = HERE / "results" / "train_step.json"
+    path.parent.mkdir(exist_ok=True)
+    results = json.loads(path.read_text()) if path.exists() else {}
+    for backbone, image_size in CASES:
+        if args.only not in ("", f"{backbone}:{image_size}"):
+            continue
+        for precision in args.precisions.split(","):
+            row = sides(backbone, image_size, precision, args.torch_python)
+            found = compare(row, BATCH, args.rounds, args.steps)
+            results[f"{backbone} {image_size} {precision}"] = {
+                name: {"images_per_second": round(rate, 1), "peak_memory_mb": round(memory)}
+                for name, (rate, memory) in found.items()
+            }
+            path.write_text(json.dumps(results, indent=2) + "\n")
+            print(line(f"{backbone} {image_size} {precision}", found), flush=True)
+        if backbone == "resnet50" and image_size == 128:
+            print(triplet_line(results, args), flush=True)
+            path.write_text(json.dumps(results, indent=2) + "\n")
+
+
+def line(name, found):
+    """Returns a row of the table: rates, and ours over each."""
+    rate = found["fir_tf"][0]
+    parts = [f"{other} {value:.1f} ({rate / value:.2f}x)" for other, (value, _) in found.items()]
+    return f"{name:32s} images/s: " + ", ".join(parts)
+
+
+def triplet_line(results, args):
+    """Compares the paper's explicit triplets with mining, in useful triplets a second.
+
+    A P x K batch of 8 x 4 holds 8 * 4 * 3 * 28 triplets; 33 images in explicit form hold 11.
+    """
+    own = [sys.executable, str(HERE / "train_step.py"), "--backbone=resnet50", "--image_size=128"]
+    own.append("--precision=float32")
+    row = [Side("mined", [*own, "--side=fir_tf"]), Side("explicit", [*own, "--side=explicit"])]
+    found = compare(row, 1, args.rounds, args.steps)
+    steps = {name: rate for name, (rate, _) in found.items()}
+    results["triplets, resnet50 128 float32"] = {
+        "mined": {
+            "images_per_second": 32 * steps["mined"],
+            "triplets_per_second": 2688 * steps["mined"],
+        },
+        "explicit": {
+            "images_per_second": 33 * steps["explicit"],
+            "triplets_per_second": 11 * steps["explicit"],
+        },
+    }
+    return (
+        f"a gradient from 32 anchors: mined {steps['mined']:.2f}/s, explicit "
+        f"{steps['explicit'] * 11 / 32:.2f}/s ({steps['mined'] * 32 / steps['explicit'] / 11:.1f}x)"
+    )
+
+
+if __name__ == "__main__":
+    main()
