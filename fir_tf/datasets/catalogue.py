@@ -6,12 +6,16 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from fir_tf.errors import FirError
 
 SPLITS = ("train", "val", "query", "gallery", "test")
 UNKNOWN = -1
 SHOP, CONSUMER = 0, 1
+GALLERY_SCOPES = ("test", "val+test")
+
+_VAL, _TEST = 0.1, 0.3
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,7 +35,11 @@ class Catalogue:
         categories: tuple of str, the category names.
         items: tuple of str, the item names.
         source: str, where the rows came from, for messages.
-        line: int32 array [n], the line of `source` each row stood on, 0 where there is none.
+        line: int32 array [n], the line each row stood on, 0 where there is none.
+        notes: tuple of str, what the person who trains or evaluates should know about the data,
+            a line each: which images were taken, how the counts compare with published ones.
+        sources: tuple of str, the files or folders that rows came from; (`source`,) by default.
+        origin: int16 array [n], index into `sources`; 0 by default.
     """
 
     root: Path
@@ -44,9 +52,15 @@ class Catalogue:
     items: tuple
     source: str
     line: np.ndarray
+    notes: tuple = ()
+    sources: tuple = ()
+    origin: np.ndarray = None
 
     def __post_init__(self):
-        for name in ("category", "item", "domain", "split", "line"):
+        if self.origin is None:
+            object.__setattr__(self, "sources", (self.source,))
+            object.__setattr__(self, "origin", np.zeros(len(self.path), np.int16))
+        for name in ("category", "item", "domain", "split", "line", "origin"):
             if len(getattr(self, name)) != len(self.path):
                 raise FirError(
                     f"`{name}` must have one value per image ({len(self.path)}). "
@@ -58,7 +72,7 @@ class Catalogue:
 
     def rows(self, mask):
         """Returns the Catalogue of the rows where `mask` (bool [n] or int rows) selects."""
-        columns = ("path", "category", "item", "domain", "split", "line")
+        columns = ("path", "category", "item", "domain", "split", "line", "origin")
         return dataclasses.replace(self, **{name: getattr(self, name)[mask] for name in columns})
 
     def part(self, *splits):
@@ -71,8 +85,9 @@ class Catalogue:
         return [os.path.join(root, path) for path in self.path]
 
     def location(self, row):
-        """Returns `source:line` of a row, for messages."""
-        return f"{self.source}:{self.line[row]}" if self.line[row] else self.source
+        """Returns `file:line` of a row, for messages."""
+        source = self.sources[self.origin[row]]
+        return f"{source}:{self.line[row]}" if self.line[row] else source
 
     def with_categories(self, categories):
         """Returns the same table with its category column numbered after `categories`.
@@ -103,13 +118,13 @@ class Catalogue:
         return result
 
     def describe(self):
-        """Returns the table's sizes as text, a line a split."""
+        """Returns the table's sizes, a line a split, and its notes, as text."""
         lines = [f"{len(self)} images under {self.root}"]
         for split, (images, items, categories) in self.counts().items():
             lines.append(
                 f"  {split:8s}{images:8d} images{items:8d} items{categories:5d} categories"
             )
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.notes])
 
 
 def _take(table, index):
@@ -120,13 +135,15 @@ def encode(names):
     """Numbers a column of names in sorted order.
 
     Args:
-        names: sequence of str.
+        names: sequence of str; an empty name is unknown.
 
     Returns:
-        codes: int32 array, index into `values`.
+        codes: int32 array, index into `values`, -1 where unknown.
         values: tuple of str, sorted.
     """
-    values, codes = np.unique(np.asarray(names, dtype=object).astype(str), return_inverse=True)
+    names = np.array(names, dtype=object)
+    names[names == ""] = None
+    codes, values = pd.factorize(names, sort=True)
     return codes.astype(np.int32), tuple(values.tolist())
 
 
@@ -137,6 +154,56 @@ def unit_hash(name, salt):
     """
     digest = hashlib.blake2b(f"{salt}/{name}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
+
+
+def _unit_hashes(names, salt):
+    return np.array([unit_hash(name, salt) for name in names], np.float64)
+
+
+def hash_split(paths, item, items, source):
+    """Splits a catalogue that brings no split, by a hash of names alone.
+
+    60 % of the items train, 10 % val, 30 % test; adding items never moves old ones. The images of
+    a test item are divided into query and gallery by a hash of their paths, at least one on each
+    side; a test item with one image goes to the gallery. Images without an item are split one by
+    one by their paths, into train, val and test.
+
+    Args:
+        paths: str array [n].
+        item: int32 array [n], index into `items`, -1 where unknown.
+        items: sequence of str.
+        source: str, for the message.
+
+    Returns:
+        str array [n] of `SPLITS`.
+
+    Raises:
+        FirError: if there are so few items that none is left to train on or to test with.
+    """
+    known = item >= 0
+    score = np.empty(len(paths))
+    score[known] = _unit_hashes(items, "split")[item[known]]
+    score[~known] = _unit_hashes(paths[~known], "split")
+    split = np.select([score < _VAL, score < _VAL + _TEST], ["val", "test"], "train").astype("U7")
+
+    rows = np.flatnonzero((split == "test") & known)
+    view = _unit_hashes(paths[rows], "view")
+    order = np.lexsort((view, item[rows]))
+    rows, view = rows[order], view[order]
+    _, group, count = np.unique(item[rows], return_inverse=True, return_counts=True)
+    queries = np.bincount(group, view < 0.5, len(count)).astype(np.int64)
+    queries = np.where(count > 1, np.clip(queries, 1, np.maximum(count - 1, 1)), 0)
+    rank = np.arange(len(rows)) - (np.cumsum(count) - count)[group]
+    split[rows] = np.where(rank < queries[group], "query", "gallery")
+
+    for names in (("train",), ("test", "query")):
+        if not np.isin(split, names).any():
+            raise FirError(
+                f"the split {names[-1]!r} is empty: {source} has {len(paths)} images of "
+                f"{len(items)} items, and the split by hash left none for it. Give more (about 20 "
+                "items are enough), or a table with a column `split`"
+            )
+    return split
 
 
 def split_off_validation(catalogue, fraction, salt="val"):
@@ -163,10 +230,10 @@ def split_off_validation(catalogue, fraction, salt="val"):
     train = catalogue.split == "train"
     if fraction == 0 or (catalogue.split == "val").any() or not train.any():
         return catalogue
-    by_item = np.array([unit_hash(name, salt) for name in catalogue.items] or [1.0])
-    score = np.where(catalogue.item >= 0, by_item[catalogue.item], 1.0)
-    loose = np.flatnonzero(train & (catalogue.item < 0))
-    score[loose] = [unit_hash(catalogue.path[row], salt) for row in loose]
+    known, loose = catalogue.item >= 0, train & (catalogue.item < 0)
+    score = np.ones(len(catalogue))
+    score[known] = _unit_hashes(catalogue.items, salt)[catalogue.item[known]]
+    score[loose] = _unit_hashes(catalogue.path[loose], salt)
     chosen = train & (score < fraction)
     if not chosen.any():
         # A handful of items can all miss the threshold; one is still needed to validate on.
@@ -182,20 +249,69 @@ def split_off_validation(catalogue, fraction, salt="val"):
     return dataclasses.replace(catalogue, split=split)
 
 
+def check_paths(catalogue):
+    """Raises FirError naming file and line of a path that leaves the root or stands twice."""
+    for row, path in enumerate(catalogue.path):
+        if not path or path[0] == "/" or (".." in path and ".." in path.split("/")):
+            raise FirError(
+                f"{catalogue.location(row)}: an image path must stay below {catalogue.root}: "
+                f"relative to it and without `..`. Received: {path!r}"
+            )
+    twice = pd.Series(catalogue.path, dtype=object).duplicated().to_numpy()
+    if twice.any():
+        row = int(np.argmax(twice))
+        first = int(np.argmax(catalogue.path == catalogue.path[row]))
+        raise FirError(
+            f"{catalogue.location(row)}: the image {catalogue.path[row]} is listed already at "
+            f"{catalogue.location(first)}. List it once, with all its labels"
+        )
+
+
+def shared_item(catalogue):
+    """Says which item is in more than one of train, val and test (query, gallery, test).
+
+    Args:
+        catalogue: Catalogue.
+
+    Returns:
+        str naming the first such row and the one it disagrees with, None where there is none.
+    """
+    known = np.flatnonzero(catalogue.item >= 0)
+    split = catalogue.split[known]
+    side = np.select([split == "train", split == "val"], [0, 1], 2)
+    _, first, group = np.unique(catalogue.item[known], return_index=True, return_inverse=True)
+    differs = side != side[first[group]]
+    if not differs.any():
+        return None
+    place = int(np.argmax(differs))
+    row, other = known[place], known[first[group[place]]]
+    return (
+        f"{catalogue.location(row)}: the item {catalogue.items[catalogue.item[row]]} is in "
+        f"the split {catalogue.split[row]}, but at {catalogue.location(other)} in "
+        f"{catalogue.split[other]}. An item must be in one of train, val and test (query and "
+        "gallery) only, or the result says nothing about unseen items"
+    )
+
+
+def check_items(catalogue):
+    """Raises FirError if an item is in more than one of train, val and test."""
+    problem = shared_item(catalogue)
+    if problem:
+        raise FirError(problem)
+
+
 def check_files(catalogue):
     """Raises FirError naming the rows whose image file does not exist.
 
     Folders are listed once each, which is much faster than asking for every file.
     """
-    listing = {}
-    missing = []
+    root, listing, missing = str(catalogue.root), {}, []
     for row, path in enumerate(catalogue.path):
         folder, _, name = path.rpartition("/")
         if folder not in listing:
             try:
-                with os.scandir(catalogue.root / folder) as entries:
-                    listing[folder] = {entry.name for entry in entries}
-            except OSError:
+                listing[folder] = frozenset(os.listdir(os.path.join(root, folder)))
+            except (OSError, ValueError):
                 listing[folder] = frozenset()
         if name not in listing[folder]:
             missing.append(row)
@@ -211,25 +327,42 @@ def check_files(catalogue):
         )
 
 
-def retrieval_sides(catalogue, split="test"):
+def retrieval_sides(catalogue, split="test", gallery_scope="test"):
     """Returns the queries and the gallery of a retrieval test, as row numbers.
 
-    `test`: the splits `query` and `gallery`. `val`: consumer photos against shop photos where
-    the validation part has both domains; otherwise every validation image is a query against
-    all the others (the image itself is left out by its id).
+    `test`: the splits `query` and `gallery`; with the gallery scope `val+test` the shop photos of
+    the split `val` join the gallery, where they match no query. `val`: consumer photos against
+    shop photos where the validation part has both domains; otherwise every validation image is a
+    query against all the others (the image itself is left out by its id).
 
     Args:
         catalogue: Catalogue.
         split: "test" or "val".
+        gallery_scope: "test" or "val+test" (PAPER: Consumer-to-Shop's README has the first, some
+            papers take the second). Without effect on "val".
 
     Returns:
         (query rows, gallery rows), int arrays, either possibly empty.
+
+    Raises:
+        FirError: for another split or scope, or if `val+test` finds no shop photo in `val`.
     """
-    if split == "test":
-        return (
-            np.flatnonzero(catalogue.split == "query"),
-            np.flatnonzero(catalogue.split == "gallery"),
+    if gallery_scope not in GALLERY_SCOPES:
+        raise FirError(
+            f"`gallery_scope` must be one of {', '.join(GALLERY_SCOPES)}. "
+            f"Received: {gallery_scope!r}"
         )
+    if split == "test":
+        gallery = catalogue.split == "gallery"
+        if gallery_scope == "val+test":
+            val = (catalogue.split == "val") & (catalogue.domain == SHOP)
+            if not val.any():
+                raise FirError(
+                    f"`gallery_scope` val+test needs shop photos in the split 'val'; "
+                    f"{catalogue.source} has none. Set --gallery_scope=test"
+                )
+            gallery |= val
+        return np.flatnonzero(catalogue.split == "query"), np.flatnonzero(gallery)
     if split != "val":
         raise FirError(f"`split` must be 'test' or 'val'. Received: {split!r}")
     rows = np.flatnonzero((catalogue.split == "val") & (catalogue.item >= 0))

@@ -1,26 +1,60 @@
 """The three DeepFashion benchmarks (Liu et al., CVPR 2016) as Catalogues."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 
-from fir_tf.datasets.annotations import check_values, find_file, find_images, read_table
-from fir_tf.datasets.catalogue import CONSUMER, SHOP, UNKNOWN, Catalogue, encode
+from fir_tf.datasets.annotations import (
+    asked_for,
+    check_listed_once,
+    check_values,
+    find_file,
+    find_images,
+    has_file,
+    read_lines,
+    read_table,
+)
+from fir_tf.datasets.catalogue import (
+    CONSUMER,
+    SHOP,
+    UNKNOWN,
+    Catalogue,
+    check_items,
+    check_paths,
+    encode,
+    shared_item,
+)
+from fir_tf.datasets.published import PUBLISHED, compare_with_published
 from fir_tf.errors import FirError
 
 _PARTITION = "list_eval_partition.txt"
 _FOLDERS = ("Eval", "Anno", ".")
+_LABELS = "list_category_img.txt"
+_NAMES = "list_category_cloth.txt"
+_LABEL_FOLDERS = ("Anno", "Anno_coarse", ".")
+_FINE_FOLDERS = ("Anno_fine", "Anno", ".")
 
 
 def _folder_above_item(paths, path, lines):
     """Returns the category folders, `WOMEN/Dresses` of `img/WOMEN/Dresses/id_1/x.jpg`."""
-    parts = paths.str.rsplit("/", n=2, expand=True)
-    if parts.shape[1] < 3 or parts[2].isna().any():
-        row = 0 if parts.shape[1] < 3 else int(np.flatnonzero(parts[2].isna())[0])
-        raise FirError(
-            f"{path}:{lines.iloc[row]}: the image path must be "
-            f"img/<group>/<category>/<item>/<view>.jpg. Received: {paths.iloc[row]!r}"
-        )
-    return parts[0].str.split("/", n=1).str[-1]
+    folders = []
+    for row, name in enumerate(paths):
+        parts = name.rsplit("/", 2)
+        if len(parts) < 3:
+            raise FirError(
+                f"{path}:{lines[row]}: the image path must be "
+                f"img/<group>/<category>/<item>/<view>.jpg. Received: {name!r}"
+            )
+        folders.append(parts[0].split("/", 1)[-1])
+    return folders
+
+
+def _finish(benchmark, catalogue, notes, **counted):
+    """Adds the notes and the comparison with the published counts, after all checks."""
+    check_paths(catalogue)
+    line = compare_with_published(benchmark, catalogue, **counted)
+    return dataclasses.replace(catalogue, notes=(*notes, line))
 
 
 def load_inshop(data_dir):
@@ -31,13 +65,15 @@ def load_inshop(data_dir):
 
     Args:
         data_dir: str or Path, the folder with `Eval/` (or `Anno/`) and `Img/` (or `img/`), or
-            the folder above it.
+            the folder above it; or the image folder itself, such as `Img/img_highres`, to take
+            that one.
 
     Returns:
         Catalogue with the splits train, query and gallery.
 
     Raises:
-        FirError: for a missing folder, a malformed row (file and line named) or an empty split.
+        FirError: for a missing folder, a malformed row, an image that is listed twice, an item
+            in train and test (file and line named) or an empty split.
     """
     path, base = find_file(data_dir, _PARTITION, _FOLDERS)
     table = read_table(path, ("image_name", "item_id", "evaluation_status"))
@@ -46,11 +82,13 @@ def load_inshop(data_dir):
     for split in splits:
         if not (table["evaluation_status"] == split).any():
             raise FirError(f"{path}: no row has evaluation_status {split!r}; the split is empty")
+    names, lines = table["image_name"].to_numpy(object), table["line"].to_numpy(np.int32)
     item, items = encode(table["item_id"])
-    category, categories = encode(_folder_above_item(table["image_name"], path, table["line"]))
-    return Catalogue(
-        root=find_images(base, table["image_name"].iloc[0]),
-        path=table["image_name"].to_numpy(object),
+    category, categories = encode(_folder_above_item(names, path, lines))
+    root, names, notes = find_images(base, data_dir, names)
+    catalogue = Catalogue(
+        root=root,
+        path=names,
         category=category,
         item=item,
         domain=np.full(len(table), SHOP, np.int8),
@@ -58,107 +96,204 @@ def load_inshop(data_dir):
         categories=categories,
         items=items,
         source=str(path),
-        line=table["line"].to_numpy(np.int32),
+        line=lines,
     )
+    check_items(catalogue)
+    return _finish("inshop", catalogue, notes)
 
 
 def load_category(data_dir):
     """Loads the Category and Attribute Prediction benchmark.
 
     Labels are 1-based in the order of `list_category_cloth.txt`. There are no item labels, so
-    only OC and OS can be trained on it.
+    only OC and OS can be trained on it. The release has two annotations: all 289,222 images, and
+    20,000 of them in `Anno_fine`. Where both are there, all images are taken.
 
     Args:
-        data_dir: str or Path, the folder with `Anno/`, `Eval/` and `Img/` (or `img/`).
+        data_dir: str or Path, the folder with `Anno/` (or `Anno_coarse/`), `Eval/` and `Img/`
+            (or `img/`), or the folder above it; or `Anno_fine` or `Img/img_highres` in it, to
+            take that one.
 
     Returns:
         Catalogue with the splits train, val and test; item is -1 throughout.
 
     Raises:
-        FirError: for a missing folder, a malformed row or a label out of range (file and line
-            named).
+        FirError: for a missing folder, a malformed row, an image that is listed twice or a label
+            out of range (file and line named).
     """
-    names_path, base = find_file(data_dir, "list_category_cloth.txt", ("Anno", "Anno_coarse", "."))
-    labels_path, _ = find_file(data_dir, "list_category_img.txt", ("Anno", "Anno_coarse", "."))
+    fine = has_file(data_dir, "train_cate.txt", _FINE_FOLDERS)
+    if fine and (
+        asked_for(data_dir, ("Anno_fine",)) or not has_file(data_dir, _LABELS, _LABEL_FOLDERS)
+    ):
+        return _load_category_fine(data_dir)
+    names_path, base = find_file(data_dir, _NAMES, _LABEL_FOLDERS)
+    labels_path, _ = find_file(data_dir, _LABELS, _LABEL_FOLDERS)
     partition_path, _ = find_file(data_dir, _PARTITION, _FOLDERS)
-    names = read_table(names_path, ("category_name", "category_type"))["category_name"]
+    categories = _category_names(names_path)
     labels = read_table(labels_path, ("image_name", "category_label"))
     partition = read_table(partition_path, ("image_name", "evaluation_status"))
-    splits = ("train", "val", "test")
-    check_values(partition_path, partition, "evaluation_status", splits)
-    check_values(
-        labels_path, labels, "category_label", [str(1 + index) for index in range(len(names))]
-    )
-    if len(labels) == len(partition) and (labels["image_name"] == partition["image_name"]).all():
-        label = labels["category_label"]
-    else:
-        label = partition["image_name"].map(
-            labels.drop_duplicates("image_name").set_index("image_name")["category_label"]
-        )
-        if label.isna().any():
-            row = partition[label.isna()].iloc[0]
+    check_values(partition_path, partition, "evaluation_status", ("train", "val", "test"))
+    check_values(labels_path, labels, "category_label", _label_values(categories))
+    category = labels["category_label"].to_numpy(object).astype(np.int32) - 1
+    notes = ()
+    if not labels["image_name"].equals(partition["image_name"]):
+        check_listed_once(labels_path, labels, "image_name")
+        place = pd.Index(labels["image_name"]).get_indexer(partition["image_name"])
+        if (place < 0).any():
+            row = partition[place < 0].iloc[0]
             raise FirError(
                 f"{partition_path}:{row['line']}: {row['image_name']} has no category in "
                 f"{labels_path}"
             )
-    return Catalogue(
-        root=find_images(base, partition["image_name"].iloc[0]),
-        path=partition["image_name"].to_numpy(object),
-        category=label.to_numpy(object).astype(np.int32) - 1,
+        left_out = len(labels) - len(np.unique(place))
+        if left_out:
+            notes = (f"note: {left_out:,} images of {labels_path} are in no split and left out",)
+        category = category[place]
+    root, names, found = find_images(base, data_dir, partition["image_name"].to_numpy(object))
+    if fine:
+        folder = find_file(data_dir, "train_cate.txt", _FINE_FOLDERS)[0].parent
+        notes += (f"labels: {labels_path.parent} (for {folder} give that folder as --data_dir)",)
+    catalogue = Catalogue(
+        root=root,
+        path=names,
+        category=category,
         item=np.full(len(partition), UNKNOWN, np.int32),
         domain=np.full(len(partition), UNKNOWN, np.int8),
         split=partition["evaluation_status"].to_numpy(object).astype(str),
-        categories=tuple(names),
+        categories=categories,
         items=(),
         source=str(partition_path),
         line=partition["line"].to_numpy(np.int32),
     )
+    return _finish("category", catalogue, (*found, *notes))
+
+
+def _category_names(path):
+    table = read_table(path, ("category_name", "category_type"))
+    check_listed_once(path, table, "category_name")
+    return tuple(table["category_name"])
+
+
+def _label_values(categories):
+    return [str(1 + index) for index in range(len(categories))]
+
+
+def _load_category_fine(data_dir):
+    """Loads `Anno_fine`: `train.txt` and `train_cate.txt`, aligned by row, and so on."""
+    _, base = find_file(data_dir, "train_cate.txt", _FINE_FOLDERS)
+    categories = _category_names(find_file(data_dir, _NAMES, (*_FINE_FOLDERS, *_LABEL_FOLDERS))[0])
+    parts, sources = [], []
+    for split in ("train", "val", "test"):
+        path, _ = find_file(data_dir, f"{split}.txt", _FINE_FOLDERS)
+        labels_path = path.with_name(f"{split}_cate.txt")
+        names, labels = read_lines(path), read_lines(labels_path)
+        if len(names) != len(labels):
+            raise FirError(
+                f"{path} and {labels_path} belong together row by row. Received: {len(names)} and "
+                f"{len(labels)} rows. Unpack them again"
+            )
+        part = pd.DataFrame({"image_name": names, "category_label": labels, "split": split})
+        part["line"] = part.index + 1
+        check_values(labels_path, part, "category_label", _label_values(categories))
+        part["origin"] = len(sources)
+        parts.append(part)
+        sources.append(str(path))
+    table = pd.concat(parts, ignore_index=True)
+    root, names, notes = find_images(base, data_dir, table["image_name"].to_numpy(object))
+    catalogue = Catalogue(
+        root=root,
+        path=names,
+        category=table["category_label"].to_numpy(object).astype(np.int32) - 1,
+        item=np.full(len(table), UNKNOWN, np.int32),
+        domain=np.full(len(table), UNKNOWN, np.int8),
+        split=table["split"].to_numpy(object).astype(str),
+        categories=categories,
+        items=(),
+        source=", ".join(sources),
+        line=table["line"].to_numpy(np.int32),
+        sources=tuple(sources),
+        origin=table["origin"].to_numpy(np.int16),
+    )
+    return _finish("category_fine", catalogue, notes)
 
 
 def load_consumer2shop(data_dir):
     """Loads the Consumer-to-Shop benchmark.
 
     The first image of a pair is the consumer photo, the second the shop photo. Test consumer
-    photos are the queries, all shop photos of the test set the gallery (the data set's README);
-    hits count by item id. An image that stands in several pairs is one row.
+    photos are the queries, all shop photos of the test set the gallery (the data set's README;
+    see `retrieval_sides` for the wider scope); hits count by item id. An image that stands in
+    several pairs is one row.
+
+    An image with two item ids, splits or sides, and an item in two splits, is an error. Only in
+    the file as published (told by its number of pairs) it is a warning, the first row counts.
 
     Args:
-        data_dir: str or Path, the folder with `Eval/` and `Img/` (or `img/`).
+        data_dir: str or Path, the folder with `Eval/` (or `Anno/`) and `Img/` (or `img/`), or
+            the folder above it; or the image folder itself, such as `Img/img_highres`, to take
+            that one.
 
     Returns:
         Catalogue with the splits train, val, query and gallery.
 
     Raises:
-        FirError: for a missing folder or a malformed row (file and line named).
+        FirError: for a missing folder or a malformed or contradictory row (file and line named).
     """
     path, base = find_file(data_dir, _PARTITION, _FOLDERS)
     pairs = read_table(
         path, ("image_pair_name_1", "image_pair_name_2", "item_id", "evaluation_status")
     )
     check_values(path, pairs, "evaluation_status", ("train", "val", "test"))
-    sides = []
-    for column, domain, test in (
-        ("image_pair_name_1", CONSUMER, "query"),
-        ("image_pair_name_2", SHOP, "gallery"),
-    ):
-        side = pairs[[column, "item_id", "evaluation_status", "line"]].rename(
-            columns={column: "image_name"}
-        )
-        side["domain"] = domain
-        side["split"] = side["evaluation_status"].replace("test", test)
-        sides.append(side)
-    table = pd.concat(sides, ignore_index=True).drop_duplicates("image_name", ignore_index=True)
-    item, items = encode(table["item_id"])
-    category, categories = encode(_folder_above_item(table["image_name"], path, table["line"]))
-    return Catalogue(
-        root=find_images(base, table["image_name"].iloc[0]),
-        path=table["image_name"].to_numpy(object),
+    released = len(pairs) == PUBLISHED["consumer2shop"].counts["pairs"]
+    notes = []
+
+    def object_to(problem):
+        if not released:
+            raise FirError(problem)
+        notes.append(f"warning: {problem}")
+
+    count = len(pairs)
+    names = np.concatenate(
+        [pairs[column].to_numpy(object) for column in ("image_pair_name_1", "image_pair_name_2")]
+    )
+    image, _ = pd.factorize(names)
+    rows = np.flatnonzero(~pd.Series(image).duplicated().to_numpy())
+    item, items = encode(pairs["item_id"])
+    status, statuses = encode(pairs["evaluation_status"])
+    columns = {
+        "the item": (np.tile(item, 2), items),
+        "the split": (np.tile(status, 2), statuses),
+        "the side": (np.repeat([CONSUMER, SHOP], count), ("shop", "consumer")),
+    }
+    lines = np.tile(pairs["line"].to_numpy(np.int32), 2)
+    for what, (values, texts) in columns.items():
+        differs = values != values[rows][image]
+        if differs.any():
+            row = int(np.argmax(differs))
+            first = rows[image[row]]
+            object_to(
+                f"{path}:{lines[row]}: {names[row]} has {what} {texts[values[row]]}, on line "
+                f"{lines[first]} it has {texts[values[first]]}. An image has one of each"
+            )
+    consumer = rows < count
+    category, categories = encode(_folder_above_item(names[rows], path, lines[rows]))
+    split = np.array(statuses)[columns["the split"][0][rows]].astype("U7")
+    test = split == "test"
+    split[test & consumer], split[test & ~consumer] = "query", "gallery"
+    root, found, places = find_images(base, data_dir, names[rows])
+    catalogue = Catalogue(
+        root=root,
+        path=found,
         category=category,
-        item=item,
-        domain=table["domain"].to_numpy(object).astype(np.int8),
-        split=table["split"].to_numpy(object).astype(str),
+        item=columns["the item"][0][rows],
+        domain=np.where(consumer, CONSUMER, SHOP).astype(np.int8),
+        split=split,
         categories=categories,
         items=items,
         source=str(path),
-        line=table["line"].to_numpy(object).astype(np.int32),
+        line=lines[rows],
     )
+    problem = shared_item(catalogue)
+    if problem:
+        object_to(problem)
+    return _finish("consumer2shop", catalogue, (*places, *notes), pairs=count)
