@@ -39,7 +39,9 @@ class Config:
 
     dataset: str = option("inshop", "Layout of the data.", DATASET_NAMES)
     data_dir: str = option(
-        "data/inshop", "Folder of the data set; with --dataset=table the CSV or Parquet file."
+        "data/inshop",
+        "Folder of the data set, or its img_highres or Anno_fine folder to take that one; with "
+        "--dataset=table the CSV or Parquet file.",
     )
     extra_data: str = option(
         "",
@@ -98,7 +100,9 @@ class Config:
     )
     images_per_item: int = option(4, "K: images of an item in a batch of P x K.")
     category_fraction: float = option(
-        0.0, "Share of each batch drawn for OC alone from all images with a category."
+        0.0,
+        "Share of each batch drawn for OC alone from all images with a category; needed when a "
+        "source has categories only.",
     )
     crop_area_min: float = option(0.3, "Smallest share of the image that a training crop keeps.")
     grayscale: float = option(0.1, "Probability that a training image loses its colour.")

@@ -1,8 +1,10 @@
 """Data sources: each becomes a Catalogue."""
 
-from fir_tf.datasets.catalogue import Catalogue, check_files
+from fir_tf.datasets.catalogue import Catalogue, check_files, split_off_validation
 from fir_tf.datasets.deepfashion import load_category, load_consumer2shop, load_inshop
 from fir_tf.datasets.folder import load_folder
+from fir_tf.datasets.sources import merge_training, parse_sources
+from fir_tf.datasets.table import load_table
 from fir_tf.errors import FirError
 
 DATASETS = {
@@ -10,6 +12,7 @@ DATASETS = {
     "category": load_category,
     "consumer2shop": load_consumer2shop,
     "folder": load_folder,
+    "table": load_table,
 }
 
 
@@ -18,7 +21,7 @@ def load(dataset, data_dir):
 
     Args:
         dataset: str, a key of `DATASETS`.
-        data_dir: str or Path, its folder.
+        data_dir: str or Path, its folder, or the file of a table.
 
     Returns:
         Catalogue.
@@ -33,4 +36,26 @@ def load(dataset, data_dir):
     return catalogue
 
 
-__all__ = ["DATASETS", "Catalogue", "load"]
+def load_training(config):
+    """Loads what a run trains and validates on: the data set, and the extra training images.
+
+    Args:
+        config: Config; `dataset`, `data_dir`, `val_fraction`, `extra_data`.
+
+    Returns:
+        Catalogue: the data set with its validation items split off, so that they are the same
+        whatever is added, and the training images of `extra_data` (see `merge_training`).
+
+    Raises:
+        FirError: as `load`, `split_off_validation` and `merge_training`.
+    """
+    extras = parse_sources(config.extra_data)
+    main = split_off_validation(load(config.dataset, config.data_dir), config.val_fraction)
+    if not extras:
+        return main
+    return merge_training(
+        main, [(f"{dataset}:{path}", load(dataset, path)) for dataset, path in extras]
+    )
+
+
+__all__ = ["DATASETS", "Catalogue", "load", "load_training"]

@@ -229,7 +229,8 @@ class TripletPlan:
 class MixedPlan:
     """The rows of one plan followed by those of another: mixed category/triplet batches.
 
-    An epoch is the first plan's.
+    Every batch holds as many rows of each as their sizes say, whatever the sources they come
+    from. An epoch is the first plan's; the second goes through its own images at its own pace.
     """
 
     def __init__(self, first, second):
@@ -263,8 +264,58 @@ def _check_groups(groups, noun):
         )
 
 
+def _drawn_by(config):
+    """The labels, "item" or "category", of which an image needs one to be drawn."""
+    kinds = config.loss_kinds()
+    nouns = [noun for kind, noun in (("IS", "item"), ("OS", "category")) if kind in kinds]
+    if config.triplets != "explicit":
+        # Batches of P x K come from the groups of one label; the other is mined within them.
+        nouns = nouns[:1]
+    if "OC" in kinds and (config.category_fraction or not nouns):
+        nouns.append("category")
+    return list(dict.fromkeys(nouns))
+
+
+def drawn_rows(catalogue, config):
+    """Returns the training rows that the plan of `make_plan` can draw.
+
+    Args:
+        catalogue: Catalogue; its split `train`.
+        config: Config; `losses`, `triplets`, `category_fraction`.
+
+    Returns:
+        int array of rows in ascending order.
+    """
+    known = np.any([getattr(catalogue, noun) >= 0 for noun in _drawn_by(config)], axis=0)
+    return np.flatnonzero((catalogue.split == "train") & known)
+
+
+def describe_undrawn(catalogue, config):
+    """Returns a note on training images that the plan never draws, an empty string without any.
+
+    Args:
+        catalogue: Catalogue.
+        config: Config.
+
+    Returns:
+        str.
+    """
+    count = int((catalogue.split == "train").sum())
+    left = count - len(drawn_rows(catalogue, config))
+    if not left:
+        return ""
+    return (
+        f"note: {left:,} of {count:,} training images are never drawn: they lack the label "
+        f"({' or '.join(_drawn_by(config))}) that batches are made by; see --category_fraction"
+    )
+
+
 def make_plan(catalogue, config):
     """Builds the plan that `config` asks for over the training rows of `catalogue`.
+
+    With a similarity loss and `category_fraction` f, the share f of `batch_size` (images; with
+    explicit triplets, triplets) is drawn uniformly from all training images with a category,
+    whether they have an item or not, and the rest from those with the similarity loss's label.
 
     Args:
         catalogue: Catalogue; its split `train` is drawn from.
@@ -276,7 +327,8 @@ def make_plan(catalogue, config):
         `classified` and `describe()`.
 
     Raises:
-        FirError: if the catalogue has no training image or lacks the labels a loss needs.
+        FirError: if the catalogue has no training image, lacks the labels a loss needs, or holds
+            a source of which no image would be drawn; if `category_fraction` has no effect.
     """
     rows = np.flatnonzero(catalogue.split == "train")
     if not len(rows):
@@ -290,11 +342,26 @@ def make_plan(catalogue, config):
                 f"the loss {kind} needs {noun} labels, and no training image of "
                 f"{catalogue.source} has one. Received: --losses={config.losses}"
             )
+    drawn = drawn_rows(catalogue, config)
+    for origin in np.unique(catalogue.origin[rows]):
+        if not (catalogue.origin[drawn] == origin).any():
+            raise FirError(
+                f"no image of {catalogue.sources[origin]} would ever be drawn: batches are made "
+                f"by {' or '.join(_drawn_by(config))}, and its images have no such label. Take it "
+                "out, change --losses, or draw images that have a category only with "
+                "--category_fraction, such as 0.25"
+            )
     similarity = [columns[kind] for kind in ("IS", "OS") if kind in kinds]
     categorised = rows[catalogue.category[rows] >= 0]
     if not similarity:
         return UniformPlan(categorised, config.batch_size, config.seed)
-    extra = round(config.batch_size * config.category_fraction) if "OC" in kinds else 0
+    extra = round(config.batch_size * config.category_fraction)
+    if config.category_fraction and ("OC" not in kinds or not 0 < extra < config.batch_size):
+        raise FirError(
+            "`category_fraction` must bring at least one image a batch for OC, and leave one for "
+            f"triplets. Received: {config.category_fraction} of a batch of {config.batch_size} "
+            f"with --losses={config.losses}"
+        )
     size = config.batch_size - extra
     if config.triplets == "explicit":
         plan = TripletPlan(

@@ -11,6 +11,7 @@ import fir_tf.models.layers  # noqa: F401
 from fir_tf import datasets
 from fir_tf.config import Config
 from fir_tf.datasets.catalogue import retrieval_sides, split_off_validation
+from fir_tf.datasets.published import is_published_test_set
 from fir_tf.errors import FirError
 from fir_tf.files import write_json
 from fir_tf.options import find_run
@@ -23,9 +24,6 @@ from fir_tf.retrieval.metrics import (
     retrieval_metrics,
 )
 from fir_tf.retrieval.pictures import Match, SheetRow, contact_sheet, recall_curve
-
-# Query, gallery and test images of the benchmarks as published (PAPER: the three benchmarks).
-PUBLISHED_TEST_IMAGES = {"inshop": (14218, 12612, 0), "category": (0, 0, 40000)}
 
 
 def load_model(run):
@@ -51,9 +49,9 @@ def load_model(run):
     return keras.models.load_model(path, compile=False), config, labels["categories"]
 
 
-def _measure_parts(embedder, catalogue, split, config, batch_size):
+def _measure_parts(embedder, catalogue, split, config, batch_size, gallery_scope="test"):
     """Embeds the images of a split once; returns what the metrics and the pictures need."""
-    query, gallery = retrieval_sides(catalogue, split)
+    query, gallery = retrieval_sides(catalogue, split, gallery_scope)
     classified = np.flatnonzero(
         np.isin(catalogue.split, ("val",) if split == "val" else ("test", "query", "gallery"))
     )
@@ -128,12 +126,15 @@ def evaluate(options):
     model, config, categories = load_model(run)
     dataset = options.dataset or config.dataset
     data_dir = options.data_dir or config.data_dir
+    scope = options.gallery_scope or config.gallery_scope
     catalogue = datasets.load(dataset, data_dir)
+    for note in catalogue.notes:
+        print(note)
     if options.split == "val":
         catalogue = split_off_validation(catalogue, config.val_fraction)
     catalogue = catalogue.with_categories(categories)
     parts = _measure_parts(
-        make_embedder(model), catalogue, options.split, config, options.batch_size
+        make_embedder(model), catalogue, options.split, config, options.batch_size, scope
     )
     if parts is None:
         raise FirError(
@@ -147,6 +148,7 @@ def evaluate(options):
             "dataset": dataset,
             "data_dir": str(data_dir),
             "split": options.split,
+            **({"gallery_scope": scope} if options.split == "test" else {}),
             "image_size": config.image_size,
             "resize": config.resize,
             "unreadable_images": len(parts["skipped"]),
@@ -159,7 +161,7 @@ def evaluate(options):
     paper = [row for row in PAPER_RESULTS if row.dataset == dataset]
     print(_report(metrics, paper))
     title, note = f"{Path(data_dir).name}: {config.backbone}, {config.losses}", ""
-    if paper and not _comparable(catalogue, dataset):
+    if paper and not (scope == "test" and is_published_test_set(dataset, catalogue)):
         note = "the paper's numbers are for DeepFashion's own images, not for these"
         print(f"note: {note}")
     if parts["skipped"]:
@@ -186,13 +188,6 @@ def _report(metrics, paper):
         ]
         lines.append((name.ljust(16) + "".join(cells)).rstrip())
     return "\n".join(lines)
-
-
-def _comparable(catalogue, dataset):
-    """Whether the images are the benchmark's own, going by the published counts."""
-    return PUBLISHED_TEST_IMAGES.get(dataset) == tuple(
-        int((catalogue.split == split).sum()) for split in ("query", "gallery", "test")
-    )
 
 
 def _draw(catalogue, parts, config, title, note, paper, options, output):

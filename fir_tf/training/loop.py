@@ -15,11 +15,10 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from fir_tf import datasets
-from fir_tf.datasets.catalogue import split_off_validation
 from fir_tf.errors import FirError
 from fir_tf.files import write_json
 from fir_tf.input.batches import training_batches
-from fir_tf.input.plans import make_plan
+from fir_tf.input.plans import describe_undrawn, make_plan
 from fir_tf.losses.objective import Objective
 from fir_tf.models.fir import build_fir, head_variables, training_model
 from fir_tf.retrieval.pictures import training_curves
@@ -32,18 +31,6 @@ from fir_tf.training.precision import choose_precision, policy
 from fir_tf.training.run import open_run
 from fir_tf.training.schedules import make_schedule
 from fir_tf.training.step import TrainStep, make_averages
-
-
-def load_training_catalogue(config):
-    """Loads the config's data set and splits off the validation items.
-
-    Args:
-        config: Config; `dataset`, `data_dir`, `val_fraction`.
-
-    Returns:
-        Catalogue.
-    """
-    return split_off_validation(datasets.load(config.dataset, config.data_dir), config.val_fraction)
 
 
 def describe_plan(catalogue, plan, config):
@@ -61,6 +48,9 @@ def describe_plan(catalogue, plan, config):
             f"note: {single} of {len(items)} training items have one image; they serve as "
             "negatives only"
         )
+    undrawn = describe_undrawn(catalogue, config)
+    if undrawn:
+        lines.append(undrawn)
     return "\n".join(lines)
 
 
@@ -242,7 +232,7 @@ def train(config):
     """
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
-    catalogue = load_training_catalogue(config)
+    catalogue = datasets.load_training(config)
     plan = make_plan(catalogue, config)
     steps_per_epoch = max(1, round(plan.steps_per_epoch / config.accumulate))
     if config.dry_run:

@@ -1,0 +1,442 @@
+"""Tables of one's own, and several sources in one run."""
+
+import csv
+import dataclasses
+import sys
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+import pytest
+import tensorflow as tf
+from conftest import inshop_rows, write_inshop, write_jpeg
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fir_tf.config import Config
+from fir_tf.datasets import load, load_training
+from fir_tf.datasets.catalogue import CONSUMER, SHOP, Catalogue, split_off_validation
+from fir_tf.datasets.sources import merge_training, parse_sources
+from fir_tf.errors import FirError
+from fir_tf.input.batches import training_batches
+from fir_tf.input.plans import describe_undrawn, drawn_rows, make_plan
+from fir_tf.losses.objective import Objective
+
+
+def compiled(plan):
+    """The plan as the input pipeline runs it: in a graph."""
+    return tf.function(plan, input_signature=[tf.TensorSpec([], tf.int64)])
+
+
+ROWS = [
+    {"path": "a/1.jpg", "item": "7", "category": "Tee", "domain": "shop", "split": "train"},
+    {"path": "a/2.jpg", "item": "7", "category": "", "domain": "consumer", "split": "train"},
+    {"path": "b/1.jpg", "item": "", "category": "Dress, long", "domain": "", "split": "train"},
+    {"path": "b/2.jpg", "item": "9", "category": "Tee", "domain": "consumer", "split": "query"},
+    {"path": "b/3.jpg", "item": "9", "category": "Tee", "domain": "shop", "split": "gallery"},
+    {"path": "c/1.jpg", "item": "", "category": "Tee", "domain": "", "split": "val"},
+]
+
+
+def write_table(path, rows, images=True, text=None, **options):
+    """Writes rows (dicts) as CSV, or `text` as it is, and the images beside the table."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if text is None:
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rows[0]), **options)
+            writer.writeheader()
+            writer.writerows(rows)
+    else:
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
+    for number, row in enumerate(rows if images else ()):
+        write_jpeg(path.parent / row["path"], number)
+    return path
+
+
+def names_of(catalogue, noun):
+    names = getattr(catalogue, {"item": "items", "category": "categories"}[noun])
+    return [names[index] if index >= 0 else "" for index in getattr(catalogue, noun)]
+
+
+def check_table(catalogue):
+    """The six rows of `ROWS`, cell by cell."""
+    assert catalogue.path.tolist() == [row["path"] for row in ROWS]
+    for noun in ("item", "category"):
+        assert names_of(catalogue, noun) == [row[noun] for row in ROWS]
+    domain = {"shop": SHOP, "consumer": CONSUMER, "": -1}
+    assert catalogue.domain.tolist() == [domain[row["domain"]] for row in ROWS]
+    assert catalogue.split.tolist() == [row["split"] for row in ROWS]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_a_csv_is_read_cell_by_cell(tmp_path, delimiter):
+    path = write_table(tmp_path / "shop.csv", ROWS, delimiter=delimiter)
+    catalogue = load("table", path)
+    check_table(catalogue)
+    assert catalogue.line.tolist() == [2, 3, 4, 5, 6, 7]
+    assert catalogue.notes == ()
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    check_table(load("table", path))
+
+
+def test_other_columns_are_ignored_aloud_and_lines_count_quoted_line_ends(tmp_path):
+    rows = [{"Price": "1,5", "Text": "two\nlines", **row} for row in ROWS]
+    catalogue = load("table", write_table(tmp_path / "shop.csv", rows))
+    check_table(catalogue)
+    assert catalogue.line.tolist() == [2, 4, 6, 8, 10, 12]
+    assert catalogue.notes == (f"note: ignored columns of {tmp_path / 'shop.csv'}: price, text",)
+
+
+@pytest.mark.parametrize("item", [str, int, float])
+def test_a_parquet_table_is_the_same(tmp_path, item):
+    pytest.importorskip("pyarrow")
+    write_table(tmp_path / "x.csv", ROWS)
+    table = pd.DataFrame(ROWS)
+    table["item"] = [None if not row["item"] else item(row["item"]) for row in ROWS]
+    if item is int:
+        table["item"] = table["item"].astype("Int64")
+    table["category"] = table["category"].replace("", None).astype("category")
+    table.to_parquet(tmp_path / "shop.parquet")
+    catalogue = load("table", tmp_path / "shop.parquet")
+    check_table(catalogue)
+    assert catalogue.location(2) == f"{tmp_path / 'shop.parquet'}:3"
+
+
+def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
+    (tmp_path / "x.parquet").write_bytes(b"PAR1")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(FirError, match=r"needs pyarrow: pip install 'fir_tf\[parquet\]'"):
+        load("table", tmp_path / "x.parquet")
+
+
+def test_a_broken_parquet_file_is_said(tmp_path):
+    pytest.importorskip("pyarrow")
+    (tmp_path / "x.parquet").write_bytes(b"PAR1 no more")
+    with pytest.raises(FirError, match=r"x.parquet is no readable Parquet file"):
+        load("table", tmp_path / "x.parquet")
+    pd.DataFrame({"path": ["a.jpg"], "item": [0.5]}).to_parquet(tmp_path / "x.parquet")
+    with pytest.raises(FirError, match=r"`item` must be text or whole numbers. Received: double"):
+        load("table", tmp_path / "x.parquet")
+
+
+def test_without_a_split_it_is_that_of_the_folder_layout(tmp_path):
+    for number in range(40):
+        for view in range(3):
+            write_jpeg(tmp_path / f"c/item {number}/{view}.jpg", number, size=(8, 8))
+    folder = load("folder", tmp_path)
+    rows = [
+        {"path": path, "item": item}
+        for path, item in zip(folder.path, names_of(folder, "item"), strict=True)
+    ]
+    without = load("table", write_table(tmp_path / "a.csv", rows, images=False))
+    empty = [{**row, "split": ""} for row in rows]
+    with_empty = load("table", write_table(tmp_path / "b.csv", empty, images=False))
+    assert with_empty.split.tolist() == without.split.tolist() == folder.split.tolist()
+
+
+def test_a_table_of_categories_alone_is_split_into_train_val_and_test(tmp_path):
+    rows = [{"path": f"{number}.jpg", "category": "ab"[number % 2]} for number in range(200)]
+    catalogue = load("table", write_table(tmp_path / "x.csv", rows))
+    counts = Counter(catalogue.split.tolist())
+    assert set(counts) == {"train", "val", "test"} and set(catalogue.item) == {-1}
+    assert abs(counts["train"] - 120) < 35 and abs(counts["test"] - 60) < 30
+
+
+def test_blank_lines_and_roundabout_paths_are_taken_in_stride(tmp_path):
+    write_jpeg(tmp_path / "a/1.jpg")
+    write_jpeg(tmp_path / "a/2.jpg")
+    text = "path,split\n\n./a//1.jpg,train\n,\n a/2.jpg ,test\n\n"
+    catalogue = load("table", write_table(tmp_path / "x.csv", (), text=text))
+    assert catalogue.path.tolist() == ["a/1.jpg", "a/2.jpg"]
+    assert catalogue.line.tolist() == [3, 5]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,item\na.jpg,1\nb.jpg\n", "x.csv:3: a row must have 2 cells .*Received: 1 cells"),
+        ("path,item\na.jpg,1\nb.jpg,2,3\n", "x.csv:3: a row must have 2 cells .*Received: 3 cells"),
+        ("path,split\na.jpg,train\nb.jpg,tran\n", "x.csv:3: `split` must be one of .* 'tran'"),
+        ("path,split\na.jpg,train\nb.jpg,\n", "x.csv:3: `split` must be one of .*Received: ''"),
+        ("path,domain\na.jpg,Shop\n", "x.csv:2: `domain` must be one of empty, shop, consumer"),
+        ("path,split\na.jpg,train\n./a.jpg,val\n", "x.csv:3: the image a.jpg is .* at .*x.csv:2"),
+        ("path,split\n../a.jpg,train\n", r"x.csv:2: an image path must stay below .*'../a.jpg'"),
+        ("path,split\na/.././../b.jpg,train\n", "x.csv:2: an image path must stay below"),
+        ("path,split\n/a.jpg,train\n", "x.csv:2: an image path must stay below .*'/a.jpg'"),
+        ("path,split\n,train\n", "x.csv:2: an image path must stay below .*Received: ''"),
+        (
+            "path,item,split\na.jpg,1,train\nb.jpg,1,gallery\n",
+            "x.csv:3: the item 1 is in the split gallery, but at .*x.csv:2 in train",
+        ),
+        (
+            "path,item,split\na.jpg,1,val\nb.jpg,1,query\n",
+            "x.csv:3: the item 1 is in the split query, but at .*x.csv:2 in val",
+        ),
+        (
+            "path,item,split\na.jpg,1,val\nb.jpg,1,train\n",
+            "x.csv:3: the item 1 is in the split train, but at .*x.csv:2 in val",
+        ),
+        ("file,item\na.jpg,1\n", "x.csv:1: .* must have a column `path`.*Received: 'file, item'"),
+        ("path,path\na.jpg,1\n", "x.csv:1: .* must have `path` once"),
+        ("path,item\n", "x.csv has no rows"),
+        ("", "x.csv:1: .* must have a column `path`"),
+        (b"path\n\xff.jpg\n", "x.csv must be UTF-8 text"),
+        ('path,item\na.jpg,1\n"b.jpg,2\n', "x.csv:3: this is no CSV row"),
+        ("path,split\na.jpg,train\n", r"1 of 1 image files do not exist:\n  .*x.csv:2: .*a.jpg"),
+        ("path,item\na.jpg,1\nb.jpg,2\n", r"the split '\w+' is empty: .*has 2 images of 2 items"),
+    ],
+)
+def test_bad_tables_name_file_and_line(tmp_path, text, message):
+    path = write_table(tmp_path / "x.csv", (), text=text)
+    with pytest.raises(FirError, match=message):
+        load("table", path)
+
+
+def test_a_missing_table_is_said(tmp_path):
+    for path in (tmp_path / "x.csv", tmp_path, ""):
+        with pytest.raises(FirError, match="`data_dir` must be a table of images"):
+            load("table", path)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    cells=st.lists(
+        st.tuples(st.text(st.characters(exclude_categories=["C", "Z"]), max_size=6)),
+        min_size=1,
+        max_size=8,
+    )
+)
+def test_any_item_name_comes_back(tmp_path_factory, cells):
+    path = tmp_path_factory.mktemp("t") / "x.csv"
+    rows = [
+        {"path": f"{number}.jpg", "item": item, "split": "train"}
+        for number, (item,) in enumerate(cells)
+    ]
+    catalogue = load("table", write_table(path, rows))
+    assert names_of(catalogue, "item") == [row["item"] for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", []),
+        ("inshop:a/b", [("inshop", "a/b")]),
+        ("table:a,b.csv, folder:c:d", [("table", "a,b.csv"), ("folder", "c:d")]),
+    ],
+)
+def test_extra_data_is_parsed(text, expected):
+    assert parse_sources(text) == expected
+
+
+@pytest.mark.parametrize("text", ["inshop", "inshop:", "zalando:x", ",inshop:x"])
+def test_extra_data_of_another_form_is_refused(text):
+    with pytest.raises(FirError, match="`extra_data` must be dataset:path"):
+        parse_sources(text)
+
+
+@pytest.fixture
+def sources(tmp_path):
+    """In-Shop's layout with items, and a table elsewhere with categories only, one shared."""
+    write_inshop(tmp_path / "main", inshop_rows(train_items=10))
+    rows = [
+        {
+            "path": f"{number}.jpg",
+            "category": ("WOMEN/Dresses", "Coat")[number % 2],
+            "split": "test" if number >= 30 else "train",
+        }
+        for number in range(40)
+    ]
+    write_table(tmp_path / "elsewhere/extra/photos.csv", rows)
+    return tmp_path
+
+
+def config_of(sources, **values):
+    return Config(
+        **{
+            "dataset": "inshop",
+            "data_dir": str(sources / "main"),
+            "extra_data": f"table:{sources / 'elsewhere/extra/photos.csv'}",
+            "category_fraction": 0.5,
+            "batch_size": 16,
+            "images_per_item": 4,
+            "image_size": 32,
+            "weights": "none",
+            "val_fraction": 0.2,
+            **values,
+        }
+    )
+
+
+def test_only_the_training_images_of_extra_sources_are_added(sources):
+    main = split_off_validation(load("inshop", sources / "main"), 0.2)
+    merged = load_training(config_of(sources))
+    assert len(merged) == len(main) + 30
+    own = merged.rows(np.arange(len(main)))
+    assert [str(path) for path in own.files()] == [str(path) for path in main.files()]
+    for noun in ("item", "category"):
+        assert names_of(own, noun) == names_of(main, noun)
+    assert own.split.tolist() == main.split.tolist(), "evaluation stays the main data set's"
+    extra = merged.rows(np.arange(len(main), len(merged)))
+    assert set(extra.split) == {"train"} and set(extra.item) == {-1}
+    assert extra.files() == [str(sources / f"elsewhere/extra/{row}.jpg") for row in range(30)]
+    assert names_of(extra, "category") == ["WOMEN/Dresses", "Coat"] * 15
+    assert merged.categories == ("MEN/Denim", "WOMEN/Dresses", "Coat"), "main's come first"
+    assert merged.location(len(main)) == f"{sources / 'elsewhere/extra/photos.csv'}:2"
+    assert merged.location(0) == f"{sources / 'main/Eval/list_eval_partition.txt'}:3"
+    assert any(
+        "30 training images, 0 items, 2 categories (1 of them also" in note for note in merged.notes
+    )
+
+
+def test_items_of_the_same_name_in_two_sources_stay_apart(sources, tmp_path):
+    write_inshop(tmp_path / "other", inshop_rows(train_items=3))
+    merged = load_training(config_of(sources, extra_data=f"inshop:{tmp_path / 'other'}"))
+    names = names_of(merged, "item")
+    own = {name for name, row in zip(names, merged.origin, strict=True) if row == 0}
+    extra = {name for name, row in zip(names, merged.origin, strict=True) if row == 1}
+    assert extra == {f"inshop:{tmp_path / 'other'}/id_{item:08d}" for item in range(3)}
+    assert own == {f"id_{item:08d}" for item in range(14)}
+    for item in np.unique(merged.item):
+        assert len(set(merged.origin[merged.item == item])) == 1
+    assert Counter(merged.origin.tolist()) == {0: 56, 1: 12}
+
+
+def test_an_extra_source_may_know_the_items_of_some_images_only(sources):
+    rows = [
+        {"path": f"{number}.jpg", "item": item, "split": "train"}
+        for number, item in enumerate(["", "k", "id_00000001", "", "k"])
+    ]
+    path = write_table(sources / "some/x.csv", rows)
+    merged = load_training(config_of(sources, extra_data=f"table:{path}"))
+    assert names_of(merged, "item")[-5:] == [
+        row["item"] and f"table:{path}/{row['item']}" for row in rows
+    ]
+
+
+def test_an_image_that_comes_from_two_sources_is_refused(sources):
+    link = sources / "link"
+    link.symlink_to(sources / "main")
+    with pytest.raises(FirError, match="is listed already at .*List it once, with all its labels"):
+        load_training(config_of(sources, extra_data=f"inshop:{link}"))
+
+
+def test_a_source_without_training_images_is_refused(sources):
+    main = load("inshop", sources / "main")
+    with pytest.raises(FirError, match="table:x has no training image .*Take it out"):
+        merge_training(main, [("table:x", main.part("query"))])
+
+
+@pytest.mark.parametrize("triplets", ["all", "explicit"])
+def test_a_mixed_batch_has_its_share_of_category_images(sources, triplets):
+    """Half of every batch comes uniformly from all categorised images, the rest has items."""
+    config = config_of(sources, triplets=triplets, batch_size=8, images_per_item=2)
+    catalogue = load_training(config)
+    plan = make_plan(catalogue, config)
+    batch = compiled(plan)
+    first = plan.size - 4
+    assert first == {"all": 4, "explicit": 12}[triplets]
+    drawn, steps = Counter(), 900
+    for step in range(steps):
+        rows = batch(step).numpy()
+        assert (catalogue.split[rows] == "train").all()
+        assert (catalogue.item[rows[:first]] >= 0).all()
+        assert (catalogue.category[rows[first:]] >= 0).all()
+        assert plan.classified[first:].all()
+        drawn.update(rows[first:].tolist())
+    able = np.flatnonzero((catalogue.split == "train") & (catalogue.category >= 0))
+    assert set(drawn) == set(able.tolist())
+    expected = steps * 4 / len(able)
+    # Without replacement within a pass, so closer to even than independent draws.
+    assert max(abs(count - expected) for count in drawn.values()) <= 4 * np.sqrt(expected)
+
+
+def test_images_with_one_label_take_part_in_that_loss_only(sources):
+    """A category-only image moves OC and not IS; the labels reach the losses as they stand."""
+    config = config_of(sources)
+    catalogue = load_training(config)
+    plan = make_plan(catalogue, config)
+    batch = next(iter(training_batches(catalogue, plan, config)))
+    item, category = batch["item"].numpy(), batch["category"].numpy()
+    loose = item < 0
+    assert loose.any() and (category[loose] >= 0).all() and batch["valid"].numpy().all()
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(plan.size, 3)).astype(np.float32)
+    embedding = rng.normal(size=(plan.size, 8)).astype(np.float32)
+    embedding /= np.linalg.norm(embedding, axis=1, keepdims=True)
+    objective = Objective("OC+IS", 1.0, 0.1, 0.3, "all")
+
+    def parts(logits, embedding):
+        values = objective(logits, embedding, category, item, plan.classified)[1]
+        return float(values["OC"]), float(values["IS"])
+
+    before = parts(logits, embedding)
+    other = np.where(loose[:, None], embedding[::-1], embedding)
+    assert parts(logits, other) == before
+    other = logits + np.where(loose[:, None], [[3, 0, 0]], 0).astype(np.float32)
+    oc, similarity = parts(other, embedding)
+    assert oc != before[0] and similarity == before[1]
+
+
+def catalogue_of(item, category, origin=None):
+    count = len(item)
+    return Catalogue(
+        root=".",
+        path=np.array([f"{row}.jpg" for row in range(count)], object),
+        category=np.array(category, np.int32),
+        item=np.array(item, np.int32),
+        domain=np.full(count, -1, np.int8),
+        split=np.full(count, "train"),
+        categories=("a", "b"),
+        items=("x", "y", "z"),
+        source="first, second",
+        line=np.zeros(count, np.int32),
+        sources=("first", "second"),
+        origin=np.array(origin if origin is not None else [0] * count, np.int16),
+    )
+
+
+def test_a_source_that_would_never_be_drawn_is_an_error(sources):
+    config = config_of(sources, category_fraction=0.0)
+    catalogue = load_training(config)
+    with pytest.raises(
+        FirError, match=r"no image of \S+photos.csv would ever be drawn: .*by item.*--category_frac"
+    ):
+        make_plan(catalogue, config)
+    make_plan(catalogue, config_of(sources, losses="OC", category_fraction=0.0))
+    mixed = catalogue_of([0, 0, 1, 1, -1, 2], [0, 0, 1, -1, 0, 1], [0, 0, 0, 0, 1, 1])
+    config = Config(batch_size=4, images_per_item=2)
+    make_plan(mixed, config)
+    assert describe_undrawn(mixed, config).startswith("note: 1 of 6 training images are never")
+    assert describe_undrawn(mixed, dataclasses.replace(config, losses="OC+OS")).startswith(
+        "note: 1 of 6"
+    )
+    half = dataclasses.replace(config, batch_size=8, category_fraction=0.5)
+    assert describe_undrawn(mixed, half) == ""
+
+
+@pytest.mark.parametrize("losses", ["OC", "OS", "IS", "OC+OS", "OC+IS", "OS+IS", "OC+OS+IS"])
+@pytest.mark.parametrize("triplets", ["all", "explicit"])
+@pytest.mark.parametrize("fraction", [0.0, 0.5])
+def test_the_rows_that_can_be_drawn_are_those_that_are(losses, triplets, fraction):
+    catalogue = catalogue_of([0, 0, 1, 1, -1, 2, 2, -1], [0, 0, 1, -1, 0, 1, -1, -1])
+    config = Config(
+        losses=losses,
+        triplets=triplets,
+        batch_size=8,
+        images_per_item=2,
+        category_fraction=fraction,
+    )
+    if fraction and "OC" not in losses:
+        with pytest.raises(FirError, match="`category_fraction` must bring .* for OC"):
+            make_plan(catalogue, config)
+        return
+    batch = compiled(make_plan(catalogue, config))
+    drawn = {row for step in range(60) for row in batch(step).numpy().tolist()}
+    assert drawn == set(drawn_rows(catalogue, config).tolist())
+
+
+def test_a_fraction_that_rounds_to_no_image_is_refused():
+    catalogue = catalogue_of([0, 0, 1, 1], [0, 0, 1, 1])
+    config = Config(batch_size=8, images_per_item=2, category_fraction=0.05)
+    with pytest.raises(FirError, match="at least one image a batch .*0.05 of a batch of 8"):
+        make_plan(catalogue, config)
