@@ -10,6 +10,9 @@ from fir_tf.errors import FirError
 CHECKPOINT_SECONDS = 60
 _KEPT = 2
 
+# What TensorFlow's reader raises for damaged files.
+_DAMAGE = (tf.errors.OpError, RuntimeError, LookupError, AssertionError, ValueError)
+
 
 class Checkpoints:
     """The checkpoints of a run: weights, optimiser, averages, random states, and counters.
@@ -61,7 +64,7 @@ class Checkpoints:
             try:
                 self._state.restore(path).assert_consumed()
                 return True
-            except (tf.errors.OpError, AssertionError, ValueError) as error:
+            except _DAMAGE as error:
                 print(f"cannot read the checkpoint {path}: {_reason(error)}", flush=True)
         if paths:
             raise FirError(
