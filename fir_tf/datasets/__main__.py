@@ -2,10 +2,14 @@
 
 import sys
 
-from fir_tf.datasets import boutique
+from fir_tf.datasets import boutique, check, prepare
 from fir_tf.errors import FirError
 
-COMMANDS = {"boutique": (boutique.main, "render a small data set of garments to try things on")}
+COMMANDS = {
+    "boutique": (boutique.main, "render a small data set of garments to try things on"),
+    "check": (check.main, "read every image and say what is wrong with files and labels"),
+    "prepare": (prepare.main, "make a training copy: upright RGB JPEGs of a bounded size"),
+}
 
 
 def main(argv=None):
@@ -24,7 +28,9 @@ def main(argv=None):
         return COMMANDS[argv[0]][0](argv[1:])
     except FirError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+    except KeyboardInterrupt:
+        print("error: stopped on request", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

@@ -1,0 +1,48 @@
+"""What the commands `check` and `prepare` share."""
+
+import argparse
+
+from fir_tf import datasets
+from fir_tf.datasets.folder import IMAGE_SUFFIXES, OTHER_SUFFIXES, load_folder
+from fir_tf.errors import FirError
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose objections are FirErrors: status 1, as everywhere."""
+
+    def error(self, message):
+        """Raises FirError."""
+        raise FirError(f"{message}. `{self.prog} --help` lists the options")
+
+
+def add_source(parser):
+    """Adds --dataset, --data_dir and --workers to an ArgumentParser."""
+    parser.add_argument(
+        "--dataset", choices=tuple(datasets.DATASETS), default="inshop", help="layout (%(default)s)"
+    )
+    parser.add_argument(
+        "--data_dir", required=True, help="folder of the data set, or the file of a table"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=0, help="processes; 0 is one a core (%(default)s)"
+    )
+
+
+def load_source(dataset, data_dir):
+    """Loads a data set without asking whether its files exist.
+
+    In a plain folder, images count that training cannot read (WebP, TIFF, HEIC ...).
+
+    Args:
+        dataset: str, a key of `DATASETS`.
+        data_dir: str.
+
+    Returns:
+        Catalogue.
+
+    Raises:
+        FirError: for anything the loader objects to.
+    """
+    if dataset == "folder":
+        return load_folder(data_dir, IMAGE_SUFFIXES + OTHER_SUFFIXES)
+    return datasets.DATASETS[dataset](data_dir)

@@ -1,0 +1,75 @@
+"""One function over many files in processes, with a progress bar."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+
+from tqdm import tqdm
+
+from fir_tf.errors import FirError
+
+# A process takes a second to start, as long as some hundreds of small photos.
+_TASKS_IN_PLACE = 200
+_CHUNK = 16
+
+
+def cores():
+    """Returns the number of cores this process may use, an int >= 1."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run(function, tasks, workers, desc):
+    """Calls a function on every task and yields the results in the tasks' order.
+
+    Args:
+        function: callable of one argument, at the top level of a module.
+        tasks: list of arguments, one an image.
+        workers: int >= 1, processes; 0 for one a core, and none for a few tasks. With more than
+            one, a script has to call this under `if __name__ == "__main__":`.
+        desc: str, what the progress bar says.
+
+    Yields:
+        What the function returned.
+
+    Raises:
+        FirError: if `workers` is negative or a process dies.
+    """
+    if workers < 0:
+        raise FirError(f"`workers` must be >= 0 (0 is one a core). Received: {workers}")
+    if workers == 0:
+        workers = 1 if len(tasks) < _TASKS_IN_PLACE else cores()
+    bar = {"total": len(tasks), "unit": "image", "desc": desc, "disable": None}
+    if workers == 1:
+        yield from tqdm(map(function, tasks), **bar)
+        return
+    # Forking a process that runs TensorFlow's threads can hang; spawning cannot.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+    try:
+        yield from tqdm(pool.map(function, tasks, chunksize=_CHUNK), **bar)
+    except BrokenProcessPool as error:
+        raise FirError(
+            "a worker process ended early. Memory may be short: give fewer --workers "
+            f"(there were {workers}). A script that calls this must be guarded by "
+            '`if __name__ == "__main__":`'
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker():
+    """Leaves Ctrl-C to the parent, and ends the worker when the parent is gone.
+
+    A worker whose parent was killed would wait for tasks for ever: it holds both ends of the
+    queue.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_follow_parent, daemon=True).start()
+
+
+def _follow_parent():
+    multiprocessing.parent_process().join()
+    os._exit(1)
