@@ -15,6 +15,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from fir_tf import datasets
+from fir_tf.datasets.findings import quick_check
 from fir_tf.errors import FirError
 from fir_tf.files import write_json
 from fir_tf.input.batches import training_batches
@@ -35,19 +36,11 @@ from fir_tf.training.step import TrainStep, make_averages
 
 def describe_plan(catalogue, plan, config):
     """Returns what is about to be trained, as text for the screen."""
-    train = catalogue.part("train")
-    items, counts = np.unique(train.item[train.item >= 0], return_counts=True)
     lines = [
         catalogue.describe(),
         f"batches: {plan.describe()}; {plan.steps_per_epoch} steps an epoch, "
         f"{config.epochs} epochs",
     ]
-    single = int((counts == 1).sum())
-    if single and "IS" in config.loss_kinds():
-        lines.append(
-            f"note: {single} of {len(items)} training items have one image; they serve as "
-            "negatives only"
-        )
     undrawn = describe_undrawn(catalogue, config)
     if undrawn:
         lines.append(undrawn)
@@ -233,6 +226,8 @@ def train(config):
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
     catalogue = datasets.load_training(config)
+    for line in quick_check(catalogue):
+        print(line, flush=True)
     plan = make_plan(catalogue, config)
     steps_per_epoch = max(1, round(plan.steps_per_epoch / config.accumulate))
     if config.dry_run:
