@@ -23,7 +23,7 @@ COLUMNS = ("path", "item", "category", "domain", "split")
 _DOMAINS = {"": UNKNOWN, "shop": SHOP, "consumer": CONSUMER}
 
 
-def load_table(data_dir):
+def load_table(data_dir, split_by_hash=True):
     """Loads a table of images.
 
     Columns, by their names in the first row and in any order:
@@ -39,6 +39,8 @@ def load_table(data_dir):
 
     Args:
         data_dir: str or Path, the table: `.csv`, `.tsv` or `.txt`, or `.parquet` (needs pyarrow).
+        split_by_hash: bool; False puts all rows of a table without splits into `gallery`, which
+            an index is made of.
 
     Returns:
         Catalogue.
@@ -69,6 +71,8 @@ def load_table(data_dir):
     if any(splits):
         allowed = {name: number for number, name in enumerate(SPLITS)}
         split = np.array(SPLITS)[_choice(path, line, "split", splits, allowed)]
+    elif not split_by_hash:
+        split = np.full(len(paths), "gallery")
     else:
         split = hash_split(paths, item, items, str(path))
     ignored = [name for name in header if name not in COLUMNS]

@@ -1,0 +1,94 @@
+"""search.py: command and flags -> fir_tf.retrieval.index or .web."""
+
+import dataclasses
+import sys
+
+from absl import app, flags
+
+from fir_tf.cli.common import define_flags, load_library, read_flags
+from fir_tf.errors import FirError
+from fir_tf.retrieval.engines import ADDRESSES
+from fir_tf.search_options import IndexOptions, MeasureOptions, QueryOptions, WebOptions
+
+USAGE = f"""Visual search: index a catalogue's photos, ask with a photo.
+
+  python search.py index   --images=photos --index=catalogue      embeds the photos
+  python search.py query   photo.jpg --index=catalogue            finds the nearest items
+  python search.py measure --index=faiss+hnsw:catalogue           recall and speed against exact
+  python search.py web     --index=catalogue                      the same in a browser
+
+python search.py COMMAND --help lists the flags.
+
+{ADDRESSES}"""
+
+_HELP = {
+    "index": """Embeds a catalogue's photos into an index; a second time only what has changed.
+
+  python search.py index --model=runs/inshop --images=photos --index=catalogue
+
+Photos that are no longer there are removed from the index, those that cannot be read are listed.
+In a folder the last folder above a photo is its item and those above it its category; with one
+level of folders they are categories. A photo without a category gets the model's guess. An
+interrupted run goes on when the command is given again.""",
+    "query": """Finds the items of an index that look most like a photo.
+
+  python search.py query photo.jpg [more.jpg ...] --index=catalogue
+
+Each photo is a query of its own, or with --together all of them are one.""",
+    "measure": """Compares an index's engine with exact search: recall@k, queries a second.
+
+  python search.py measure --index=faiss+ivfpq:catalogue""",
+    "web": """Serves a page to search with a photo; needs pip install 'fir_tf[web]'.
+
+  python search.py web --index=catalogue""",
+}
+_OPTIONS = {
+    "index": IndexOptions,
+    "query": QueryOptions,
+    "measure": MeasureOptions,
+    "web": WebOptions,
+}
+
+
+def _call(command, photos):
+    options = read_flags(_OPTIONS[command])
+    if photos and command != "query":
+        raise FirError(
+            f"unexpected argument {photos[0]!r}; settings are given as --name=value "
+            "(--help lists them)"
+        )
+    if command == "web":
+        load_library("fir_tf.retrieval.web").serve(options)
+        return
+    library = load_library("fir_tf.retrieval.index")
+    if command == "index":
+        library.build(options)
+    elif command == "query":
+        library.query(options, photos)
+    else:
+        library.measure(options)
+
+
+def run():
+    """Console entry point."""
+    command = sys.argv[1] if len(sys.argv) > 1 else ""
+    if command not in _OPTIONS:
+        asked = command in ("--help", "-h", "-help", "--helpfull", "--helpshort")
+        print(USAGE, file=sys.stdout if asked else sys.stderr)
+        if command and not asked:
+            print(f"\nerror: {command!r} is no command of search.py", file=sys.stderr)
+        sys.exit(0 if asked else 1)
+    define_flags(dataclasses.fields(_OPTIONS[command]))
+    # Photos and flags may stand in any order.
+    flags.FLAGS.set_gnu_getopt(True)
+
+    def main(argv):
+        try:
+            _call(command, argv[1:])
+        except FirError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        return 0
+
+    sys.modules["__main__"].__doc__ = _HELP[command]
+    app.run(main, [sys.argv[0], *sys.argv[2:]])

@@ -1,0 +1,204 @@
+"""Milvus: a cluster by its URL, or the same client on a file of its own (milvus-lite)."""
+
+import json
+import os
+
+import numpy as np
+
+from fir_tf.errors import FirError
+from fir_tf.retrieval.engines.base import Engine, Hit, Record, check_vectors, in_order
+from fir_tf.retrieval.search import check_positive
+
+KINDS = ("flat", "hnsw")
+_FIELDS = ("path", "item", "category", "domain", "checksum")
+# Milvus' own limits: results of one search, bytes of a string; and messages of some megabytes.
+_MOST = 16_384
+_TEXT = 65_535
+_MESSAGE = 2**22
+# Above this many bytes a path has no room in a primary key of every Milvus version.
+_KEY = 4096
+
+
+class MilvusEngine(Engine):
+    """A collection of Milvus.
+
+    Args:
+        uri: str, the cluster's URL, or a file ending in .db for milvus-lite.
+        collection: str, its name.
+        kind: str, "flat" (exact) or "hnsw".
+        create: bool, whether to make a new collection where there is none.
+
+    Raises:
+        FirError: pymilvus or milvus-lite is not installed, nothing answers, or there is no such
+            collection.
+    """
+
+    def __init__(self, uri, collection="catalogue", kind="flat", create=False):
+        if kind not in KINDS:
+            raise FirError(f"`kind` must be one of {', '.join(KINDS)}. Received: {kind!r}")
+        try:
+            import pymilvus
+        except ImportError as error:
+            raise FirError(
+                "Milvus' client is not installed: pip install 'fir_tf[milvus]'"
+            ) from error
+        self._pymilvus, self.kind, self.collection = pymilvus, kind, collection
+        self._notes = f"{collection}_info"
+        try:
+            self._client = pymilvus.MilvusClient(
+                uri, token=os.environ.get("MILVUS_TOKEN", ""), timeout=60
+            )
+            there = self._client.has_collection(self._notes)
+        except Exception as error:
+            # The client raises its own errors, gRPC's and, for milvus-lite, many others.
+            raise FirError(f"no Milvus answers at {uri}. Received: {error}") from error
+        if not there and not create:
+            raise FirError(
+                f"`index` must be an index. Received: {uri}, which has no collection "
+                f"{collection!r}. Make one with search.py index"
+            )
+        if not there:
+            self._create(self._notes, 2, [("name", 64, True), ("value", _TEXT, False)], "flat")
+        self._client.load_collection(self._notes)
+        self._dimension = self.info().get("dimension", 0)
+        if self._dimension and self._client.has_collection(collection):
+            self._client.load_collection(collection)
+
+    def info(self):
+        """See `Engine`."""
+        rows = self._client.get(self._notes, ids=["info"], output_fields=["value"])
+        return json.loads(rows[0]["value"]) if rows else {}
+
+    def set_info(self, info):
+        """See `Engine`."""
+        dimension = info["dimension"]
+        if self._dimension not in (0, dimension) and len(self):
+            raise FirError(
+                f"`dimension` must stay {self._dimension}, the length of the index's vectors. "
+                f"Received: {dimension}"
+            )
+        if self._dimension != dimension:
+            self._client.drop_collection(self.collection)
+            sizes = {"path": _KEY, "checksum": 128}
+            fields = [(name, sizes.get(name, 2048), name == "path") for name in _FIELDS]
+            self._create(self.collection, dimension, fields, self.kind)
+            self._client.load_collection(self.collection)
+        row = {"name": "info", "value": json.dumps(info), "vector": [0.0, 0.0]}
+        self._client.upsert(self._notes, [row])
+        self._dimension = dimension
+
+    def _create(self, name, dimension, fields, kind):
+        types = self._pymilvus.DataType
+        schema = self._client.create_schema(auto_id=False)
+        for field, length, key in fields:
+            schema.add_field(field, types.VARCHAR, max_length=length, is_primary=key)
+        schema.add_field("vector", types.FLOAT_VECTOR, dim=dimension)
+        index = self._client.prepare_index_params()
+        params = {"M": 32, "efConstruction": 200} if kind == "hnsw" else {}
+        index.add_index("vector", index_type=kind.upper(), metric_type="IP", params=params)
+        # A search sees all that was written before it, whichever client wrote it.
+        self._client.create_collection(
+            name, schema=schema, index_params=index, consistency_level="Strong"
+        )
+
+    def upsert(self, records, vectors):
+        """See `Engine`."""
+        if not records:
+            return
+        vectors = check_vectors("vectors", vectors, self._dimension)
+        for record in records:
+            if len(record.path.encode()) > _KEY:
+                raise FirError(f"a path must be at most {_KEY} bytes. Received: {record.path}")
+        step = max(1, _MESSAGE // (4 * self._dimension))
+        for start in range(0, len(records), step):
+            part = slice(start, start + step)
+            self._client.upsert(
+                self.collection,
+                [
+                    {**{name: getattr(record, name) for name in _FIELDS}, "vector": vector}
+                    for record, vector in zip(records[part], vectors[part], strict=True)
+                ],
+            )
+
+    def delete(self, paths):
+        """See `Engine`."""
+        paths = list(paths)
+        for start in range(0, len(paths), 1000):
+            self._client.delete(self.collection, ids=paths[start : start + 1000])
+
+    def search(self, queries, k, where=None):
+        """See `Engine`."""
+        k = check_positive("k", k)
+        if not self._dimension:
+            return [[] for _ in queries]
+        queries = check_vectors("queries", queries, self._dimension)
+        params = {"params": {"ef": max(256, k)}} if self.kind == "hnsw" else {}
+        found = []
+        for start in range(0, len(queries), 256):
+            found += self._client.search(
+                self.collection,
+                data=list(queries[start : start + 256]),
+                limit=min(k, _MOST),
+                filter=_expression(where),
+                output_fields=list(_FIELDS),
+                search_params=params,
+            )
+        return [
+            in_order(Hit(float(hit["distance"]), _record(hit["entity"])) for hit in row)
+            for row in found
+        ]
+
+    def __len__(self):
+        if not self._dimension:
+            return 0
+        return self._client.query(self.collection, output_fields=["count(*)"])[0]["count(*)"]
+
+    def scan(self, vectors=False):
+        """See `Engine`."""
+        if not self._dimension:
+            return
+        fields = [*_FIELDS, *(["vector"] if vectors else [])]
+        step = max(1, min(4096, _MESSAGE // (4 * self._dimension)))
+        iterator = self._client.query_iterator(
+            self.collection, batch_size=step, output_fields=fields
+        )
+        try:
+            while rows := iterator.next():
+                read = np.array([row["vector"] for row in rows], np.float32) if vectors else None
+                yield [_record(row) for row in rows], read
+        finally:
+            iterator.close()
+
+    def fetch(self, paths):
+        """See `Engine`."""
+        paths = list(paths)
+        if not paths or not self._dimension:
+            return []
+        rows = self._client.get(self.collection, ids=paths, output_fields=[*_FIELDS, "vector"])
+        found = {row["path"]: (_record(row), np.array(row["vector"], np.float32)) for row in rows}
+        return [found[path] for path in paths if path in found]
+
+    def flush(self):
+        """See `Engine`."""
+        if self._dimension:
+            self._client.flush(self.collection)
+            self._client.load_collection(self.collection)
+
+    def close(self):
+        """See `Engine`."""
+        self._client.close()
+
+
+def _expression(where):
+    """Returns a Filter in Milvus' language."""
+    parts = []
+    for field, allowed in (
+        (("category", where.categories), ("domain", where.domains)) if where else ()
+    ):
+        if allowed:
+            parts.append(f"{field} in {json.dumps(list(allowed), ensure_ascii=False)}")
+    return " and ".join(parts)
+
+
+def _record(row):
+    return Record(*(row[name] for name in _FIELDS))

@@ -1,0 +1,513 @@
+"""A catalogue of photos -> an index -> answers to a photo."""
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from fir_tf import datasets
+from fir_tf.datasets.annotations import existing_folder
+from fir_tf.datasets.catalogue import SPLITS
+from fir_tf.datasets.folder import IMAGE_SUFFIXES
+from fir_tf.datasets.table import load_table
+from fir_tf.errors import FirError
+from fir_tf.files import write_json
+from fir_tf.options import find_run
+from fir_tf.retrieval.encoder import Encoder
+from fir_tf.retrieval.engines import Filter, Record, open_engine
+from fir_tf.retrieval.engines.base import DOMAIN_NAMES
+from fir_tf.retrieval.pictures import Match, SheetRow, contact_sheet
+from fir_tf.retrieval.rerank import expand_query, k_reciprocal
+from fir_tf.retrieval.search import top_k
+
+# A catalogue is embedded and stored in pieces of this many images: what a kill can lose.
+_PIECE = 512
+
+
+def read_catalogue(images, dataset="", split=""):
+    """Lists the photos to index.
+
+    Args:
+        images: str or Path, a folder or a table.
+        dataset: str, a benchmark's layout (see `fir_tf.datasets.DATASETS`); empty for a table
+            or for photos in folders of any depth: the last folder is the item, those above it
+            are the category; one level of folders are categories.
+        split: str, parts to take, separated by commas; empty for all.
+
+    Returns:
+        (Path of the root, list of Record): the checksums are empty, labels as far as known.
+
+    Raises:
+        FirError: there is no photo, or an unknown split.
+    """
+    if not dataset and Path(images).is_file():
+        dataset = "table"
+    if dataset:
+        if dataset not in datasets.DATASETS:
+            raise FirError(
+                f"`dataset` must be one of {', '.join(datasets.DATASETS)}. Received: {dataset!r}"
+            )
+        # Files that are missing are listed with those that cannot be read.
+        if dataset == "table":
+            catalogue = load_table(images, split_by_hash=False)
+        else:
+            catalogue = datasets.DATASETS[dataset](images)
+        root, records = catalogue.root, _labelled(catalogue, _splits(split))
+    else:
+        if split:
+            raise FirError(f"`split` needs --dataset or a table. Received: {split!r}")
+        root = existing_folder(images)
+        records = [_from_path(path) for path in _walk(root)]
+    if not records:
+        raise FirError(f"no photo was found in {images} ({', '.join(IMAGE_SUFFIXES)} are read)")
+    return Path(root), records
+
+
+def _splits(text):
+    names = tuple(name.strip() for name in text.split(",") if name.strip()) or SPLITS
+    for name in names:
+        if name not in SPLITS:
+            raise FirError(f"`split` must be among {', '.join(SPLITS)}. Received: {name!r}")
+    return names
+
+
+def _labelled(catalogue, splits):
+    part = catalogue.part(*splits)
+    # In Consumer-to-Shop a photo can stand in several rows.
+    rows = {}
+    for path, item, category, domain in zip(
+        part.path, part.item, part.category, part.domain, strict=True
+    ):
+        rows[str(path)] = Record(
+            str(path),
+            part.items[item] if item >= 0 else "",
+            part.categories[category] if category >= 0 else "",
+            DOMAIN_NAMES[domain + 1],
+            "",
+        )
+    return list(rows.values())
+
+
+def _walk(root):
+    for folder, folders, names in os.walk(root, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
+                yield (Path(folder) / name).relative_to(root).as_posix()
+
+
+def _from_path(path):
+    folders = path.split("/")[:-1]
+    if len(folders) < 2:
+        return Record(path, "", "/".join(folders), "", "")
+    return Record(path, "/".join(folders), "/".join(folders[:-1]), "", "")
+
+
+def _checksum(path):
+    try:
+        return hashlib.blake2b(Path(path).read_bytes(), digest_size=16).hexdigest()
+    except OSError:
+        return ""
+
+
+def build(options):
+    """Embeds a catalogue into an index; of an existing index only what has changed.
+
+    Args:
+        options: IndexOptions.
+
+    Returns:
+        dict: `images`, `embedded`, `kept`, `removed` and `relabelled` (ints), `unreadable` (list
+        of paths), `seconds` and `images_per_second` of the embedding.
+
+    Raises:
+        FirError: no photos, no model, or an index of another model.
+    """
+    root, records = read_catalogue(options.images, options.dataset, options.split)
+    encoder = Encoder(options.model or find_run(""), options.flip)
+    with open_engine(options.index, create=True) as engine:
+        info = engine.info()
+        if info:
+            encoder.check(info["model"], f"the index {options.index}")
+        else:
+            info = {"model": encoder.fingerprint(), "dimension": encoder.dimension}
+        info.update(
+            root=str(root.resolve()),
+            flip=options.flip,
+            model={**info["model"], "model": str(Path(encoder.model).resolve())},
+        )
+        engine.set_info(info)
+        counts = _update(engine, encoder, root, records, options.batch_size)
+        engine.flush()
+        counts["images"] = len(engine)
+    print(_summary(counts, options.index))
+    return counts
+
+
+def _update(engine, encoder, root, records, batch_size):
+    files = [str(root / record.path) for record in records]
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        sums = list(
+            tqdm(
+                pool.map(_checksum, files),
+                total=len(files),
+                desc="checksums",
+                unit="image",
+                disable=None,
+                leave=False,
+            )
+        )
+    records = [
+        dataclasses.replace(record, checksum=total)
+        for record, total in zip(records, sums, strict=True)
+    ]
+    known = {record.path: record for part, _ in engine.scan() for record in part}
+    listed = {record.path for record in records}
+    removed = [path for path in known if path not in listed]
+    engine.delete(removed)
+    unreadable = [record.path for record in records if not record.checksum]
+    pending, kept, relabelled = [], 0, []
+    for record in records:
+        before = known.get(record.path)
+        if not record.checksum:
+            continue
+        if before is None or before.checksum != record.checksum:
+            pending.append(record)
+        elif (before.item, before.domain) != (record.item, record.domain) or (
+            record.category not in ("", before.category)
+        ):
+            relabelled.append(
+                dataclasses.replace(record, category=record.category or before.category)
+            )
+        else:
+            kept += 1
+    for start in range(0, len(relabelled), _PIECE):
+        part = relabelled[start : start + _PIECE]
+        vectors = [vector for _, vector in engine.fetch([record.path for record in part])]
+        engine.upsert(part, np.stack(vectors))
+    seconds, bad = _embed(engine, encoder, root, pending, batch_size)
+    unreadable += bad
+    # A photo that has become unreadable is no longer what the index shows.
+    engine.delete([path for path in unreadable if path in known])
+    return {
+        "embedded": len(pending) - len(bad),
+        "kept": kept,
+        "relabelled": len(relabelled),
+        "removed": len(removed),
+        "unreadable": unreadable,
+        "seconds": seconds,
+        "images_per_second": len(pending) / seconds if pending else 0.0,
+    }
+
+
+def _embed(engine, encoder, root, pending, batch_size):
+    """Embeds and stores records; returns (seconds, paths that could not be read)."""
+    bad, waiting, vectors, place = [], [], [], 0
+    start = time.perf_counter()
+    with tqdm(total=len(pending), desc="embedding", unit="image", disable=None) as bar:
+        files = [str(root / record.path) for record in pending]
+        guess = any(not record.category for record in pending)
+        batches = encoder.encode_files(files, batch_size, guess)
+        for encoded in batches:
+            part = pending[place : place + len(encoded.valid)]
+            place += len(part)
+            for record, category, vector, valid in zip(
+                part, encoded.category, encoded.embedding, encoded.valid, strict=True
+            ):
+                if valid:
+                    waiting.append(
+                        dataclasses.replace(record, category=record.category or category)
+                    )
+                    vectors.append(vector)
+                else:
+                    bad.append(record.path)
+            if len(waiting) >= _PIECE or place == len(pending):
+                if waiting:
+                    engine.upsert(waiting, np.stack(vectors))
+                waiting, vectors = [], []
+            bar.update(len(part))
+    return time.perf_counter() - start, bad
+
+
+def _summary(counts, address):
+    lines = [
+        f"index: {address}, {counts['images']} images: {counts['embedded']} embedded, "
+        f"{counts['kept']} kept, {counts['relabelled']} relabelled, {counts['removed']} removed"
+    ]
+    if counts["embedded"]:
+        lines.append(
+            f"embedding: {counts['seconds']:.1f} s, {counts['images_per_second']:.1f} images/s"
+        )
+    if counts["unreadable"]:
+        lines.append(f"{len(counts['unreadable'])} images cannot be read and were left out:")
+        lines += [f"  {path}" for path in counts["unreadable"]]
+    return "\n".join(lines)
+
+
+class Index:
+    """An index opened with its model, ready to be asked.
+
+    Args:
+        address: str, see `fir_tf.retrieval.engines.ADDRESSES`.
+        model: str or Path; empty for the model the index was made with.
+        images: str or Path, the photos' folder; empty for the one it was made from.
+        effort: float, see `open_engine`.
+
+    Raises:
+        FirError: there is no index, or `model` is another one than it was made with.
+    """
+
+    def __init__(self, address, model="", images="", effort=1.0):
+        self.engine = open_engine(address, effort=effort)
+        info = self.engine.info()
+        if not info:
+            raise FirError(f"the index {address} is empty. Fill it with search.py index")
+        self.encoder = Encoder(model or info["model"]["model"], info["flip"])
+        self.encoder.check(info["model"], f"the index {address}")
+        self.root = Path(images or info["root"])
+
+    def search(self, vectors, k, group=True, where=None, expand=0, expand_alpha=3.0, rerank=0):
+        """Finds the nearest items or images.
+
+        Args:
+            vectors: float32 [q, d], unit length.
+            k: int, results for each query.
+            group: bool, one result for each item, its best view. An image of no item stands for
+                itself.
+            where: Filter or None.
+            expand, expand_alpha: see `fir_tf.retrieval.rerank.expand_query`; 0 is off.
+            rerank: int, results that are ranked anew, see `fir_tf.retrieval.rerank.k_reciprocal`;
+                0 is off.
+
+        Returns:
+            list of q lists of Hit.
+        """
+        if expand:
+            vectors = self._expanded(vectors, expand, expand_alpha, where)
+        wanted = 4 * k if group else k
+        while True:
+            found = self.engine.search(vectors, max(wanted, rerank), where)
+            if rerank:
+                found = [
+                    self._reranked(q, hits, rerank) for q, hits in zip(vectors, found, strict=True)
+                ]
+            rows = [(best_views(hits) if group else hits)[:k] for hits in found]
+            complete = all(
+                len(row) == k or len(hits) < wanted for row, hits in zip(rows, found, strict=True)
+            )
+            if complete or wanted >= len(self.engine):
+                return rows
+            wanted *= 4
+
+    def _expanded(self, vectors, count, alpha, where):
+        found = self.engine.search(vectors, count, where)
+        expanded = []
+        for vector, hits in zip(vectors, found, strict=True):
+            near = self.engine.fetch([hit.record.path for hit in hits])
+            near = np.array([neighbour for _, neighbour in near]).reshape(-1, vectors.shape[1])
+            expanded.append(expand_query(vector, near, alpha))
+        return np.stack(expanded)
+
+    def _reranked(self, vector, hits, count):
+        head = hits[:count]
+        near = self.engine.fetch([hit.record.path for hit in head])
+        if len(near) < 2:
+            return hits
+        order = k_reciprocal(vector, np.stack([neighbour for _, neighbour in near]))
+        return [head[number] for number in order] + hits[count:]
+
+    def close(self):
+        """Closes the engine."""
+        self.engine.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.close()
+
+
+def best_views(hits):
+    """Returns the first hit of each item, in order; one of no item stands for itself."""
+    seen, kept = set(), []
+    for hit in hits:
+        key = ("item", hit.record.item) if hit.record.item else ("image", hit.record.path)
+        if key not in seen:
+            seen.add(key)
+            kept.append(hit)
+    return kept
+
+
+def query(options, photos):
+    """Answers photos: a table on the screen, a contact sheet, JSON on request.
+
+    Args:
+        options: QueryOptions.
+        photos: list of str, image files.
+
+    Returns:
+        list of a dict for each query: `photos`, and `results`, dicts of `rank`, `score`, `item`,
+        `category`, `domain` and `path`.
+
+    Raises:
+        FirError: no photo is given, one cannot be read, or the index does not fit the model.
+    """
+    if not photos:
+        raise FirError("no photo was given: python search.py query photo.jpg --index=...")
+    contents = []
+    for photo in photos:
+        if not Path(photo).is_file():
+            raise FirError(f"{photo} is no file. Give the photo to search with")
+        contents.append(Path(photo).read_bytes())
+    with Index(options.index, options.model, options.images, options.effort) as index:
+        encoded = index.encoder.encode(contents)
+        bad = [photo for photo, valid in zip(photos, encoded.valid, strict=True) if not valid]
+        if bad:
+            raise FirError(f"{', '.join(bad)} cannot be decoded. JPEG, PNG, GIF and BMP are read")
+        vectors, groups = encoded.embedding, [[photo] for photo in photos]
+        if options.together:
+            vectors, groups = mean_embedding(vectors)[np.newaxis], [list(photos)]
+        where = Filter(
+            tuple(name.strip() for name in options.category.split(",") if name.strip()),
+            (options.domain,) if options.domain else (),
+        )
+        rows = index.search(
+            vectors,
+            options.k,
+            options.group,
+            where,
+            options.expand,
+            options.expand_alpha,
+            options.rerank,
+        )
+        answers = [
+            {"photos": group, "results": [_result(rank, hit) for rank, hit in enumerate(hits, 1)]}
+            for group, hits in zip(groups, rows, strict=True)
+        ]
+        if options.sheet:
+            sheet = [
+                _sheet_row(group, hits, index.root)
+                for group, hits in zip(groups, rows, strict=True)
+            ]
+            contact_sheet(sheet, options.sheet, f"Nearest in {options.index}")
+    _tell(answers, options)
+    return answers
+
+
+def mean_embedding(vectors):
+    """Returns the normalised mean of several photos' embeddings [n, d], float32 [d]."""
+    mean = np.asarray(vectors, np.float32).mean(axis=0)
+    length = float(np.linalg.norm(mean))
+    if length < 1e-6:
+        raise FirError("the photos' embeddings cancel out: they cannot show one garment")
+    return mean / length
+
+
+def _result(rank, hit):
+    fields = ("item", "category", "domain", "path")
+    return {
+        "rank": rank,
+        "score": hit.score,
+        **{name: getattr(hit.record, name) for name in fields},
+    }
+
+
+def _sheet_row(group, hits, root):
+    matches = [
+        Match(root / hit.record.path, hit.score, None, hit.record.item or hit.record.path)
+        for hit in hits
+    ]
+    more = f" and {len(group) - 1} more" if len(group) > 1 else ""
+    return SheetRow(group[0], Path(group[0]).name + more, matches)
+
+
+def _tell(answers, options):
+    if options.json == "-":
+        print(json.dumps(answers, indent=2, ensure_ascii=False))
+        return
+    for answer in answers:
+        print(", ".join(answer["photos"]))
+        if not answer["results"]:
+            print("  nothing was found; is the filter too narrow?")
+        for row in answer["results"]:
+            print(
+                f"{row['rank']:4d}  {row['score']:.4f}  {row['item'] or '-':30s}  "
+                f"{row['category'] or '-':20s}  {row['path']}"
+            )
+    written = [name for name in (options.sheet, options.json) if name]
+    if options.json:
+        write_json(options.json, answers)
+    if written:
+        print("wrote " + ", ".join(written))
+
+
+def measure(options):
+    """Compares an engine with exact search over the same vectors.
+
+    The queries are vectors of the index itself with noise added, so that none is its own answer
+    to the bit.
+
+    Args:
+        options: MeasureOptions.
+
+    Returns:
+        dict: `recall@k` (share of the exact k nearest that the engine found), `recall@1`,
+        `queries_per_second` in one batch, `seconds_per_query` one at a time (median), `vectors`,
+        `queries`, `k`.
+
+    Raises:
+        FirError: the index is empty.
+    """
+    with open_engine(options.index, effort=options.effort) as engine:
+        pieces = list(engine.scan(vectors=True))
+        if not pieces:
+            raise FirError(f"the index {options.index} is empty. Fill it with search.py index")
+        vectors = np.concatenate([read for _, read in pieces])
+        rng = np.random.default_rng(0)
+        chosen = rng.choice(len(vectors), min(options.queries, len(vectors)), replace=False)
+        size = vectors.shape[1]
+        noise = rng.standard_normal((len(chosen), size)).astype(np.float32) * 0.3 / np.sqrt(size)
+        queries = vectors[chosen] + noise
+        queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+        k = min(options.k, len(vectors))
+        start = time.perf_counter()
+        found = engine.search(queries, k)
+        batch = time.perf_counter() - start
+        times = []
+        for vector in tqdm(queries[:20], desc="one at a time", disable=None, leave=False):
+            start = time.perf_counter()
+            engine.search(vector[np.newaxis], k)
+            times.append(time.perf_counter() - start)
+        values = {
+            "engine": options.index,
+            "vectors": len(vectors),
+            "queries": len(queries),
+            "k": k,
+            **_recall(found, top_k(queries, vectors, k)[0], k),
+            "queries_per_second": len(queries) / batch,
+            "seconds_per_query": float(np.median(times)),
+        }
+    for name, value in values.items():
+        print(f"{name:20s} {value:.4f}" if isinstance(value, float) else f"{name:20s} {value}")
+    if options.json:
+        write_json(options.json, values)
+        print(f"wrote {options.json}")
+    return values
+
+
+def _recall(found, exact, k):
+    """Recall by scores: a result counts if it is as near as the exact k-th, whichever of equals."""
+    # Engines add up in other orders.
+    tolerance = 1e-5
+    shares = {1: [], k: []}
+    for hits, best in zip(found, exact, strict=True):
+        scores = np.array([hit.score for hit in hits])
+        for rank, values in shares.items():
+            values.append(float((scores[:rank] >= best[rank - 1] - tolerance).sum() / rank))
+    return {f"recall@{rank}": float(np.mean(values)) for rank, values in shares.items()}

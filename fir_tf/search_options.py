@@ -1,0 +1,119 @@
+"""The options of search.py, a class for each of its commands."""
+
+import dataclasses
+
+from fir_tf.config import DATASET_NAMES, option
+from fir_tf.errors import FirError
+
+_INDEX_HELP = "Address of the index: a folder, or what python search.py lists."
+_MODEL_HELP = (
+    "Model: a run's folder or an exported SavedModel; the one the index was made with when not "
+    "given."
+)
+_IMAGES_HELP = "The photos' folder; the one the index was made from when not given."
+_EFFORT_HELP = "How far an approximate FAISS index searches: 2 looks at twice as much."
+
+
+@dataclasses.dataclass(frozen=True)
+class IndexOptions:
+    """What `search.py index` is told. Each field is a flag of the same name."""
+
+    model: str = option(
+        "",
+        "Model: a run's folder or an exported SavedModel; the newest run when not given.",
+    )
+    images: str = option(
+        "",
+        "Folder of photos, <category>/<item>/<view>.jpg or any other depth, or a table of them "
+        "(CSV or Parquet: path, and any of item, category, domain).",
+    )
+    index: str = option("", _INDEX_HELP)
+    dataset: str = option(
+        "", "Layout of --images where it is that of a benchmark.", ("", *DATASET_NAMES)
+    )
+    split: str = option(
+        "", "Parts of a benchmark or table to index, such as gallery; all when not given."
+    )
+    batch_size: int = option(64, "Images in a batch.")
+    flip: bool = option(False, "Embed the mean of a photo and its mirror image.")
+
+    def __post_init__(self):
+        _required(self, "images")
+        _required(self, "index")
+        _at_least_one(self, "batch_size")
+
+
+@dataclasses.dataclass(frozen=True)
+class QueryOptions:
+    """What `search.py query` is told. Each field is a flag of the same name."""
+
+    index: str = option("", _INDEX_HELP)
+    model: str = option("", _MODEL_HELP)
+    images: str = option("", _IMAGES_HELP)
+    k: int = option(10, "Results for each query.")
+    group: bool = option(True, "One result for each item, its best view; otherwise every image.")
+    together: bool = option(
+        False, "The photos show one garment: one query, the mean of their embeddings."
+    )
+    category: str = option("", "Only these categories, separated by commas.")
+    domain: str = option("", "Only shop or only consumer photos.", ("", "shop", "consumer"))
+    sheet: str = option("query.png", "Picture of the results, PNG, JPEG or WebP; empty for none.")
+    json: str = option("", "File for the results as JSON; - prints them instead of the table.")
+    expand: int = option(
+        0, "Alpha query expansion: average the query with this many of its nearest images."
+    )
+    expand_alpha: float = option(3.0, "Weight of such an image: its similarity to this power.")
+    rerank: int = option(0, "k-reciprocal re-ranking of this many results; 0 is off.")
+    effort: float = option(1.0, _EFFORT_HELP)
+
+    def __post_init__(self):
+        _required(self, "index")
+        _at_least_one(self, "k")
+        for name in ("expand", "rerank"):
+            if getattr(self, name) < 0:
+                raise FirError(f"`{name}` must be >= 0. Received: {getattr(self, name)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class MeasureOptions:
+    """What `search.py measure` is told. Each field is a flag of the same name."""
+
+    index: str = option("", _INDEX_HELP)
+    k: int = option(50, "Results for each query.")
+    queries: int = option(200, "Vectors of the index, drawn at random, that are asked for.")
+    effort: float = option(1.0, _EFFORT_HELP)
+    json: str = option("", "File for the numbers as JSON.")
+
+    def __post_init__(self):
+        _required(self, "index")
+        for name in ("k", "queries"):
+            _at_least_one(self, name)
+
+
+@dataclasses.dataclass(frozen=True)
+class WebOptions:
+    """What `search.py web` is told. Each field is a flag of the same name."""
+
+    index: str = option("", _INDEX_HELP)
+    model: str = option("", _MODEL_HELP)
+    images: str = option("", _IMAGES_HELP)
+    host: str = option("127.0.0.1", "Address to listen at; 0.0.0.0 lets other machines in.")
+    port: int = option(8000, "Port to listen at; 0 takes a free one.")
+    max_upload_mb: int = option(20, "Largest photo that is taken, in megabytes.")
+    effort: float = option(1.0, _EFFORT_HELP)
+
+    def __post_init__(self):
+        _required(self, "index")
+        _at_least_one(self, "max_upload_mb")
+        if not 0 <= self.port <= 65535:
+            raise FirError(f"`port` must be between 0 and 65535. Received: {self.port}")
+
+
+def _required(options, name):
+    if not getattr(options, name).strip():
+        raise FirError(f"`{name}` must be given: --{name}=...")
+
+
+def _at_least_one(options, name):
+    if getattr(options, name) < 1:
+        raise FirError(f"`{name}` must be >= 1. Received: {getattr(options, name)}")
