@@ -24,6 +24,7 @@ from fir_tf.retrieval.metrics import (
     retrieval_metrics,
 )
 from fir_tf.retrieval.pictures import Match, SheetRow, contact_sheet, recall_curve
+from fir_tf.retrieval.report import write_report
 
 
 def load_model(run):
@@ -86,6 +87,12 @@ def _measure_parts(embedder, catalogue, split, config, batch_size, gallery_scope
         "result": result,
         "query": query,
         "gallery": gallery,
+        "query_embedding": embedded.embedding[place[query]],
+        "gallery_embedding": embedded.embedding[place[gallery]],
+        "classified": classified,
+        "category_scores": embedded.category[place[classified]]
+        if "OC" in config.loss_kinds()
+        else None,
         "skipped": skipped,
     }
 
@@ -108,7 +115,7 @@ def measure(embedder, catalogue, split, config, batch_size=64):
 
 
 def evaluate(options):
-    """Measures a run's best model and writes metrics.json, recall_curve.png, contact_sheet.png.
+    """Measures a run's best model and writes metrics.json, pictures and report.html.
 
     metrics.json has the metrics by name at the top level (fractions, `recall@1` ... `recall@50`,
     `mAP@R`, `R-precision`, `category_top1` ...), and what they mean under `protocol`.
@@ -171,6 +178,19 @@ def evaluate(options):
     written = [output / "metrics.json"]
     if result:
         written += _draw(catalogue, parts, config, title, note, paper, options, output)
+    names = ("query", "gallery", "query_embedding", "gallery_embedding")
+    write_report(
+        output / "report.html",
+        title=title,
+        metrics=metrics,
+        catalogue=catalogue,
+        classified=parts["classified"],
+        category_scores=parts["category_scores"],
+        paper=paper,
+        note=note,
+        **{name: parts[name] for name in names},
+    )
+    written.append(output / "report.html")
     print("wrote " + ", ".join(str(path) for path in written))
     return metrics
 
