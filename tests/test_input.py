@@ -12,22 +12,46 @@ from PIL import Image, ImageOps
 
 from fir_tf.config import Config
 from fir_tf.datasets import load
+from fir_tf.errors import FirError
 from fir_tf.input.augment import (
+    DRAWS,
     colour_jitter,
     flip,
     grayscale,
-    random_resized_crop,
+    random_crop,
+    shrink_or_grow,
     training_view,
     window,
 )
 from fir_tf.input.batches import ordered_batches, training_batches
-from fir_tf.input.images import decode, preprocess
+from fir_tf.input.images import decode, fit, guarded_rows, halvings, preprocess
 from fir_tf.input.plans import make_plan
 
 
 def picture(width, height, seed=0):
     small = np.random.default_rng(seed).integers(0, 256, (6, 5, 3), dtype=np.uint8)
     return Image.fromarray(small).resize((width, height), Image.BICUBIC)
+
+
+def detailed_picture(width, height, seed=0):
+    """Random colours with as much fine detail as photos have (amplitude 1 / frequency)."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None]
+    amplitude = 1 / np.maximum(np.hypot(rows, columns), 1 / max(width, height))
+    channels = [
+        np.fft.ifft2(np.fft.fft2(rng.standard_normal((height, width))) * amplitude).real
+        for _ in range(3)
+    ]
+    pixels = np.stack([channel / channel.std() for channel in channels], axis=-1)
+    return Image.fromarray(np.clip(128 + 50 * pixels, 0, 255).astype(np.uint8))
+
+
+def psnr(one, other):
+    return 10 * np.log10(255**2 / np.mean(np.square(np.asarray(one) - np.asarray(other))))
+
+
+def draws_of(number):
+    return tf.random.stateless_uniform([DRAWS], [number, 1])
 
 
 def encoded(image, kind="PNG", **options):
@@ -64,6 +88,38 @@ def test_crop_equals_pillows_window(size):
     cut = image.crop((left, top, left + side, top + side))
     expected = np.asarray(cut.resize((56, 56), Image.BILINEAR), np.float32)
     np.testing.assert_allclose(pixels, expected, atol=1.01)
+
+
+@pytest.mark.parametrize("wanted", [1, 30, 224.0])
+def test_halvings_keep_what_is_wanted(wanted):
+    for sides in [(1, 1), (30, 60), (60, 59), (447, 5000), (448, 448), (900, 1791), (4000, 3000)]:
+        count = 0
+        while count < 3 and min(sides) / 2 ** (count + 1) >= wanted:
+            count += 1
+        assert int(halvings(tf.constant(sides), wanted)) == count
+
+
+@pytest.mark.parametrize("resize", ["crop", "squash", "pad"])
+@pytest.mark.parametrize("size", [(512, 640), (531, 397), (1003, 1205)])
+def test_reduced_decoding_loses_nothing(size, resize):
+    """Compared with Pillow's full decode, at sizes that cannot be halved evenly too."""
+    image = detailed_picture(*size)
+    contents = encoded(image, "JPEG", quality=92)
+    whole = tf.constant(np.asarray(Image.open(io.BytesIO(contents))))
+    pixels, valid = preprocess(tf.constant(contents), 64, resize)
+    assert bool(valid)
+    assert psnr(pixels, fit(whole, 64, resize)) > 43
+
+
+def test_large_jpegs_are_decoded_at_reduced_size_and_others_in_full():
+    image = detailed_picture(403, 301)
+    for kind, ratio, shape in (("JPEG", 4, (75, 101, 3)), ("PNG", 1, (301, 403, 3))):
+        pixels, extent = decode(
+            tf.constant(encoded(image, kind)),
+            lambda height, width: (tf.stack([0, 0, height, width]), tf.constant(2)),
+        )
+        assert pixels.shape == shape
+        assert extent.numpy().tolist() == [301 / ratio, 403 / ratio]
 
 
 @pytest.mark.parametrize(
@@ -106,6 +162,18 @@ def test_a_bad_image_is_marked_and_harms_no_neighbour():
     assert float(tf.reduce_max(pixels[1])) == 0.0
 
 
+def test_bad_rows_are_marked_in_their_places():
+    def half(value):
+        with tf.control_dependencies([tf.debugging.assert_greater(value, 0.0)]):
+            return tf.fill([2], value / 2)
+
+    run = tf.function(lambda values: guarded_rows(half, values, (2,)))
+    for values in ([4.0, 6.0], [-1.0, 4.0, -1.0, -1.0, 6.0], [-1.0], []):
+        result, valid = run(tf.constant(values, tf.float32))
+        assert valid.numpy().tolist() == [value > 0 for value in values]
+        assert result.numpy().tolist() == [[max(value, 0) / 2] * 2 for value in values]
+
+
 def python_window(height, width, area_min, rng):
     """torchvision's RandomResizedCrop.get_params, retold as a plain loop."""
     for _ in range(10):
@@ -127,9 +195,9 @@ def python_window(height, width, area_min, rng):
 def test_windows_follow_torchvisions_law(size):
     height, width = size
     draws = 3000
-    seeds = tf.stack([tf.range(draws), tf.range(draws) * 7 + 1], axis=1)
-    draw = tf.function(lambda seed: window(height, width, seed, 0.2))
-    ours = tf.function(tf.map_fn)(draw, seeds, fn_output_signature=tf.int32).numpy()
+    numbers = tf.random.stateless_uniform([draws, DRAWS], [1, 2])
+    draw = tf.function(lambda row: window(height, width, row, 0.2))
+    ours = tf.function(tf.map_fn)(draw, numbers, fn_output_signature=tf.int32).numpy()
     top, left, h, w = ours.T
     assert (top >= 0).all() and (left >= 0).all()
     assert (top + h <= height).all() and (left + w <= width).all()
@@ -146,38 +214,79 @@ def test_windows_follow_torchvisions_law(size):
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_random_crop_is_that_window_of_the_image(kind):
-    contents = encoded(picture(97, 71), kind)
-    seed = tf.constant([3, 4])
-    top, left, h, w = window(71, 97, seed, 0.3).numpy()
-    whole = decode(tf.constant(contents))[top : top + h, left : left + w]
-    expected = tf.image.resize(whole, (40, 40), antialias=True)
-    np.testing.assert_allclose(
-        random_resized_crop(tf.constant(contents), 40, seed, 0.3), expected, atol=4.0
-    )
+    contents = tf.constant(encoded(picture(97, 71), kind))
+    draws = draws_of(3)
+    top, left, h, w = window(71, 97, draws, 0.3).numpy()
+    whole = decode(contents)[0].numpy()
+    cut = random_crop(contents, 90, draws, 0.3).numpy()
+    assert cut.shape == (h, w, 3)
+    difference = np.abs(cut - whole[top : top + h, left : left + w].astype(int))
+    # The decoder smooths colours between pixels, at the window's edge without the pixels outside.
+    assert difference.max() <= 12 and difference[2:-2, 2:-2].max() <= 2
 
 
-def test_flip_and_grayscale_happen_as_often_as_asked():
+def test_random_crop_of_a_large_jpeg_is_the_window_at_reduced_size():
+    image = detailed_picture(611, 803)
+    contents = tf.constant(encoded(image, "JPEG", quality=92, subsampling=0))
+    reduced = 0
+    for number in range(12):
+        draws = draws_of(number)
+        top, left, h, w = window(803, 611, draws, 0.3).numpy()
+        cut = random_crop(contents, 80, draws, 0.3)
+        ratio = round(h / cut.shape[0])
+        reduced += ratio > 1
+        assert min(cut.shape[:2]) >= 79 and min(h, w) < 160 * ratio
+        top, left, bottom, right = (
+            math.floor(value / ratio + 0.5) * ratio for value in (top, left, top + h, left + w)
+        )
+        expected = area_means(np.asarray(image)[top:bottom, left:right], 80)
+        assert psnr(shrink_or_grow(cut, 80), expected) > 31
+    assert reduced == 12
+
+
+def area_means(pixels, size):
+    """Resizes to a square whose every pixel is the mean over the area it covers."""
+    for axis in (0, 1):
+        # On a grid that both sizes divide, areas are whole numbers of cells.
+        count = pixels.shape[axis]
+        fine = np.repeat(np.asarray(pixels, np.float32), size, axis)
+        shape = (*fine.shape[:axis], size, count, *fine.shape[axis + 1 :])
+        pixels = fine.reshape(shape).mean(axis + 1)
+    return pixels
+
+
+def test_windows_shrink_by_areas():
+    pixels = np.asarray(detailed_picture(50, 37), np.float32)
+    result = shrink_or_grow(tf.constant(pixels.astype(np.uint8)), 24)
+    np.testing.assert_allclose(result, area_means(pixels, 24), atol=0.01)
+    white = tf.fill([231, 317, 3], tf.constant(255, tf.uint8))
+    assert float(tf.reduce_max(shrink_or_grow(white, 224))) == 255.0
+
+
+@pytest.mark.parametrize("size", [(20, 31), (90, 30)])
+def test_windows_that_grow_equal_pillow(size):
+    image = picture(*size)
+    result = shrink_or_grow(tf.constant(np.asarray(image)), 40)
+    expected = np.asarray(image.resize((40, 40), Image.BILINEAR), np.float32)
+    np.testing.assert_allclose(result, expected, atol=1.01)
+
+
+def test_flip_and_grayscale_follow_their_draw():
     pixels = tf.constant(np.asarray(picture(8, 8), np.float32))
-    mirrored = gray = 0
-    for number in range(400):
-        seed = tf.constant([number, 1])
-        flipped = flip(pixels, seed).numpy()
-        if (flipped == pixels.numpy()[:, ::-1]).all():
-            mirrored += 1
-        else:
-            assert (flipped == pixels.numpy()).all()
-        result = grayscale(pixels, seed, 0.25).numpy()
-        if (result != pixels.numpy()).any():
-            gray += 1
-            expected = np.asarray(pixels) @ [0.299, 0.587, 0.114]
-            np.testing.assert_allclose(result, np.stack([expected] * 3, -1), rtol=1e-4)
-    assert abs(mirrored - 200) < 50 and abs(gray - 100) < 45
+    gray = np.stack([np.asarray(pixels) @ [0.299, 0.587, 0.114]] * 3, -1)
+    for draw in (0.0, 0.2, 0.49, 0.5, 0.51, 0.99):
+        expected = pixels.numpy()[:, ::-1] if draw < 0.5 else pixels.numpy()
+        assert (flip(pixels, tf.constant(draw)).numpy() == expected).all()
+        expected = gray if draw < 0.2 else pixels.numpy()
+        np.testing.assert_allclose(grayscale(pixels, tf.constant(draw), 0.2), expected, rtol=1e-4)
 
 
 def test_colour_jitter_keeps_range_and_does_nothing_at_zero():
     pixels = tf.constant(np.asarray(picture(8, 8), np.float32))
-    np.testing.assert_allclose(colour_jitter(pixels, tf.constant([1, 2]), 0.0), pixels, atol=1e-3)
-    strong = colour_jitter(pixels, tf.constant([1, 2]), 1.0).numpy()
+    np.testing.assert_allclose(
+        colour_jitter(pixels, tf.constant([0.1, 0.9, 0.7]), 0.0), pixels, atol=1e-3
+    )
+    strong = colour_jitter(pixels, tf.constant([0.1, 0.9, 0.7]), 1.0).numpy()
     assert strong.min() >= 0 and strong.max() <= 255 and abs(strong - pixels.numpy()).max() > 5
 
 
@@ -206,6 +315,64 @@ def test_a_batch_is_a_function_of_seed_and_step(inshop, triplets):
     assert len(set(whole)) == 7
     other = small_config(triplets=triplets, seed=1)
     assert digests(training_batches(catalogue, make_plan(catalogue, other), other), 1) != whole[:1]
+
+
+@pytest.mark.parametrize("triplets", ["all", "explicit"])
+def test_shares_make_up_the_batch(inshop, triplets):
+    """On 1, 2 or 4 readers, from step 0 or resumed, the global batch is the same bytes."""
+    catalogue = load("inshop", inshop)
+    with open(catalogue.files()[3], "wb") as file:
+        file.write(b"broken")
+    config = small_config(triplets=triplets, batch_size=48, category_fraction=0.25)
+    plan = make_plan(catalogue, config)
+    whole = digests(training_batches(catalogue, plan, config), 5)
+    for count in (2, 4):
+        readers = [
+            training_batches(catalogue, plan, config, 2, shard=(index, count))
+            for index in range(count)
+        ]
+        assert joined_digests(zip(*readers, strict=True), 3) == whole[2:]
+    # Two readers that feed two replicas each.
+    quarter = plan.size // 4
+    readers = [
+        training_batches(catalogue, plan, config, shard=(index, 2), batch_size=quarter)
+        for index in range(2)
+    ]
+    steps = zip(*(reader.batch(2) for reader in readers), strict=True)
+    flat = (
+        [tf.nest.map_structure(lambda v, n=n: v[n], r) for r in s for n in (0, 1)] for s in steps
+    )
+    assert joined_digests(flat, 5) == whole
+
+
+def joined_digests(steps, count):
+    """`digests` of batches whose parts come from several readers."""
+    parts = [part for part, _ in zip(steps, range(count), strict=False)]
+    names = sorted(parts[0][0])
+    return [
+        hashlib.sha256(
+            b"".join(np.concatenate([batch[n] for batch in step]).tobytes() for n in names)
+        ).hexdigest()
+        for step in parts
+    ]
+
+
+@pytest.mark.parametrize(
+    ("shard", "batch_size", "message"),
+    [
+        ((0, 3), None, r"divides the batch of 8 images. Received: \(0, 3\)"),
+        ((2, 2), None, r"index below count .* Received: \(2, 2\)"),
+        ((-1, 2), None, r"Received: \(-1, 2\)"),
+        ((0, 2), 3, "share of 4 of 8 images. Received: 3"),
+        ((0, 1), 0, "Received: 0"),
+    ],
+)
+def test_uneven_shares_are_refused(inshop, shard, batch_size, message):
+    catalogue = load("inshop", inshop)
+    config = small_config()
+    plan = make_plan(catalogue, config)
+    with pytest.raises(FirError, match=message):
+        training_batches(catalogue, plan, config, shard=shard, batch_size=batch_size)
 
 
 def test_batches_carry_the_rows_labels_and_views(inshop):
@@ -266,9 +433,9 @@ def test_ordered_batches_are_the_preprocessed_files_in_order(inshop):
 
 def test_training_view_has_a_static_shape(inshop):
     config = small_config(crop_area_min=1.0)
-    function = tf.function(lambda value, seed: training_view(value, seed, config))
+    function = tf.function(lambda value, draws: training_view(value, draws, config))
     shape = function.get_concrete_function(
-        tf.TensorSpec((), tf.string), tf.TensorSpec((2,), tf.int32)
+        tf.TensorSpec((), tf.string), tf.TensorSpec((DRAWS,), tf.float32)
     ).output_shapes
     assert shape.as_list() == [32, 32, 3]
 

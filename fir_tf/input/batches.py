@@ -3,61 +3,117 @@
 import numpy as np
 import tensorflow as tf
 
-from fir_tf.input.augment import training_view
-from fir_tf.input.images import guarded, read_and_preprocess
+from fir_tf.errors import FirError
+from fir_tf.input.augment import DRAWS, training_view
+from fir_tf.input.images import decode_and_fit, guarded_rows
+
+# Images that one call decodes, one after the other; cores share the calls.
+_ROWS_PER_CALL = 32
 
 
-def training_batches(catalogue, plan, config, start_step=0):
+def training_batches(catalogue, plan, config, start_step=0, shard=(0, 1), batch_size=None):
     """Returns the endless stream of training batches from `start_step` on.
 
     Batch number `step` is a pure function of (catalogue, config, step): reached from step 0 or
-    by resuming, it has the same pixels.
+    by resuming, whole or in shares, an image has the same pixels. (With `rand_augment` the
+    images keep their rows and crops, but keras-cv draws the augmentation from generators of its
+    own, which no step number reaches.)
+
+    Several readers share each global batch: reader `index` of `count` gets its `index`-th part,
+    consecutive rows of the plan, so the parts in the order of the readers are the plan's batch.
+    A reader that feeds several replicas asks for its share in smaller batches, one a replica,
+    which is what `tf.distribute.Strategy.distribute_datasets_from_function` expects.
 
     Args:
         catalogue: Catalogue that the plan's rows refer to.
         plan: see `fir_tf.input.plans.make_plan`.
         config: Config; the input flags.
         start_step: int, the first step.
+        shard: (index, count), this reader and how many share the batches.
+        batch_size: int, rows in a batch of the stream; None for the whole share of a step. It
+            must divide the share; the stream then has several batches a step, in order.
 
     Returns:
         tf.data.Dataset of dicts: `images` float32 [n, image_size, image_size, 3] in [0, 255],
         `category` int32 [n], `item` int32 [n], `row` int32 [n] (row of the catalogue), `valid`
-        bool [n]. n is `plan.size`. An image that cannot be read is zeros, with both labels -1
+        bool [n]. n is `batch_size`. An image that cannot be read is zeros, with both labels -1
         and valid False: it takes no part in any loss.
+
+    Raises:
+        FirError: if the batch cannot be shared as asked.
     """
+    first, share = _share(plan.size, shard)
+    batch_size = share if batch_size is None else batch_size
+    if batch_size < 1 or share % batch_size:
+        raise FirError(
+            f"`batch_size` must divide the reader's share of {share} of {plan.size} images. "
+            f"Received: {batch_size}"
+        )
     files = tf.constant(catalogue.files())
     category, item = tf.constant(catalogue.category), tf.constant(catalogue.item)
     # Another stream than the plan's own, so that crops and choice of images are independent.
     base = tf.constant([config.seed, 2], tf.int32)
     shape = (config.image_size, config.image_size, 3)
+    rows_per_call = _rows_per_call(batch_size)
 
-    def examples(step):
-        seed = tf.random.fold_in(base, step)
-        seeds = tf.random.stateless_uniform(
-            [plan.size, 2], seed, minval=None, maxval=None, dtype=tf.int32
+    def calls(step):
+        # Drawn for the whole batch: a share has the numbers of its places in it.
+        draws = tf.random.stateless_uniform([plan.size, DRAWS], tf.random.fold_in(base, step))
+        chosen = (plan(step)[first : first + share], draws[first : first + share])
+        return tf.data.Dataset.from_tensor_slices(
+            tuple(tf.reshape(part, [-1, rows_per_call, *part.shape[1:]]) for part in chosen)
         )
-        return tf.data.Dataset.from_tensor_slices((plan(step), seeds))
 
-    def load(row, seed):
-        images, valid = guarded(
-            lambda path, seed: training_view(tf.io.read_file(path), seed, config),
-            (files[row], seed),
+    def load(rows, draws):
+        images, valid = guarded_rows(
+            lambda path, draws: training_view(tf.io.read_file(path), draws, config),
+            (tf.gather(files, rows), draws),
             shape,
         )
         return {
             "images": images,
-            "category": tf.where(valid, category[row], -1),
-            "item": tf.where(valid, item[row], -1),
-            "row": row,
+            "category": tf.where(valid, tf.gather(category, rows), -1),
+            "item": tf.where(valid, tf.gather(item, rows), -1),
+            "row": rows,
             "valid": valid,
         }
 
-    dataset = tf.data.Dataset.counter(start=start_step).flat_map(examples)
-    dataset = dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    dataset = dataset.batch(plan.size, drop_remainder=True)
+    dataset = tf.data.Dataset.counter(start=start_step).flat_map(calls)
+    dataset = _loaded(dataset, load, batch_size, rows_per_call)
     if config.rand_augment:
         dataset = dataset.map(_rand_augment(config))
     return dataset.prefetch(2)
+
+
+def _share(size, shard):
+    index, count = shard
+    if not 0 <= index < count or size % count:
+        raise FirError(
+            f"`shard` must be (index, count) with index below count and a count that divides "
+            f"the batch of {size} images. Received: ({index}, {count})"
+        )
+    return index * (size // count), size // count
+
+
+def _rows_per_call(batch_size):
+    """Returns the largest number of rows that divides a batch and suits a call."""
+    return max(n for n in range(1, min(batch_size, _ROWS_PER_CALL) + 1) if batch_size % n == 0)
+
+
+def _loaded(dataset, load, batch_size, rows_per_call):
+    """Maps groups of rows to batches: `load` on all cores, then as many groups as a batch has."""
+    dataset = dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    calls = batch_size // rows_per_call
+    if calls == 1:
+        return dataset
+
+    def join(groups):
+        return {
+            name: tf.reshape(value, [batch_size, *value.shape[2:]])
+            for name, value in groups.items()
+        }
+
+    return dataset.batch(calls, drop_remainder=True).map(join)
 
 
 def _rand_augment(config):
@@ -91,11 +147,17 @@ def ordered_batches(catalogue, image_size, resize, batch_size):
     count = len(catalogue)
     batches = -(-count // batch_size)
     files = np.array(catalogue.files() + [""] * (batches * batch_size - count), dtype=object)
+    rows_per_call = _rows_per_call(batch_size)
 
-    def load(path):
-        images, valid = read_and_preprocess(path, image_size, resize)
+    def load(paths):
+        images, valid = guarded_rows(
+            lambda path: decode_and_fit(tf.io.read_file(path), image_size, resize),
+            paths,
+            (image_size, image_size, 3),
+        )
         return {"images": images, "valid": valid}
 
-    dataset = tf.data.Dataset.from_tensor_slices(tf.constant(files, tf.string))
-    dataset = dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return dataset.batch(batch_size, drop_remainder=True).prefetch(2), batches
+    dataset = tf.data.Dataset.from_tensor_slices(
+        tf.reshape(tf.constant(files, tf.string), [-1, rows_per_call])
+    )
+    return _loaded(dataset, load, batch_size, rows_per_call).prefetch(2), batches

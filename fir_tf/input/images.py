@@ -5,23 +5,91 @@ Everything here is TensorFlow ops, so it runs on a TPU host and inside a C++ ser
 
 import tensorflow as tf
 
+from fir_tf.input.exif import orientation, upright
+from fir_tf.input.header import decodable
+
 # Evaluation resizes the short side to 256 for a centre crop of 224 (PAPER: images).
 CROP_FRACTION = 224 / 256
 
+# The JPEG decoder halves an image up to three times and saves most of its work. What remains for
+# evaluation is at least this many times the size it is resized to: PSNR against the full decode is
+# then 44 dB or more; at 1.4 times it is 40 dB (benchmarks/README.md, "Input").
+OVERSAMPLING = 2.0
+_HALVINGS_MAX = 3
 
-def decode(contents):
-    """Decodes one image.
+
+def halvings(available, wanted):
+    """Says how often a JPEG may be halved while it is decoded.
+
+    Args:
+        available: int32 or float32 [...], sides of the window in the file, in pixels.
+        wanted: int or float, what each of the sides must keep at least.
+
+    Returns:
+        int32 scalar, 0 to 3.
+    """
+    available = tf.reduce_min(tf.cast(available, tf.float32))
+    enough = [available >= wanted * 2.0**count for count in range(1, _HALVINGS_MAX + 1)]
+    return tf.reduce_sum(tf.cast(enough, tf.int32))
+
+
+def _everything(height, width):
+    return tf.stack([0, 0, height, width]), tf.constant(0)
+
+
+def decode(contents, choose=_everything):
+    """Decodes one image, or a window of it.
 
     Args:
         contents: string scalar, a JPEG, PNG, GIF (first frame) or BMP file.
+        choose: callable (height, width), the image's size as int32 scalars, -> (window,
+            halvings): int32 [4], top, left, height and width in pixels, and int32 scalar, how
+            often the window's sides are halved, 0 to 3. Only a JPEG is halved, and of a JPEG
+            only the window is decoded.
 
     Returns:
-        uint8 [height, width, 3], RGB.
+        pixels: uint8 [height, width, 3], RGB.
+        extent: float32 [2], height and width of the window measured in these pixels. Where the
+            window's sides cannot be halved evenly, it is up to half a pixel more or less than
+            the shape of `pixels`.
+
+    The EXIF orientation is left to the caller (`fir_tf.input.exif`): turning the fitted image is
+    cheaper than turning the decoded one.
     """
-    return tf.io.decode_image(contents, channels=3, expand_animations=False)
+    contents = decodable(contents)
+
+    def from_jpeg():
+        shape = tf.io.extract_jpeg_shape(contents)
+        window, count = choose(shape[0], shape[1])
+
+        def at(ratio):
+            # Edges go to the nearest pixel of the smaller image.
+            edges = (tf.stack([window[:2], window[:2] + window[2:]]) + ratio // 2) // ratio
+            return tf.io.decode_and_crop_jpeg(
+                contents,
+                tf.concat([edges[0], edges[1] - edges[0]], axis=0),
+                channels=3,
+                ratio=ratio,
+            )
+
+        ratios = [2**power for power in range(_HALVINGS_MAX + 1)]
+        pixels = tf.switch_case(count, [lambda ratio=ratio: at(ratio) for ratio in ratios])
+        return pixels, tf.cast(window[2:], tf.float32) / tf.cast(2**count, tf.float32)
+
+    def from_other():
+        pixels = tf.io.decode_image(contents, channels=3, expand_animations=False)
+        pixels.set_shape([None, None, 3])
+        shape = tf.shape(pixels)
+        window, _ = choose(shape[0], shape[1])
+        top, left, height, width = tf.unstack(window)
+        cut = pixels[top : top + height, left : left + width]
+        return cut, tf.cast(window[2:], tf.float32)
+
+    pixels, extent = tf.cond(tf.io.is_jpeg(contents), from_jpeg, from_other)
+    return tf.ensure_shape(pixels, [None, None, 3]), extent
 
 
-def fit(pixels, image_size, resize):
+def fit(pixels, image_size, resize, extent=None):
     """Brings a decoded image to the model's input size, as evaluation and serving do.
 
     Args:
@@ -31,40 +99,80 @@ def fit(pixels, image_size, resize):
             "squash" resizes the whole image to the square, whatever its proportions; "pad"
             resizes the long side and fills the square up with white, the ground of most
             catalogue photos.
+        extent: float32 [2], see `decode`; None for the shape of `pixels`.
 
     Returns:
         float32 [image_size, image_size, 3] in [0, 255], antialiased.
     """
     pixels.set_shape([None, None, 3])
+    if extent is None:
+        extent = tf.cast(tf.shape(pixels)[:2], tf.float32)
+    origin = tf.zeros([2])
     if resize == "squash":
-        return _resize(pixels, image_size, image_size)
+        return _resample(pixels, origin, extent, (image_size, image_size))
     if resize == "pad":
-        return _pad(pixels, image_size)
+        return _pad(pixels, extent, image_size)
     # The centre is cut out before resizing: the same window, without the work for the rest.
-    shape = tf.shape(pixels)
-    side = tf.cast(
-        tf.round(tf.cast(tf.minimum(shape[0], shape[1]), tf.float32) * CROP_FRACTION), tf.int32
-    )
-    side = tf.maximum(side, 1)
-    top, left = (shape[0] - side) // 2, (shape[1] - side) // 2
-    return _resize(pixels[top : top + side, left : left + side], image_size, image_size)
+    side = tf.reduce_min(extent) * CROP_FRACTION
+    corner = (extent - side) / 2.0
+    return _resample(pixels, corner, tf.stack([side, side]), (image_size, image_size))
 
 
-def _resize(pixels, height, width):
-    resized = tf.image.resize(pixels, (height, width), method="bilinear", antialias=True)
-    return tf.ensure_shape(tf.clip_by_value(resized, 0.0, 255.0), (height, width, 3))
+def _resample(pixels, corner, sides, size):
+    """Resizes a window whose edges may lie between pixels, antialiased (triangle filter).
+
+    Args:
+        pixels: uint8 [height, width, 3].
+        corner, sides: float32 [2], top and left, height and width of the window in pixels.
+        size: height and width of the result: tuple of int, or int32 [2].
+
+    Returns:
+        float32 [*size, 3] in [0, 255].
+    """
+    first = tf.cast(tf.floor(corner), tf.int32)
+    last = tf.cast(tf.math.ceil(corner + sides), tf.int32)
+    cut = pixels[first[0] : last[0], first[1] : last[1]]
+    scale = tf.cast(size, tf.float32) / sides
+    resized = tf.raw_ops.ScaleAndTranslate(
+        images=cut[None],
+        size=size,
+        scale=scale,
+        translation=(tf.cast(first, tf.float32) - corner) * scale,
+        kernel_type="triangle",
+        antialias=True,
+    )[0]
+    if isinstance(size, tuple):
+        resized = tf.ensure_shape(resized, (*size, 3))
+    return tf.clip_by_value(resized, 0.0, 255.0)
 
 
-def _pad(pixels, image_size):
-    shape = tf.cast(tf.shape(pixels)[:2], tf.float32)
-    sides = tf.cast(tf.round(shape * image_size / tf.reduce_max(shape)), tf.int32)
+def _pad(pixels, extent, image_size):
+    sides = tf.cast(tf.round(extent * image_size / tf.reduce_max(extent)), tf.int32)
     sides = tf.maximum(sides, 1)
-    resized = tf.image.resize(pixels, sides, method="bilinear", antialias=True)
+    resized = _resample(pixels, tf.zeros([2]), extent, sides)
     before = (image_size - sides) // 2
     after = image_size - sides - before
     margins = [[before[0], after[0]], [before[1], after[1]], [0, 0]]
-    padded = tf.pad(tf.clip_by_value(resized, 0.0, 255.0), margins, constant_values=255.0)
+    padded = tf.pad(resized, margins, constant_values=255.0)
     return tf.ensure_shape(padded, (image_size, image_size, 3))
+
+
+def decode_and_fit(contents, image_size, resize):
+    """Decodes a file (string scalar), fits it, see `fit`, and turns it upright.
+
+    A file that cannot be decoded, or is too large (`fir_tf.input.header`), is an error.
+    A JPEG much larger than `image_size` is decoded at reduced size.
+    """
+
+    def choose(height, width):
+        sides = tf.stack([height, width])
+        kept = tf.reduce_max(sides) if resize == "pad" else tf.reduce_min(sides)
+        wanted = image_size / CROP_FRACTION if resize == "crop" else image_size
+        return tf.stack([0, 0, height, width]), halvings(kept, OVERSAMPLING * wanted)
+
+    pixels, extent = decode(contents, choose)
+    fitted = upright(fit(pixels, image_size, resize, extent), orientation(contents))
+    return tf.ensure_shape(fitted, (image_size, image_size, 3))
 
 
 def preprocess(contents, image_size, resize):
@@ -80,15 +188,14 @@ def preprocess(contents, image_size, resize):
         valid: bool scalar, whether the image could be decoded.
     """
     return guarded(
-        lambda value: fit(decode(value), image_size, resize), contents, (image_size, image_size, 3)
+        lambda value: decode_and_fit(value, image_size, resize),
+        contents,
+        (image_size, image_size, 3),
     )
 
 
 def guarded(function, argument, shape):
     """Runs `function` on one example so that its failure stays its own.
-
-    A graph has no try: the example goes through a tf.data pipeline of one element, whose
-    `ignore_errors` drops it on failure, and zeros take its place.
 
     Args:
         function: callable, `argument` -> float32 tensor of `shape`.
@@ -98,16 +205,45 @@ def guarded(function, argument, shape):
     Returns:
         (float32 tensor of `shape`, bool scalar: whether `function` succeeded).
     """
-    good = tf.data.Dataset.from_tensors(argument).map(lambda *values: (function(*values), True))
-    bad = tf.data.Dataset.from_tensors((tf.zeros(shape), False))
-    value, valid = good.ignore_errors().concatenate(bad).take(1).get_single_element()
-    return tf.ensure_shape(value, shape), tf.ensure_shape(valid, ())
+    arguments = tf.nest.map_structure(lambda value: tf.convert_to_tensor(value)[None], argument)
+    values, valid = guarded_rows(function, arguments, shape)
+    return tf.ensure_shape(values[0], shape), tf.ensure_shape(valid[0], ())
 
 
-def read_and_preprocess(path, image_size, resize):
-    """Like `preprocess`, from a file's path (string scalar); a missing file is not valid."""
-    return guarded(
-        lambda value: fit(decode(tf.io.read_file(value)), image_size, resize),
-        path,
-        (image_size, image_size, 3),
+def guarded_rows(function, arguments, shape):
+    """Runs `function` on each of some examples so that a failure stays the example's own.
+
+    A graph has no try: the examples go through a tf.data pipeline of their own, whose
+    `ignore_errors` drops those that fail, and zeros take their places. One pipeline for many
+    examples costs hardly more than one for one.
+
+    Args:
+        function: callable, one example of `arguments` -> float32 tensor of `shape`.
+        arguments: tensor or structure of tensors [n, ...].
+        shape: tuple of int, the static shape of a result.
+
+    Returns:
+        (float32 [n, *shape], bool [n]: for which examples `function` succeeded).
+    """
+    leader = tf.nest.flatten(arguments)[0]
+    count = tf.shape(leader)[0]
+    nested = tf.nest.is_nested(arguments)
+
+    def apply(place, argument):
+        return place, function(*argument) if nested else function(argument)
+
+    examples = tf.data.Dataset.from_tensor_slices((tf.range(count), arguments)).map(apply)
+    good = examples.ignore_errors().batch(tf.maximum(tf.cast(count, tf.int64), 1))
+    none = tf.data.Dataset.from_tensors((tf.zeros([0], tf.int32), tf.zeros([0, *shape])))
+    places, values = good.concatenate(none).take(1).get_single_element()
+    places = places[:, None]
+
+    def with_gaps():
+        return tf.scatter_nd(places, values, tf.concat([[count], shape], axis=0))
+
+    complete = tf.equal(tf.size(places), count)
+    values = tf.cond(complete, lambda: tf.identity(values), with_gaps)
+    valid = tf.scatter_nd(places, tf.ones_like(places[:, 0], tf.bool), [count])
+    return tf.ensure_shape(values, (leader.shape[0], *shape)), tf.ensure_shape(
+        valid, leader.shape[:1]
     )
