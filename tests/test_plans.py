@@ -4,6 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,9 +16,31 @@ def labels_of(sizes):
     return np.repeat(np.arange(len(sizes)), sizes).astype(np.int32)
 
 
+@st.composite
+def catalogues(draw, items_min=2):
+    """(labels, rows): labels in any order, some rows unlabelled, some not to be drawn.
+
+    At least two items have two images to draw.
+    """
+    sizes = [2, 2] + draw(st.lists(st.integers(1, 8), min_size=items_min - 2, max_size=9))
+    unlabelled = draw(st.integers(0, 5))
+    labels = np.concatenate([labels_of(sizes), np.full(unlabelled, -1, np.int32)])
+    other = draw(st.integers(0, 6))
+    held = np.concatenate([np.ones(len(labels), bool), np.zeros(other, bool)])
+    labels = np.concatenate([labels, np.arange(other, dtype=np.int32) % len(sizes)])
+    order = np.random.default_rng(draw(st.integers(0, 99))).permutation(len(labels))
+    return labels[order], np.flatnonzero(held[order])
+
+
 def epoch_of(plan, number=0):
     first = number * plan.steps_per_epoch
     return [plan(np.int64(first + step)).numpy() for step in range(plan.steps_per_epoch)]
+
+
+def batches_of(plan, count):
+    """The rows [count, size] of the first `count` batches, made in one graph: thousands a second."""
+    steps = tf.data.Dataset.range(count).map(plan).batch(count)
+    return steps.get_single_element().numpy()
 
 
 @pytest.mark.parametrize("count", [2, 5, 62])
@@ -25,8 +48,7 @@ def test_permutations_are_uniform(count):
     """Every image comes to every place of an epoch about equally often (chi-squared test)."""
     epochs = 60 * count if count < 10 else 1200
     table = np.zeros((count, count))
-    for epoch in range(epochs):
-        rows = UniformPlan(np.arange(count), count, 9)(np.int64(epoch)).numpy()
+    for rows in batches_of(UniformPlan(np.arange(count), count, 9), epochs):
         table[np.arange(count), rows] += 1
     expected = epochs / count
     freedom = (count - 1) ** 2
@@ -46,38 +68,87 @@ def test_uniform_takes_every_image_once_an_epoch(count, size, seed):
     assert set(drawn) <= set(rows)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
-    sizes=st.lists(st.integers(1, 9), min_size=4, max_size=14).filter(lambda s: max(s) > 1),
+    count=st.integers(2, 40),
+    size=st.integers(1, 12),
+    seed=st.integers(0, 1000),
+    epoch=st.integers(0, 5),
+)
+def test_every_epoch_is_a_permutation_filled_from_its_beginning(count, size, seed, epoch):
+    plan = UniformPlan(np.arange(count), size, seed)
+    drawn = np.concatenate(epoch_of(plan, epoch))
+    order = drawn[:count]
+    assert sorted(order) == list(range(count))
+    assert (drawn == np.resize(order, len(drawn))).all()
+
+
+def test_epochs_have_different_orders():
+    plan = UniformPlan(np.arange(100), 10, 0)
+    orders = {tuple(np.concatenate(epoch_of(plan, epoch))) for epoch in range(20)}
+    assert len(orders) == 20
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    catalogue=catalogues(),
+    p=st.integers(2, 5),
     k=st.integers(2, 5),
     seed=st.integers(0, 1000),
+    epoch=st.integers(0, 3),
 )
-def test_pk_batches(sizes, k, seed):
-    labels = labels_of(sizes)
-    plan = PKPlan(labels, np.arange(len(labels)), 4 * k, k, seed)
-    batches = epoch_of(plan)
+def test_pk_batches(catalogue, p, k, seed, epoch):
+    labels, rows = catalogue
+    sizes = Counter(labels[rows].tolist())
+    del sizes[-1]
+    plan = PKPlan(labels, rows, p * k, k, seed)
     used = set()
-    for batch in batches:
-        assert len(batch) == 4 * k
-        places = batch.reshape(4, k)
+    for batch in epoch_of(plan, epoch):
+        assert len(batch) == p * k
+        assert set(batch) <= set(rows) and (labels[batch] >= 0).all()
+        # With fewer than P items there are as many groups as items, of more than K places.
+        groups = min(p, len(sizes))
+        each = p * k // groups
+        places = batch[: groups * each].reshape(groups, each)
         heads = labels[places[:, 0]]
-        assert len(set(heads)) == 4, "P distinct items"
+        assert len(set(heads)) == groups, "P distinct items"
         for head, row in zip(heads, places, strict=True):
-            own = min(k, sizes[head])
-            assert (labels[row[:own]] == head).all()
+            own = min(each, sizes[head])
+            assert (labels[row[:own]] == head).all(), "positives share the label"
             assert len(set(row[:own])) == own, "an image stands once in its item's places"
         used |= set(heads)
-    assert used == set(range(len(sizes))), "every item is used within an epoch"
+    assert used == set(sizes), "every item is used within an epoch"
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 6), min_size=4, max_size=8).filter(lambda s: max(s) > 1),
+    seed=st.integers(0, 1000),
+)
+def test_each_image_is_drawn_as_often_as_its_item_and_the_fill_allow(sizes, seed):
+    """Exact expectation for any sizes: an item's turn shows min(K, n) of its n images."""
+    labels = labels_of(sizes)
+    p, k = 3, 4
+    plan = PKPlan(labels, np.arange(len(labels)), p * k, k, seed)
+    passes = 120
+    counts = np.zeros(len(labels))
+    turns = np.zeros(len(sizes))
+    for rows in batches_of(plan, passes * plan.batches_per_pass):
+        np.add.at(counts, rows, 1)
+        turns[labels[rows.reshape(p, k)[:, 0]]] += 1
+    shown = np.minimum(sizes, k)
+    fill = (turns * (k - shown)).sum() / len(labels)
+    expected = (turns * shown / sizes)[labels] + fill
+    assert (np.abs(counts - expected) < 6 * np.sqrt(expected)).all()
+    # An item takes its turn once a pass; the last batch of a pass is filled from its beginning.
+    assert turns.min() >= passes and turns.max() <= 2 * passes
 
 
 def test_pk_draws_the_images_of_an_item_evenly():
     labels = labels_of([7, 7, 7, 7])
     plan = PKPlan(labels, np.arange(28), 9, 3, 5)
-    counts = Counter()
     steps = 1400
-    for step in range(steps):
-        rows = plan(np.int64(step)).numpy()
-        counts.update(rows.tolist())
+    counts = Counter(batches_of(plan, steps).ravel().tolist())
     # 3 of 4 items in a batch, 3 of 7 images of each: binomial around steps * 9 / 28.
     mean = steps * 9 / 28
     assert all(abs(counts[row] - mean) < 5 * np.sqrt(mean) for row in range(28))
@@ -88,10 +159,8 @@ def test_small_items_are_not_over_weighted():
     sizes = [2] * 10 + [8] * 10
     labels = labels_of(sizes)
     plan = PKPlan(labels, np.arange(len(labels)), 16, 4, 0)
-    counts = Counter()
     steps = 1000
-    for step in range(steps):
-        counts.update(plan(np.int64(step)).numpy().tolist())
+    counts = Counter(batches_of(plan, steps).ravel().tolist())
     turns = steps * 4 / 20
     fill = (steps * 16 - turns * 10 * (2 + 4)) / 100
     small = np.mean([counts[row] for row in range(20)])
@@ -107,25 +176,47 @@ def test_fewer_items_than_p_take_more_images_each():
     assert len(rows) == 32
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
-    sizes=st.lists(st.integers(1, 6), min_size=2, max_size=10).filter(lambda s: max(s) > 1),
+    catalogue=catalogues(),
     anchors=st.integers(1, 9),
     seed=st.integers(0, 1000),
+    epoch=st.integers(0, 3),
 )
-def test_explicit_triplets(sizes, anchors, seed):
-    item = labels_of(sizes)
-    # Shuffled, so that a plan which confuses rows with sorted places is found out.
-    item = np.random.default_rng(seed).permutation(item)
-    plan = TripletPlan([item], np.arange(len(item)), anchors, seed)
+def test_explicit_triplets(catalogue, anchors, seed, epoch):
+    item, rows = catalogue
+    plan = TripletPlan([item], rows, anchors, seed)
     taken = []
-    for batch in epoch_of(plan):
+    for batch in epoch_of(plan, epoch):
+        assert set(batch) <= set(rows) and (item[batch] >= 0).all()
         a, p, n = batch.reshape(3, anchors)
-        assert (item[a] == item[p]).all() and (a != p).all()
-        assert (item[a] != item[n]).all()
+        assert (item[a] == item[p]).all() and (a != p).all(), "positives share the label"
+        assert (item[a] != item[n]).all(), "negatives never do"
         taken += a.tolist()
-    able = {row for row in range(len(item)) if (item == item[row]).sum() > 1}
-    assert set(taken[: len(able)]) == able, "every image with a partner is an anchor once"
+    able = {row for row in rows if item[row] >= 0 and (item[rows] == item[row]).sum() > 1}
+    assert sorted(taken[: len(able)]) == sorted(able), "each image with a partner is an anchor once"
+
+
+@settings(max_examples=15, deadline=None)
+@given(catalogue=catalogues(items_min=4), anchors=st.integers(1, 7), seed=st.integers(0, 1000))
+def test_triplets_of_two_kinds_where_labels_are_missing(catalogue, anchors, seed):
+    item, rows = catalogue
+    # Categories of two items each; every fifth row has none.
+    category = np.where((item < 0) | (np.arange(len(item)) % 5 == 4), -1, item // 2)
+    category = category.astype(np.int32)
+    known = Counter(category[rows][category[rows] >= 0].tolist())
+    if len(known) < 2 or max(known.values()) < 2:
+        return
+    plan = TripletPlan([item, category], rows, anchors, seed, ["item", "category"])
+    assert plan.classified.tolist() == [True] * anchors + [False] * 4 * anchors
+    for batch in epoch_of(plan):
+        a, p, n, q, m = batch.reshape(5, anchors)
+        assert (item[a] == item[p]).all() and (item[a] != item[n]).all()
+        # An anchor without a category takes no part in OS, wherever its other rows come from.
+        labelled = category[a] >= 0
+        assert (category[q] >= 0).all() and (category[m] >= 0).all()
+        assert (category[a] == category[q])[labelled].all()
+        assert (category[a] != category[m])[labelled].all()
 
 
 def test_explicit_triplets_by_item_and_category():
@@ -144,8 +235,8 @@ def test_negatives_are_uniform_over_the_other_items():
     item = labels_of([2, 5, 3])
     plan = TripletPlan([item], np.arange(10), 10, 3)
     seen = Counter()
-    for step in range(600):
-        a, _, n = plan(np.int64(step)).numpy().reshape(3, 10)
+    for batch in batches_of(plan, 600):
+        a, _, n = batch.reshape(3, 10)
         seen.update(n[item[a] == 0].tolist())
     total = sum(seen.values())
     assert set(seen) == set(range(2, 10))
@@ -177,6 +268,40 @@ def test_a_plan_is_a_function_of_seed_and_step(make):
     assert first == again
     assert make(5)(np.int64(3)).numpy().tolist() != first[3]
     assert len({tuple(rows) for rows in first.values()}) == len(steps)
+
+
+def test_plans_give_the_same_rows_inside_a_graph():
+    labels = labels_of([5] * 10)
+    for plan in (
+        UniformPlan(np.arange(5000), 8, 3),
+        PKPlan(labels, np.arange(50), 8, 2, 3),
+        TripletPlan([labels], np.arange(50), 8, 3),
+    ):
+        steps = tf.data.Dataset.counter(start=5).map(plan, num_parallel_calls=2).take(4)
+        eager = [plan(np.int64(step)).numpy().tolist() for step in range(5, 9)]
+        assert [rows.numpy().tolist() for rows in steps] == eager
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    catalogue=catalogues(),
+    extra=st.integers(1, 6),
+    seed=st.integers(0, 1000),
+    step=st.integers(0, 10**6),
+)
+def test_mixed_batches_are_both_plans_batches(catalogue, extra, seed, step):
+    labels, rows = catalogue
+    first = PKPlan(labels, rows, 8, 2, seed)
+    second = UniformPlan(rows, extra, seed + 1)
+    plan = MixedPlan(first, second)
+    drawn = plan(np.int64(step)).numpy().tolist()
+    assert drawn[:8] == first(np.int64(step)).numpy().tolist()
+    assert drawn[8:] == second(np.int64(step)).numpy().tolist()
+    assert plan.size == len(drawn) == len(plan.classified) and plan.classified.all()
+    assert plan.steps_per_epoch == first.steps_per_epoch
+    # The second part goes through its images at its own pace.
+    seen = [plan(np.int64(number)).numpy()[8:] for number in range(second.steps_per_epoch)]
+    assert set(np.concatenate(seen)) == set(rows)
 
 
 def test_mixed_plan_appends_rows_for_oc():
