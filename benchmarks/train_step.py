@@ -41,7 +41,7 @@ def tensorflow_side(args):
     from fir_tf.training.step import TrainStep
 
     if args.side == "keras":
-        backbones.with_fused_batch_norm = lambda model: model
+        backbones.with_fused_batch_norm = lambda model, *_: model
     images = BATCH
     config = Config(backbone=args.backbone, image_size=args.image_size)
     with policy(args.precision):

@@ -8,6 +8,16 @@ from fir_tf import files
 from fir_tf.errors import FirError
 
 LOSS_KINDS = ("OC", "OS", "IS")
+BACKBONE_NAMES = (
+    "resnet50",
+    "resnet50_v15",
+    "densenet121",
+    "seresnet50",
+    "seresnet50_v15",
+    "seresnext50",
+    "seresnext50_v15",
+    "efficientnet_lite0",
+)
 DATASET_NAMES = ("inshop", "category", "consumer2shop", "folder", "table")
 
 
@@ -63,10 +73,12 @@ class Config:
     backbone: str = option(
         "resnet50",
         "Network under the heads.",
-        ("resnet50", "densenet121", "seresnet50", "seresnext50", "efficientnet_lite0"),
+        BACKBONE_NAMES,
     )
     weights: str = option(
-        "imagenet", "Where the backbone starts: imagenet, none, or the path of a weights file."
+        "imagenet",
+        "Where the backbone starts: imagenet (such weights may carry non-commercial terms), none, "
+        "or the path of a weights file (.weights.h5, .h5, .safetensors, .pth).",
     )
     image_size: int = option(224, "Side of the input images in pixels.")
     embedding_size: int = option(
@@ -77,9 +89,15 @@ class Config:
     dropout: float = option(0.5, "Dropout rate of the relaxation module.")
     batch_norm: str = option(
         "auto",
-        "frozen keeps the backbone's batch-norm statistics, batch updates them; auto is frozen "
-        "for pretrained weights and batch for none.",
-        ("auto", "frozen", "batch"),
+        "frozen keeps the backbone's batch-norm statistics; batch updates them from each device's "
+        "share of the batch, synchronized from the whole batch; auto is frozen for pretrained "
+        "weights and batch for none.",
+        ("auto", "frozen", "batch", "synchronized"),
+    )
+    freeze: int = option(
+        0,
+        "Parts of the backbone that stay as they are: 1 the stem, 2 to 5 also the stages at 1/4, "
+        "1/8, 1/16 and 1/32 of the image's size.",
     )
 
     losses: str = option(
@@ -300,6 +318,7 @@ def _validate(config):
     require("grayscale", 0 <= config.grayscale <= 1, "between 0 and 1")
     require("colour_jitter", 0 <= config.colour_jitter <= 1, "between 0 and 1")
     require("seed", 0 <= config.seed < 2**31, "between 0 and 2147483647")
+    require("freeze", 0 <= config.freeze <= 5, "between 0 and 5")
     require("ema", 0 <= config.ema < 1, "at least 0 and below 1")
     require("label_smoothing", 0 <= config.label_smoothing < 1, "at least 0 and below 1")
     try:

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import zlib
 
 import h5py
 import keras
@@ -12,15 +11,24 @@ import pytest
 import tensorflow as tf
 
 from fir_tf.errors import FirError
-from fir_tf.models import layers, pretrained
-from fir_tf.models.backbones import BACKBONES, build_backbone, normalisation
+from fir_tf.models import layers
+from fir_tf.models.backbones import (
+    BACKBONES,
+    STAGES,
+    build_backbone,
+    freeze_stages,
+    normalisation,
+    stage_count,
+)
 from fir_tf.models.layers import (
     FusedBatchNormalization,
     GroupedConv2D,
     PixelNormalisation,
-    freeze_batch_norm,
+    set_batch_norm,
     with_fused_batch_norm,
 )
+from fir_tf.models.pretrained.assign import assign_torch
+from fir_tf.models.pretrained.load import load_file
 
 
 def relative_error(actual, expected):
@@ -36,90 +44,106 @@ def normal(*shape, seed=0):
 # DenseNet121: keras.applications' tables; the others: timm.
 PARAMETERS = {
     "resnet50": 25_583_592 - 2_049_000,
+    "resnet50_v15": 25_557_032 - 2_049_000,
     "densenet121": 7_978_856 - 1_025_000,
     "seresnet50": 28_088_024 - 2_049_000,
+    "seresnet50_v15": 28_088_024 - 2_049_000,
     "seresnext50": 27_559_896 - 2_049_000,
+    "seresnext50_v15": 27_559_896 - 2_049_000,
     "efficientnet_lite0": 4_652_008 - 1_281_000,
 }
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_parameters_and_output(name):
-    model = build_backbone(name, (64, 97), None)
+def test_parameters_output_and_stages(name):
+    height, width = 128, 97
+    model = build_backbone(name, (height, width), None)
     assert sum(np.prod(v.shape) for v in model.trainable_variables) == PARAMETERS[name]
     assert model.name == name
     assert model.output_shape[-1] == BACKBONES[name].features
-    features = model(normal(2, 64, 97, 3), training=False)
+    features = model(normal(2, height, width, 3), training=False)
     assert features.shape == (2, *model.output_shape[1:])
     assert np.isfinite(features).all() and np.std(features) > 0
     kinds = {type(layer) for layer in model.layers}
     assert FusedBatchNormalization in kinds and keras.layers.BatchNormalization not in kinds
 
-
-def torch_like(name, shape):
-    """A tensor that depends on its name only; torch's network was filled with the same ones."""
-    random = np.random.RandomState(zlib.crc32(name.encode()))
-    if len(shape) == 4:
-        return random.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))
-    if name.endswith(("weight", "var")):
-        return random.uniform(0.5, 1.5, shape)
-    return 0.3 * random.standard_normal(shape)
-
-
-def fill_like_torch(model, weights):
-    tensors = {}
-    for layer in model.layers:
-        for variable in layer.weights:
-            name = f"{layer.name}.{pretrained._SUFFIXES[variable.name]}"
-            shape = tuple(variable.shape)
-            shape = tuple(np.array(shape)[[3, 2, 0, 1]]) if len(shape) == 4 else shape
-            tensors[name] = torch_like(name, shape).astype("float32")
-    tensors["last_linear.bias"] = np.zeros(1000)
-    tensors["layer0.bn1.num_batches_tracked"] = np.array(0)
-    pretrained.assign_torch(model, tensors, weights)
-    return tensors
+    # The stages follow each other, and compute at the same scales in every backbone.
+    layers_with_weights = [layer for layer in model.layers if layer.weights]
+    stages = [BACKBONES[name].stage_of(layer.name) for layer in layers_with_weights]
+    assert stages == sorted(stages)
+    scales = [set() for _ in STAGES]
+    for stage, layer in zip(stages, layers_with_weights, strict=True):
+        side = layer.output.shape[1]
+        # A squeeze has one pixel.
+        if side > 1:
+            scales[stage].add(height // side)
+    for stage, scale in enumerate((2, 4, 8, 16, 32)):
+        # The first layers of a stage may still see the size of the stage before.
+        assert scale in scales[stage] and scales[stage] <= {scale, scale // 2}
+    left = [len(model.trainable_variables)]
+    for number, stage in enumerate(STAGES):
+        assert freeze_stages(model, stage) == sum(one <= number for one in stages)
+        left.append(len(model.trainable_variables))
+    assert left == sorted(set(left), reverse=True) and left[-1] == 0
 
 
-# From timm 1.0.31 on torch 2.13: legacy_seresnet50 and legacy_seresnext50_32x4d filled as above,
-# tf_efficientnet_lite0 with the package's weights; input RandomState(0).standard_normal.
-# Root mean square of the features, mean of the top right position, means of five channels.
-TORCH = [
-    ("seresnet50", (64, 97), 278.173, 153.494, (332.016, 383.946, 97.4724, 106.49, 66.9849)),
-    ("seresnet50", (75, 64), 254.556, 137.272, (264.672, 108.396, 10.2237, 58.5439, 198.423)),
-    ("seresnext50", (64, 97), 415.119, 232.111, (414.581, 239.338, 524.48, 0.0, 76.8608)),
-    ("seresnext50", (75, 64), 382.385, 220.24, (228.133, 274.35, 406.983, 0.0, 137.512)),
-    ("efficientnet_lite0", (64, 97), 0.56861, 0.0773077, (0.16695, 0.0, 0.0, 0.0, 0.0)),
-    ("efficientnet_lite0", (75, 64), 0.346521, 0.0290236, (0.0, 0.0, 0.0, 6.88419e-05, 0.0)),
-]
+def torch_tensors(name, size=32):
+    """A backbone, and a torch state dict for it: variable number n is n everywhere."""
+    backbone = BACKBONES[name]
+    suffixes = {
+        "kernel": "weight",
+        "gamma": "weight",
+        "beta": "bias",
+        "bias": "bias",
+        "moving_mean": "running_mean",
+        "moving_variance": "running_var",
+    }
+    model = build_backbone(name, size, None)
+    tensors = {key: np.zeros(1000, "float32") for key in backbone.torch_classifier}
+    for number, (layer, variable) in enumerate(variables_of(model)):
+        module, shape = backbone.torch_module(layer.name), tuple(variable.shape)
+        if len(shape) == 4:
+            depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+            shape = (*(shape[2:] if depthwise else shape[:1:-1]), *shape[:2])
+        tensors[f"{module}.{suffixes[variable.name]}"] = np.full(shape, number, "float32")
+        if variable.name == "moving_mean":
+            tensors[f"{module}.num_batches_tracked"] = np.array(7)
+    return model, tensors
 
 
-@pytest.mark.parametrize(("name", "size", "rms", "corner", "channels"), TORCH)
-def test_features_equal_those_of_torch(name, size, rms, corner, channels):
-    model = build_backbone(name, size, "imagenet" if name == "efficientnet_lite0" else None)
-    if name != "efficientnet_lite0":
-        fill_like_torch(model, BACKBONES[name].weights)
-    features = model(normal(1, *size, 3), training=False).numpy()[0]
-    assert np.sqrt((features**2).mean()) == pytest.approx(rms, rel=1e-4)
-    assert features[0, -1].mean() == pytest.approx(corner, rel=1e-4)
-    every_fifth = features[..., :: features.shape[-1] // 5].mean((0, 1))[:5]
-    assert every_fifth == pytest.approx(channels, rel=1e-3, abs=1e-5)
+def variables_of(model):
+    """(layer, variable) of all that a weights file has."""
+    return [(layer, variable) for layer in model.layers for variable in layer.weights]
+
+
+def is_filled(model):
+    """Whether the model has the numbers of `torch_tensors`."""
+    return all(np.all(v.numpy() == number) for number, (_, v) in enumerate(variables_of(model)))
 
 
 def test_a_torch_state_dict_is_assigned_strictly():
-    model = BACKBONES["seresnet50"].build((32, 32, 3))
-    weights = BACKBONES["seresnet50"].weights
-    tensors = fill_like_torch(model, weights)
+    model, tensors = torch_tensors("seresnet50")
+    left_out = assign_torch(model, tensors, BACKBONES["seresnet50"])
+    assert is_filled(model)
+    assert {"last_linear.weight", "last_linear.bias"} < set(left_out)
+    assert all(key.endswith((".num_batches_tracked", "weight", "bias")) for key in left_out)
     before = model.get_weights()
 
-    def refused(changed, match):
-        with pytest.raises(FirError, match=match):
-            pretrained.assign_torch(model, changed, weights)
+    def refused(changed, *matches):
+        with pytest.raises(FirError) as error:
+            assign_torch(model, changed, BACKBONES["seresnet50"])
+        assert all(match in str(error.value) for match in matches)
         assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
 
-    refused({**tensors, "layer9.weight": np.zeros(3)}, r"has also: layer9\.weight")
-    name = "layer4.2.conv3.weight"
-    refused({k: v for k, v in tensors.items() if k != name}, rf"lacks: {name}")
-    refused({**tensors, name: tensors[name][:5]}, rf"other shapes: {name}")
+    # Every one that does not fit is named, however many there are.
+    surplus = {f"layer9.{number}.weight": np.zeros(3) for number in range(20)}
+    refused({**tensors, **surplus}, "has also: ", *surplus)
+    refused({**tensors, "layer9.num_batches_tracked": np.zeros(())}, "layer9.num_batches_tracked")
+    name, other = "layer4.2.conv3.weight", "layer0.bn1.running_var"
+    fewer = {k: v for k, v in tensors.items() if k not in (name, other)}
+    refused(fewer, "lacks: ", name, other)
+    refused({**tensors, name: tensors[name][:5]}, f"has unfit: {name} (1, 1, 512, 5) instead of")
+    refused({**tensors, other: tensors[other] * np.nan}, f"{other} with numbers that are not finit")
 
 
 def small_network(filters=4):
@@ -154,48 +178,34 @@ def test_keras_weights_files(tmp_path, file):
         else:
             (with_fused_batch_norm(model) if file.startswith("fused") else model).save_weights(path)
 
-    weights = BACKBONES["resnet50"].weights
+    backbone = BACKBONES["resnet50"]
     saved, loaded = small_network(), small_network()
     saved(normal(4, 8, 8, 3), training=True)
     save(saved)
-    pretrained.load_file(loaded, weights, str(path))
+    load_file(loaded, backbone, str(path))
     for one, other in zip(saved.get_weights(), loaded.get_weights(), strict=True):
         assert np.array_equal(one, other)
     for foreign in (smaller_network(), small_network(filters=5)):
         save(foreign)
         with pytest.raises(FirError, match=f"{path} into small"):
-            pretrained.load_file(small_network(), weights, path)
+            load_file(small_network(), backbone, path)
 
 
-def test_weights_that_cannot_be_loaded(tmp_path, monkeypatch):
+def test_weights_that_cannot_be_loaded(tmp_path):
     with pytest.raises(FirError, match="no file .*nowhere.h5"):
         build_backbone("resnet50", 32, "nowhere.h5")
-    for name in ("junk.h5", "junk.weights.h5", "junk.pth"):
+    for name in ("junk.h5", "junk.weights.h5", "junk.pth", "junk.safetensors"):
         path = tmp_path / name
         path.write_bytes(b"not weights at all")
         with pytest.raises(FirError, match=name):
             build_backbone("efficientnet_lite0", 32, path)
-    with pytest.raises(FirError, match="do not fit resnet50"):
-        build_backbone("resnet50", 32, tmp_path / "junk.pth")
     (tmp_path / "weights.txt").write_text("")
-    with pytest.raises(FirError, match=r"\.weights\.h5, \.h5 or \.pth.*weights\.txt"):
+    with pytest.raises(FirError, match=r"\.safetensors or \.pth.*weights\.txt"):
         build_backbone("resnet50", 32, tmp_path / "weights.txt")
-    with pytest.raises(FirError, match="no ImageNet weights of seresnext50.*--weights=none"):
-        build_backbone("seresnext50", 32)
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    monkeypatch.setattr(keras.src.utils.file_utils, "urlretrieve", unreachable)
-    for name in ("resnet50", "densenet121"):
-        file = f"{name}_weights_tf_dim_ordering_tf_kernels_notop.h5"
-        with pytest.raises(FirError, match=rf"no network.*/{file} .*--weights=/path/to/{file}"):
-            build_backbone(name, 32)
-
-
-def unreachable(*arguments):
-    raise TimeoutError("no network")
 
 
 def test_wrong_arguments():
-    with pytest.raises(FirError, match="resnet50, densenet121.*Received: 'vgg'"):
+    with pytest.raises(FirError, match="resnet50, resnet50_v15.*Received: 'vgg'"):
         build_backbone("vgg", 224)
     for size in (31, (64, 16), None, (64,), "big"):
         with pytest.raises(FirError, match="`image_size`"):
@@ -218,6 +228,7 @@ def test_normalisation_is_that_of_the_sources():
         ("resnet50", keras.applications.resnet.preprocess_input),
         ("densenet121", keras.applications.densenet.preprocess_input),
         ("seresnet50", keras.applications.densenet.preprocess_input),
+        ("resnet50_v15", keras.applications.densenet.preprocess_input),
     ):
         expected = reference(pixels.copy())
         assert np.allclose(normalisation(name)(pixels), expected, atol=1e-4)
@@ -337,12 +348,18 @@ def test_batch_norm_equals_the_stock_layer(options, training, graph):
     images = tf.constant(normal(2, 3, 3, 5) * 3 + 2)
     stock, fused = pair_of_batch_norms(images.shape, **options)
     upstream = normal(*images.shape, seed=1)
+    before = stock.moving_variance.numpy()
     for _ in range(2):
         expected = step(stock, images, upstream, training, graph)
         actual = step(fused, images, upstream, training, graph)
     for one, other in zip(actual, expected, strict=True):
         assert relative_error(one, other) < 2e-5
-    for one, other in zip(fused.weights, stock.weights, strict=True):
+    expected = [variable.numpy() for variable in stock.weights]
+    if training and options.get("axis") != 1:
+        # n / (n - 1) times the variance of each of the two batches.
+        updates = expected[-1] - before * stock.momentum**2
+        expected[-1] += updates / (18 - 1)
+    for one, other in zip(fused.weights, expected, strict=True):
         assert relative_error(one, other) < 1e-5
 
 
@@ -375,11 +392,13 @@ def test_batch_norm_with_a_mask():
 def test_batch_norm_under_mixed_precision():
     images = normal(4, 6, 6, 5) + 1
     stock, fused = pair_of_batch_norms(images.shape, dtype="mixed_bfloat16", momentum=0.5)
+    variance = stock.moving_variance.numpy()
     for training in (True, False):
         actual, expected = fused(images, training=training), stock(images, training=training)
         assert actual.dtype == tf.bfloat16
         assert relative_error(actual, expected) < 2e-2
-    for one, other in zip(fused.weights, stock.weights, strict=True):
+    unbiased = 0.5 * variance + (stock.moving_variance - 0.5 * variance) * 144 / 143
+    for one, other in zip(fused.weights, [*stock.weights[:-1], unbiased], strict=True):
         assert one.dtype == "float32"
         # The stock layer too takes its statistics of images rounded to bfloat16, in float32.
         assert relative_error(one, other) < 1e-5
@@ -417,7 +436,7 @@ def test_swapping_keeps_names_values_and_survives_saving(tmp_path):
     assert (fused.get_layer("norm").momentum, fused.get_layer("norm").epsilon) == (0.7, 1e-4)
     expected = stock(images, training=False)
     assert relative_error(fused(images, training=False), expected) < 1e-5
-    assert freeze_batch_norm(keras.Sequential([fused])) == 2
+    assert set_batch_norm(keras.Sequential([fused]), "frozen") == 2
     fused.save(tmp_path / "m.keras")
     loaded = keras.models.load_model(tmp_path / "m.keras")
     assert isinstance(loaded.get_layer("again"), FusedBatchNormalization)
@@ -427,9 +446,38 @@ def test_swapping_keeps_names_values_and_survives_saving(tmp_path):
     assert type(stock.get_layer("norm")) is keras.layers.BatchNormalization
 
 
-def test_a_stock_batch_norm_cannot_be_frozen():
+def test_the_copy_can_have_another_momentum():
+    stock = small_network()
+    assert with_fused_batch_norm(stock, 0.8).get_layer("norm").momentum == 0.8
+    assert with_fused_batch_norm(stock).get_layer("norm").momentum == 0.7
+
+
+def test_a_batch_norm_that_cannot_be_set():
     with pytest.raises(FirError, match="layer norm"):
-        freeze_batch_norm(small_network())
+        set_batch_norm(small_network(), "frozen")
+    with pytest.raises(FirError, match="frozen, batch, synchronized. Received: 'live'"):
+        set_batch_norm(with_fused_batch_norm(small_network()), "live")
+
+
+def test_a_frozen_stage_keeps_its_statistics():
+    model = build_backbone("efficientnet_lite0", 32, None)
+    freeze_stages(model, "stage2")
+    norms = [layer for layer in model.layers if isinstance(layer, FusedBatchNormalization)]
+    before = [layer.moving_mean.numpy() for layer in norms]
+    model(normal(4, 32, 32, 3), training=True)
+    changed = {
+        BACKBONES[model.name].stage_of(layer.name)
+        for layer, mean in zip(norms, before, strict=True)
+        if not np.array_equal(layer.moving_mean, mean)
+    }
+    assert changed == {3, 4}
+
+
+def test_stages_that_do_not_exist():
+    assert [stage_count(value) for value in (0, 5, "stem", "stage4")] == [0, 5, 1, 5]
+    for value in (-1, 6, "stage5", "", None, 1.0, True):
+        with pytest.raises(FirError, match="0 to 5 or one of stem, stage1"):
+            stage_count(value)
 
 
 def test_keras_cv_is_imported_for_its_own_backbone_only():
@@ -441,27 +489,78 @@ def test_keras_cv_is_imported_for_its_own_backbone_only():
 
 
 TWO_REPLICAS = """
+import sys
 import numpy as np, tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from fir_tf.models.layers import FusedBatchNormalization
+random = np.random.RandomState(0)
+images, upstream = random.randn(2, 8, 2, 2, 3).astype("float32")
+images[:5] += 30.0
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-with strategy.scope():
-    layer = FusedBatchNormalization(momentum=0.0)
+
+def build(synchronized):
+    layer = FusedBatchNormalization(momentum=0.0, synchronized=synchronized)
     layer.build((None, 2, 2, 3))
-images = np.random.RandomState(0).randn(8, 2, 2, 3).astype("float32")
-shares = strategy.experimental_distribute_values_from_function(
-    lambda context: images[4 * context.replica_id_in_sync_group :][:4])
-strategy.run(tf.function(lambda x: layer(x, training=True)), (shares,))
+    layer.gamma.assign([1.0, 2.0, 3.0])
+    return layer
+
+def step(layer, images, upstream):
+    with tf.GradientTape() as tape:
+        tape.watch(images)
+        outputs = layer(images, training=True)
+        loss = tf.reduce_sum(outputs * upstream)
+    return [outputs, *tape.gradient(loss, [images, layer.gamma.value, layer.beta.value])]
+
+def over_replicas(layer, cut):
+    def share(values):
+        parts = (values[:cut], values[cut:])
+        return strategy.experimental_distribute_values_from_function(
+            lambda context: tf.constant(parts[context.replica_id_in_sync_group]))
+    results = strategy.run(tf.function(step), (layer, share(images), share(upstream)))
+    outputs, gradient, gamma, beta = map(strategy.experimental_local_results, results)
+    return np.concatenate(outputs), np.concatenate(gradient), sum(gamma), sum(beta)
+"""
+
+AVERAGED = """
+with strategy.scope():
+    layer = build(synchronized=False)
+over_replicas(layer, 4)
 mean = (images[:4].mean((0, 1, 2)) + images[4:].mean((0, 1, 2))) / 2
-variance = (images[:4].var((0, 1, 2)) + images[4:].var((0, 1, 2))) / 2
-np.testing.assert_allclose(layer.moving_mean.numpy(), mean, atol=1e-6)
-np.testing.assert_allclose(layer.moving_variance.numpy(), variance, atol=1e-6)
+variance = (images[:4].var((0, 1, 2), ddof=1) + images[4:].var((0, 1, 2), ddof=1)) / 2
+np.testing.assert_allclose(layer.moving_mean.numpy(), mean, rtol=1e-5)
+np.testing.assert_allclose(layer.moving_variance.numpy(), variance, rtol=1e-5)
+"""
+
+SYNCHRONIZED = """
+whole = build(synchronized=False)
+expected = step(whole, tf.constant(images), upstream)
+# Shares of unequal size, and one with nothing in it.
+for cut in (4, 3, 8):
+    with strategy.scope():
+        layer = build(synchronized=True)
+    for actual, wanted in zip(over_replicas(layer, cut), expected, strict=True):
+        np.testing.assert_allclose(actual, wanted, rtol=2e-4, atol=2e-5)
+    mean, variance = images.mean((0, 1, 2)), images.var((0, 1, 2), ddof=1)
+    np.testing.assert_allclose(layer.moving_mean.numpy(), mean, rtol=1e-5)
+    np.testing.assert_allclose(layer.moving_variance.numpy(), variance, rtol=1e-5)
+# Without replicas there is one share.
+alone = build(synchronized=True)
+for actual, wanted in zip(step(alone, tf.constant(images), upstream), expected, strict=True):
+    np.testing.assert_allclose(actual, wanted, rtol=2e-4, atol=2e-5)
 """
 
 
+def run_python(code):
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_the_statistics_of_two_replicas_are_averaged():
-    subprocess.run([sys.executable, "-c", TWO_REPLICAS], check=True)
+    run_python(TWO_REPLICAS + AVERAGED)
+
+
+def test_synchronized_replicas_equal_one_with_the_whole_batch():
+    run_python(TWO_REPLICAS + SYNCHRONIZED)
 
 
 WITHOUT_ONEDNN = """

@@ -73,7 +73,7 @@ def load_library(module):
         import tensorflow as tf
 
         # Looking for devices is what says the most.
-        tf.config.list_logical_devices()
+        tf.config.list_physical_devices()
     logging.set_verbosity(logging.WARNING)
     return importlib.import_module(module)
 

@@ -1,15 +1,22 @@
 """The backbones by name."""
 
+import functools
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import keras
 
 from fir_tf.errors import FirError
-from fir_tf.models import pretrained
-from fir_tf.models.efficientnet_lite import build_efficientnet_lite0
-from fir_tf.models.layers import with_fused_batch_norm
-from fir_tf.models.senet import build_seresnet50, build_seresnext50
+from fir_tf.models.efficientnet_lite import build_efficientnet_lite0, torch_module
+from fir_tf.models.layers import PixelNormalisation, with_fused_batch_norm
+from fir_tf.models.pretrained import WEIGHTS
+from fir_tf.models.pretrained.assign import densenet121_module, resnet50_module
+from fir_tf.models.pretrained.load import load_file, load_imagenet
+from fir_tf.models.senet import build_senet
+
+STAGES = ("stem", "stage1", "stage2", "stage3", "stage4")
+"""The parts of every backbone: the stem, then what computes at 1/4, 1/8, 1/16, 1/32 of the size."""
 
 
 @dataclass(frozen=True)
@@ -17,42 +24,104 @@ class Backbone:
     """A network without its classifier.
 
     Attributes:
-        name: str.
+        name: str, also the key of its ImageNet weights in `pretrained.WEIGHTS`.
         build: callable from an input shape (height, width, 3) to a keras.Model with random
             weights, from normalised float images to the last feature map
             [batch, h', w', features].
         features: int, channels of the last feature map.
-        weights: pretrained.Weights: where the ImageNet weights come from and what normalisation
-            they expect. The normalisation holds for random weights too.
+        stages: five regular expressions, one for each of `STAGES`; the name of each layer with
+            variables starts with a match of exactly one of them.
+        torch_module: callable from a layer's name to the name of the module in a torch state dict.
+        torch_classifier: tuple of str, the tensors of a torch state dict that belong to the
+            classifier.
+        torch_has_biases: bool, whether biases of the Keras network are in the state dict;
+            otherwise they are zero.
+        torch_refusal: str, why a torch state dict is not loaded without being asked twice; empty
+            where its names and shapes tell that it fits.
+        momentum: float, share of the old value in a moving statistic, where keras.applications
+            has another than torch's networks were trained with; None keeps the builder's.
     """
 
     name: str
     build: Callable[[tuple[int, int, int]], keras.Model]
     features: int
-    weights: pretrained.Weights
+    stages: tuple[str, str, str, str, str]
+    torch_module: Callable[[str], str] = str
+    torch_classifier: tuple[str, ...] = ("fc.weight", "fc.bias")
+    torch_has_biases: bool = True
+    torch_refusal: str = ""
+    momentum: float | None = None
+
+    @property
+    def weights(self):
+        """pretrained.Weights; their normalisation holds for random weights too."""
+        return WEIGHTS[self.name]
+
+    def stage_of(self, layer_name):
+        """Returns the index in `STAGES` of the part that a layer belongs to."""
+        (stage,) = (number for number, part in enumerate(self.stages) if re.match(part, layer_name))
+        return stage
 
 
-def _build_resnet50(input_shape):
-    return keras.applications.ResNet50(include_top=False, weights=None, input_shape=input_shape)
+def _build_application(build, input_shape):
+    return build(include_top=False, weights=None, input_shape=input_shape)
 
 
-def _build_densenet121(input_shape):
-    return keras.applications.DenseNet121(include_top=False, weights=None, input_shape=input_shape)
+def _senet(name, stem, **values):
+    stages = (stem, *(rf"layer{number}\." for number in range(1, 5)))
+    return Backbone(name, functools.partial(build_senet, name), 2048, stages, **values)
 
 
 BACKBONES = {
     backbone.name: backbone
     for backbone in (
-        Backbone("resnet50", _build_resnet50, 2048, pretrained.RESNET50),
-        Backbone("densenet121", _build_densenet121, 1024, pretrained.DENSENET121),
-        Backbone("seresnet50", build_seresnet50, 2048, pretrained.SENET),
-        Backbone("seresnext50", build_seresnext50, 2048, pretrained.SENET),
         Backbone(
-            "efficientnet_lite0", build_efficientnet_lite0, 1280, pretrained.EFFICIENTNET_LITE0
+            "resnet50",
+            functools.partial(_build_application, keras.applications.ResNet50),
+            2048,
+            ("conv1_", "conv2_", "conv3_", "conv4_", "conv5_"),
+            torch_module=resnet50_module,
+            # The batch normalisation behind each convolution makes them superfluous.
+            torch_has_biases=False,
+            torch_refusal="its names and shapes do not tell where a ResNet50 has its strides. "
+            "torchvision's and timm's have them on the 3x3 convolutions, which is "
+            "--backbone=resnet50_v15; this one has them on the first 1x1 convolutions",
+            momentum=0.9,
+        ),
+        _senet("resnet50_v15", "conv1|bn1"),
+        Backbone(
+            "densenet121",
+            functools.partial(_build_application, keras.applications.DenseNet121),
+            1024,
+            ("conv1_", "conv2_|pool2_", "conv3_|pool3_", "conv4_|pool4_", "conv5_|bn"),
+            torch_module=densenet121_module,
+            torch_classifier=("classifier.weight", "classifier.bias"),
+            momentum=0.9,
+        ),
+        _senet(
+            "seresnet50",
+            r"layer0\.",
+            torch_classifier=("last_linear.weight", "last_linear.bias"),
+        ),
+        _senet("seresnet50_v15", "conv1|bn1"),
+        _senet(
+            "seresnext50",
+            r"layer0\.",
+            torch_classifier=("last_linear.weight", "last_linear.bias"),
+        ),
+        _senet("seresnext50_v15", "conv1|bn1"),
+        Backbone(
+            "efficientnet_lite0",
+            build_efficientnet_lite0,
+            1280,
+            ("stem_|block1", "block2", "block3", "block[45]", "block[67]|top_"),
+            torch_module=torch_module,
+            torch_classifier=("_fc.weight", "_fc.bias"),
         ),
     )
 }
-"""dict of str to Backbone. A further backbone is one more line."""
+"""dict of str to Backbone. A further backbone is one more entry, here and in
+`pretrained.WEIGHTS`."""
 
 
 def get_backbone(name):
@@ -81,7 +150,8 @@ def normalisation(name):
     Raises:
         FirError: for an unknown name.
     """
-    return get_backbone(name).weights.normalisation.layer(name="normalisation")
+    wanted = get_backbone(name).weights.normalisation
+    return PixelNormalisation(wanted.mean, wanted.std, wanted.bgr, name="normalisation")
 
 
 def build_backbone(name, image_size, weights="imagenet"):
@@ -92,8 +162,8 @@ def build_backbone(name, image_size, weights="imagenet"):
     Args:
         name: str, a key of `BACKBONES`.
         image_size: int, or (height, width), of at least 32 pixels.
-        weights: "imagenet", the path of a weights file (see `pretrained.load_file`), or None or
-            "none" for random ones.
+        weights: "imagenet", the path of a weights file (see `pretrained.load.load_file`), or None
+            or "none" for random ones.
 
     Returns:
         keras.Model named `name`, from normalised images (see `normalisation`), float
@@ -116,7 +186,48 @@ def build_backbone(name, image_size, weights="imagenet"):
         )
     model = backbone.build((height, width, 3))
     if weights == "imagenet":
-        pretrained.load_imagenet(model, backbone.weights)
+        load_imagenet(model, backbone)
     elif weights not in (None, "none"):
-        pretrained.load_file(model, backbone.weights, weights)
-    return with_fused_batch_norm(model)
+        load_file(model, backbone, weights)
+    return with_fused_batch_norm(model, backbone.momentum)
+
+
+def stage_count(freeze):
+    """Returns how many of `STAGES` are meant by `freeze`.
+
+    Args:
+        freeze: int from 0 (none) to 5 (all), or a name in `STAGES`: up to and including it.
+
+    Raises:
+        FirError: for anything else.
+    """
+    if freeze in STAGES:
+        return STAGES.index(freeze) + 1
+    if type(freeze) is int and 0 <= freeze <= len(STAGES):
+        return freeze
+    raise FirError(
+        f"`freeze` must be a number from 0 to {len(STAGES)} or one of {', '.join(STAGES)}. "
+        f"Received: {freeze!r}"
+    )
+
+
+def freeze_stages(model, freeze):
+    """Keeps the first stages of a backbone as they are, statistics of batch normalisation too.
+
+    Args:
+        model: keras.Model as `build_backbone` returns it.
+        freeze: see `stage_count`.
+
+    Returns:
+        int, the number of layers with variables that are frozen.
+
+    Raises:
+        FirError: for a stage there is none of.
+    """
+    backbone, count = get_backbone(model.name), stage_count(freeze)
+    frozen = [
+        layer for layer in model.layers if layer.weights and backbone.stage_of(layer.name) < count
+    ]
+    for layer in frozen:
+        layer.trainable = False
+    return len(frozen)

@@ -3,8 +3,8 @@
 import keras
 
 from fir_tf.errors import FirError
-from fir_tf.models.backbones import build_backbone, normalisation
-from fir_tf.models.layers import freeze_batch_norm
+from fir_tf.models.backbones import build_backbone, freeze_stages, normalisation
+from fir_tf.models.layers import set_batch_norm
 
 
 def build_fir(
@@ -17,6 +17,7 @@ def build_fir(
     relaxation_width=512,
     dropout=0.5,
     batch_norm="auto",
+    freeze=0,
 ):
     """Builds `images -> {"category", "embedding"}` as a Keras functional model.
 
@@ -33,8 +34,12 @@ def build_fir(
         embedding_size: int, width of the projection; 0 for none.
         relaxation_width: int, hidden channels of the relaxation module.
         dropout: float in [0, 1), rate inside the relaxation module.
-        batch_norm: "frozen" (the statistics stay as loaded, scale and offset train), "batch",
-            or "auto": frozen for pretrained weights, batch for none.
+        batch_norm: "frozen" (the statistics stay as loaded, scale and offset train), "batch"
+            (each replica takes those of its share of the batch), "synchronized" (those of the
+            whole batch), or "auto": frozen for pretrained weights, batch for none.
+        freeze: int from 0 (nothing) to 5 (the whole backbone), or "stem", "stage1" ... "stage4":
+            the backbone's layers up to there stay as they are. The stages compute at 1/4, 1/8,
+            1/16 and 1/32 of the image's size, whatever the backbone.
 
     Returns:
         keras.Model. Input `images`: float32 [n, image_size, image_size, 3], RGB in [0, 255]
@@ -42,14 +47,16 @@ def build_fir(
         `category` float32 [n, categories], softmax; `embedding` float32 [n, d], unit length.
 
     Raises:
-        FirError: for an unknown backbone, weights that cannot be loaded, or no categories.
+        FirError: for an unknown backbone, weights that cannot be loaded, a `batch_norm` or
+            `freeze` that means nothing, or no categories.
     """
     if categories < 1:
         raise FirError(f"`categories` must be at least 1. Received: {categories}")
     body = build_backbone(backbone, image_size, None if weights == "none" else weights)
-    frozen = batch_norm == "frozen" or (batch_norm == "auto" and weights != "none")
-    if frozen:
-        freeze_batch_norm(body)
+    if batch_norm == "auto":
+        batch_norm = "batch" if weights in (None, "none") else "frozen"
+    set_batch_norm(body, batch_norm)
+    freeze_stages(body, freeze)
 
     images = keras.Input((image_size, image_size, 3), name="images")
     features = body(normalisation(backbone)(images))

@@ -207,17 +207,21 @@ class GroupedConv2D(keras.layers.Layer):
 class FusedBatchNormalization(keras.layers.BatchNormalization):
     """`keras.layers.BatchNormalization` over TensorFlow's fused operation.
 
-    The same arguments, variables, outputs and moving statistics; Keras 3 composes the layer of
-    about eight passes over memory, the fused operation needs two (Ioffe and Szegedy 2015). What
-    the operation cannot do (input that is not 4-D with the channels last, `synchronized`, a mask,
-    renormalisation, float64) is left to the parent class.
+    The same arguments, variables and outputs; Keras 3 composes the layer of about eight passes
+    over memory, the fused operation needs two (Ioffe and Szegedy 2015). The moving variance is
+    that of torch, of Keras 2 and of the paper (algorithm 2): each batch enters it by its unbiased
+    estimate, divided by n - 1 where Keras 3 divides by n. What the operation cannot do (input that
+    is not 4-D with the channels last, a mask, renormalisation, float64) is left to the parent
+    class, statistics and all.
 
     Args:
         frozen_statistics: bool. If True the layer normalises with the moving statistics and
             leaves them alone even when called with `training=True`, while gamma and beta stay
             trainable (`trainable = False` would freeze those as well). May be set at any time
             before a training step is traced.
-        **kwargs: those of `keras.layers.BatchNormalization`.
+        **kwargs: those of `keras.layers.BatchNormalization`. With `synchronized` the mean and
+            variance in training are those of the batch over all replicas of a `tf.distribute`
+            strategy. It may be set before a training step is traced, too.
 
     Input: float [batch, height, width, channels]; an empty batch leaves the statistics alone.
     Output: the same shape in the compute type; the statistics are float32 under mixed precision.
@@ -251,25 +255,34 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         channels = inputs.shape[-1]
         mean = tf.cast(self.moving_mean, tf.float32)
         variance = tf.cast(self.moving_variance, tf.float32)
-        outputs, batch_mean, batch_variance, *_ = tf.raw_ops.FusedBatchNormV3(
-            x=inputs,
-            scale=tf.cast(self.gamma, tf.float32) if self.scale else tf.ones((channels,)),
-            offset=tf.cast(self.beta, tf.float32) if self.center else tf.zeros((channels,)),
-            # Empty in training: the operation then returns the statistics of the batch.
-            mean=tf.zeros((0,)) if training else mean,
-            variance=tf.zeros((0,)) if training else variance,
-            epsilon=self.epsilon,
-            is_training=training,
-        )
+        scale = tf.cast(self.gamma, tf.float32) if self.scale else tf.ones((channels,))
+        offset = tf.cast(self.beta, tf.float32) if self.center else tf.zeros((channels,))
+        count = tf.cast(tf.size(inputs, tf.int64) // channels, tf.float32)
+        if training and self.synchronized:
+            images = tf.cast(inputs, tf.float32)
+            count, batch_mean, batch_variance = _moments_over_replicas(images, count)
+            outputs = tf.nn.batch_normalization(
+                images, batch_mean, batch_variance, offset, scale, self.epsilon
+            )
+            batch_variance *= count / tf.maximum(count - 1.0, 1.0)
+        else:
+            outputs, batch_mean, batch_variance, *_ = tf.raw_ops.FusedBatchNormV3(
+                x=inputs,
+                scale=scale,
+                offset=offset,
+                # Empty in training: the operation then returns the statistics of the batch.
+                mean=tf.zeros((0,)) if training else mean,
+                variance=tf.zeros((0,)) if training else variance,
+                epsilon=self.epsilon,
+                is_training=training,
+            )
         if training:
-            # The operation divides by count - 1, Keras by count. Of nothing it makes NaN.
-            count = tf.cast(tf.size(inputs, tf.int64) // channels, tf.float32)
-            batch_variance *= tf.maximum(count - 1.0, 1.0) / tf.maximum(count, 1.0)
             for moving, old, new in (
                 (self.moving_mean, mean, batch_mean),
                 (self.moving_variance, variance, batch_variance),
             ):
                 updated = old * self.momentum + new * (1.0 - self.momentum)
+                # Of nothing the operation makes NaN.
                 moving.assign(tf.where(count > 0, updated, old))
         return tf.cast(outputs, self.compute_dtype)
 
@@ -279,7 +292,6 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             and self.axis in (-1, 3)
             and inputs.shape[-1] is not None
             and inputs.dtype in ("float32", "bfloat16", "float16")
-            and not self.synchronized
             # Keras has had it since 3.12 only.
             and not getattr(self, "renorm", False)
         )
@@ -289,11 +301,37 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         return {**super().get_config(), "frozen_statistics": self.frozen_statistics}
 
 
-def with_fused_batch_norm(model):
+def _moments_over_replicas(images, count):
+    """Statistics of a batch that is spread over the replicas, differentiable.
+
+    Args:
+        images: float32 [batch, height, width, channels], this replica's share.
+        count: float32, the values of a channel in it.
+
+    Returns:
+        count: float32, the values of a channel on all replicas.
+        mean, variance: float32 [channels], the biased variance. Zero if there is nothing.
+    """
+    context = tf.distribute.get_replica_context()
+
+    def total(value):
+        # Outside of `Strategy.run` there is one share, the whole.
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, value) if context else value
+
+    count = total(count)
+    divisor = tf.maximum(count, 1.0)
+    mean = total(tf.reduce_sum(images, (0, 1, 2))) / divisor
+    # Around the mean of all: the difference of two large sums would lose the digits.
+    variance = total(tf.reduce_sum(tf.square(images - mean), (0, 1, 2))) / divisor
+    return count, mean, variance
+
+
+def with_fused_batch_norm(model, momentum=None):
     """Returns a functional copy of `model` with the faster batch normalisation.
 
     Args:
         model: keras.Model, functional or of a subclass built as one, without nested models.
+        momentum: float, that of all batch normalisation in the copy; None keeps each layer's.
 
     Returns:
         keras.Model of new layers with the same names and the same values in their variables;
@@ -303,7 +341,10 @@ def with_fused_batch_norm(model):
     def clone(layer):
         kind = type(layer)
         kind = FusedBatchNormalization if kind is keras.layers.BatchNormalization else kind
-        return kind.from_config(layer.get_config())
+        config = layer.get_config()
+        if momentum is not None and kind is FusedBatchNormalization:
+            config["momentum"] = momentum
+        return kind.from_config(config)
 
     # A backbone of keras-cv would be rebuilt from its own arguments if it were cloned as it is.
     plain = keras.Model(model.input, model.output, name=model.name)
@@ -313,24 +354,33 @@ def with_fused_batch_norm(model):
     return copy
 
 
-def freeze_batch_norm(model):
-    """Makes every `FusedBatchNormalization` of `model` use its moving statistics in training.
+def set_batch_norm(model, mode):
+    """Sets what every `FusedBatchNormalization` of `model` does in training.
 
     gamma and beta stay trainable. Call it before a training step is traced.
 
     Args:
         model: keras.Model; nested models are entered.
+        mode: "frozen" normalises with the moving statistics and leaves them alone; "batch" takes
+            the statistics of each replica's share of the batch, "synchronized" those of the whole
+            batch, and both update the moving ones.
 
     Returns:
         int, the number of layers found.
 
     Raises:
-        FirError: if there is a stock batch normalisation layer, which cannot be frozen so.
+        FirError: for another mode, or if there is a stock batch normalisation layer, which cannot
+            be set so.
     """
+    if mode not in ("frozen", "batch", "synchronized"):
+        raise FirError(
+            f"`batch_norm` must be one of frozen, batch, synchronized. Received: {mode!r}"
+        )
     found = 0
     for layer in model._flatten_layers():
         if isinstance(layer, FusedBatchNormalization):
-            layer.frozen_statistics = True
+            layer.frozen_statistics = mode == "frozen"
+            layer.synchronized = mode == "synchronized"
             found += 1
         elif isinstance(layer, keras.layers.BatchNormalization):
             raise FirError(

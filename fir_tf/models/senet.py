@@ -1,11 +1,19 @@
-"""SE-ResNet-50 and SE-ResNeXt-50 (32x4d), with squeeze-and-excitation of reduction 16.
+"""ResNet-50 and SE-ResNe(X)t-50 as their weights in torch have them.
 
 Hu, Shen, Sun, *Squeeze-and-Excitation Networks* (2018), table 2 and figure 3; Xie et al.,
-*Aggregated Residual Transformations for Deep Neural Networks* (2017), table 1. They follow the
-authors' Caffe networks and their ports to torch (`legacy_seresnet50` and
-`legacy_seresnext50_32x4d` of timm), padding and all, so that those weights give those features:
-a layer here bears the name of its module there.
+*Aggregated Residual Transformations for Deep Neural Networks* (2017), table 1. There are two
+lines of descent, and each weights file fits the one it was trained in:
+
+- the authors' Caffe networks, ported to torch (timm's `legacy_seresnet50` and
+  `legacy_seresnext50_32x4d`): the paper's time. The pooling of the stem has windows reaching over
+  the bottom and right edge, and SE-ResNet-50 its strides on the first 1x1 convolutions;
+- torchvision's layout, called v1.5 (torchvision's `resnet50`, timm's `seresnet50` and
+  `seresnext50_32x4d`): pooling padded all around, strides on the 3x3 convolutions.
+
+A layer here bears the name of its module there.
 """
+
+import dataclasses
 
 import keras
 
@@ -15,49 +23,63 @@ _BLOCKS = (3, 4, 6, 3)
 _REDUCTION = 16
 
 
-def build_seresnet50(input_shape):
-    """Builds SE-ResNet-50: the stride sits on a block's first 1x1 convolution.
+@dataclasses.dataclass(frozen=True)
+class _Layout:
+    """What distinguishes the networks of this module.
+
+    Attributes:
+        groups: int, groups of the 3x3 convolutions; 32 is ResNeXt's, with twice the width.
+        stride_on_3x3: bool, otherwise on the first 1x1 convolution of a block.
+        stem: str, prefix of the stem's layers.
+        ceil_pool: bool, whether the stem's pooling is not padded but reaches over the edge.
+        excitation: str, name of a block's squeeze-and-excitation; empty for none.
+    """
+
+    groups: int = 1
+    stride_on_3x3: bool = True
+    stem: str = ""
+    ceil_pool: bool = False
+    excitation: str = "se"
+
+
+_CAFFE = {"stem": "layer0.", "ceil_pool": True, "excitation": "se_module"}
+_LAYOUTS = {
+    "seresnet50": _Layout(stride_on_3x3=False, **_CAFFE),
+    "seresnext50": _Layout(groups=32, **_CAFFE),
+    "resnet50_v15": _Layout(excitation=""),
+    "seresnet50_v15": _Layout(),
+    "seresnext50_v15": _Layout(groups=32),
+}
+
+
+def build_senet(name, input_shape):
+    """Builds one of the networks.
 
     Args:
+        name: "seresnet50", "seresnext50", "resnet50_v15", "seresnet50_v15" or "seresnext50_v15".
         input_shape: tuple (height, width, 3).
 
     Returns:
         keras.Model from normalised images, float [batch, height, width, 3], to the last feature
         map, [batch, about height / 32, about width / 32, 2048].
     """
-    return _build("seresnet50", input_shape, groups=1, width_of=lambda planes: planes)
-
-
-def build_seresnext50(input_shape):
-    """Builds SE-ResNeXt-50 32x4d: the stride sits on a block's grouped 3x3 convolution.
-
-    Args:
-        input_shape: tuple (height, width, 3).
-
-    Returns:
-        keras.Model as `build_seresnet50`.
-    """
-    return _build("seresnext50", input_shape, groups=32, width_of=lambda planes: planes * 2)
-
-
-def _build(name, input_shape, groups, width_of):
+    layout = _LAYOUTS[name]
     images = keras.Input(input_shape, name="images")
-    x = _convolution(images, 64, 7, "layer0.conv1", strides=2)
-    x = _batch_norm(x, "layer0.bn1")
-    x = keras.layers.ReLU(name="layer0.relu1")(x)
-    # torch's ceil_mode: windows may reach over the bottom and right edge. After ReLU a zero
-    # there never wins over the pixels of the window that do exist.
-    bottom, right = ((side - 3) % 2 for side in x.shape[1:3])
-    x = keras.layers.ZeroPadding2D(((0, bottom), (0, right)), name="pool0.pad")(x)
+    x = _convolution(images, 64, 7, f"{layout.stem}conv1", strides=2)
+    x = _batch_norm(x, f"{layout.stem}bn1")
+    x = keras.layers.ReLU(name=f"{layout.stem}relu1")(x)
+    # Of what is never negative, a zero beside the edge never wins over the pixels of a window.
+    margin = ((1, 1), (1, 1))
+    if layout.ceil_pool:
+        margin = tuple((0, (side - 3) % 2) for side in x.shape[1:3])
+    x = keras.layers.ZeroPadding2D(margin, name="pool0.pad")(x)
     x = keras.layers.MaxPooling2D(3, 2, name="pool0")(x)
     for stage, blocks in enumerate(_BLOCKS):
-        planes = 64 * 2**stage
         for block in range(blocks):
             x = _bottleneck(
                 x,
-                width_of(planes),
-                4 * planes,
-                groups,
+                layout,
+                planes=64 * 2**stage,
                 strides=2 if stage and not block else 1,
                 project=not block,
                 name=f"layer{stage + 1}.{block}",
@@ -65,20 +87,22 @@ def _build(name, input_shape, groups, width_of):
     return keras.Model(images, x, name=name)
 
 
-def _bottleneck(inputs, width, features, groups, strides, project, name):
-    first, second = (strides, 1) if groups == 1 else (1, strides)
+def _bottleneck(inputs, layout, planes, strides, project, name):
+    first, second = (1, strides) if layout.stride_on_3x3 else (strides, 1)
+    width = planes if layout.groups == 1 else 2 * planes
     x = _convolution(inputs, width, 1, f"{name}.conv1", strides=first)
     x = _batch_norm(x, f"{name}.bn1")
     x = keras.layers.ReLU(name=f"{name}.relu1")(x)
-    x = _convolution(x, width, 3, f"{name}.conv2", strides=second, groups=groups)
+    x = _convolution(x, width, 3, f"{name}.conv2", strides=second, groups=layout.groups)
     x = _batch_norm(x, f"{name}.bn2")
     x = keras.layers.ReLU(name=f"{name}.relu2")(x)
-    x = _convolution(x, features, 1, f"{name}.conv3")
+    x = _convolution(x, 4 * planes, 1, f"{name}.conv3")
     x = _batch_norm(x, f"{name}.bn3")
-    x = _squeeze_excite(x, f"{name}.se_module")
+    if layout.excitation:
+        x = _squeeze_excite(x, f"{name}.{layout.excitation}")
     shortcut = inputs
     if project:
-        shortcut = _convolution(inputs, features, 1, f"{name}.downsample.0", strides=strides)
+        shortcut = _convolution(inputs, 4 * planes, 1, f"{name}.downsample.0", strides=strides)
         shortcut = _batch_norm(shortcut, f"{name}.downsample.1")
     x = keras.layers.Add(name=f"{name}.add")([x, shortcut])
     return keras.layers.ReLU(name=f"{name}.relu")(x)

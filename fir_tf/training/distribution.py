@@ -23,6 +23,10 @@ def make_strategy(name):
     Raises:
         FirError: if TF_CONFIG or the TPU is missing.
     """
+    if name == "multiworker":
+        # Before anything else of TensorFlow: looking for devices would fix the cluster.
+        _check_cluster(os.environ.get("TF_CONFIG", ""))
+        return tf.distribute.MultiWorkerMirroredStrategy()
     gpus = tf.config.list_logical_devices("GPU")
     if name == "auto":
         name = "mirrored" if len(gpus) > 1 else "none"
@@ -31,9 +35,6 @@ def make_strategy(name):
     if name == "mirrored":
         devices = gpus or tf.config.list_logical_devices("CPU")
         return tf.distribute.MirroredStrategy([device.name for device in devices])
-    if name == "multiworker":
-        _check_cluster(os.environ.get("TF_CONFIG", ""))
-        return tf.distribute.MultiWorkerMirroredStrategy()
     try:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect(tpu="local")
         return tf.distribute.TPUStrategy(resolver)

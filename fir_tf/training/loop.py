@@ -22,6 +22,7 @@ from fir_tf.input.batches import training_batches
 from fir_tf.input.plans import describe_undrawn, make_plan
 from fir_tf.losses.objective import Objective
 from fir_tf.models.fir import build_fir, head_variables, training_model
+from fir_tf.models.pretrained import notice
 from fir_tf.retrieval.pictures import training_curves
 from fir_tf.training import actions
 from fir_tf.training.checkpoints import Checkpoints
@@ -75,7 +76,7 @@ class _Engine:
     served: object
 
 
-def build_engine(config, catalogue, plan, steps_per_epoch):
+def build_engine(config, catalogue, plan, steps_per_epoch, strategy=None):
     """Builds the model, the optimiser and the compiled step.
 
     Args:
@@ -83,11 +84,12 @@ def build_engine(config, catalogue, plan, steps_per_epoch):
         catalogue: Catalogue, for the categories.
         plan: see `fir_tf.input.plans.make_plan`.
         steps_per_epoch: int, updates in an epoch.
+        strategy: tf.distribute.Strategy, see `make_strategy`; None for one device.
 
     Raises:
         FirError: if the batch cannot be shared evenly among the devices, or see `build_fir`.
     """
-    strategy = make_strategy(config.distribute)
+    strategy = strategy or make_strategy("none")
     replicas = strategy.num_replicas_in_sync
     if plan.size % replicas:
         raise FirError(
@@ -107,6 +109,7 @@ def build_engine(config, catalogue, plan, steps_per_epoch):
                 "relaxation_width": config.relaxation_width,
                 "dropout": config.dropout,
                 "batch_norm": config.batch_norm,
+                "freeze": config.freeze,
                 **changed,
             },
         )
@@ -117,6 +120,11 @@ def build_engine(config, catalogue, plan, steps_per_epoch):
         with policy(precision):
             model = build()
         variables = _trained_variables(model, config)
+        if not variables:
+            raise FirError(
+                "nothing would be trained: `freeze` is 5 and no loss reaches the head. Received: "
+                f"losses={config.losses}, embedding_size={config.embedding_size}"
+            )
         optimizer = make_optimizer(config, model, variables, schedule, precision)
         averages = make_averages(variables) if config.ema else None
         network = training_model(model)
@@ -225,20 +233,23 @@ def train(config):
     """
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
+    strategy = make_strategy(config.distribute)
     catalogue = datasets.load_training(config)
     for line in quick_check(catalogue):
         print(line, flush=True)
     plan = make_plan(catalogue, config)
+    if config.weights == "imagenet":
+        print(notice(config.backbone), flush=True)
     steps_per_epoch = max(1, round(plan.steps_per_epoch / config.accumulate))
     if config.dry_run:
         print(describe_plan(catalogue, plan, config), flush=True)
-        engine = build_engine(config, catalogue, plan, steps_per_epoch)
+        engine = build_engine(config, catalogue, plan, steps_per_epoch, strategy)
         print(_try_one_step(engine, catalogue, plan, config, steps_per_epoch), flush=True)
         return Path(config.run)
     run = open_run(config)
     print(describe_plan(catalogue, plan, config), flush=True)
     write_json(run / "labels.json", {"categories": list(catalogue.categories)})
-    engine = build_engine(config, catalogue, plan, steps_per_epoch)
+    engine = build_engine(config, catalogue, plan, steps_per_epoch, strategy)
     with contextlib.ExitStack() as stack:
         folder = run
         if worker_index(engine.strategy):

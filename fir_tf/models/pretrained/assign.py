@@ -1,0 +1,118 @@
+"""A torch state dict into a Keras model, strictly by name."""
+
+import re
+
+import keras
+import numpy as np
+
+from fir_tf.errors import FirError
+
+_SUFFIXES = {
+    "kernel": "weight",
+    "bias": "bias",
+    "gamma": "weight",
+    "beta": "bias",
+    "moving_mean": "running_mean",
+    "moving_variance": "running_var",
+}
+
+
+def assign_torch(model, tensors, backbone):
+    """Assigns a torch state dict to `model` by name, strictly.
+
+    Every variable gets its tensor, every tensor is used once or is one of the classifier or the
+    step counter of a batch normalisation; nothing is assigned before all have been checked.
+    Convolution kernels turn from [out, in, h, w] to [h, w, in, out], depthwise ones from
+    [channels, 1, h, w] to [h, w, channels, 1].
+
+    Args:
+        model: keras.Model of convolutions and batch normalisation.
+        tensors: dict of str to np.ndarray.
+        backbone: fir_tf.models.backbones.Backbone; `torch_module`, `torch_classifier` and
+            `torch_has_biases`.
+
+    Returns:
+        list of str, the tensors that were left out.
+
+    Raises:
+        FirError: naming each tensor that is missing, left over, of another shape or not finite.
+    """
+    left = dict(tensors)
+    found, missing, wrong, counters = [], [], [], set()
+    for layer in model.layers:
+        for variable in layer.weights:
+            module, shape = backbone.torch_module(layer.name), tuple(variable.shape)
+            name = f"{module}.{_SUFFIXES[variable.name]}"
+            if variable.name == "bias" and not backbone.torch_has_biases:
+                found.append((variable, np.zeros(shape)))
+                continue
+            if name not in left:
+                missing.append(name)
+                continue
+            value = left.pop(name)
+            if variable.name == "kernel" and value.ndim == 4:
+                value = np.transpose(value, (2, 3, 0, 1) if _is_depthwise(layer) else (2, 3, 1, 0))
+            if value.shape != shape:
+                wrong.append(f"{name} {value.shape} instead of {shape}")
+            elif not np.isfinite(value.astype("float32")).all():
+                wrong.append(f"{name} with numbers that are not finite")
+            found.append((variable, value))
+            counters.add(f"{module}.num_batches_tracked")
+    ignored = [name for name in left if name in counters or name in backbone.torch_classifier]
+    surplus = [name for name in left if name not in ignored]
+    problems = [
+        f"{what}: {', '.join(names)}"
+        for what, names in (("lacks", missing), ("has unfit", wrong), ("has also", surplus))
+        if names
+    ]
+    if problems:
+        raise FirError(f"the state dict {'; '.join(problems)}")
+    for variable, value in found:
+        variable.assign(value.astype("float32"))
+    return ignored
+
+
+def _is_depthwise(layer):
+    return isinstance(layer, keras.layers.DepthwiseConv2D)
+
+
+def resnet50_module(layer_name):
+    """Names torch's module for a layer of keras.applications' ResNet50.
+
+    Args:
+        layer_name: str, such as "conv3_block1_0_bn".
+
+    Returns:
+        str, such as "layer2.0.downsample.1".
+    """
+    if layer_name in ("conv1_conv", "conv1_bn"):
+        return {"conv1_conv": "conv1", "conv1_bn": "bn1"}[layer_name]
+    stage, block, number, kind = re.fullmatch(
+        r"conv(\d)_block(\d)_(\d)_(conv|bn)", layer_name
+    ).groups()
+    if number == "0":
+        part = f"downsample.{int(kind == 'bn')}"
+    else:
+        part = f"{kind}{number}"
+    return f"layer{int(stage) - 1}.{int(block) - 1}.{part}"
+
+
+def densenet121_module(layer_name):
+    """Names torch's module for a layer of keras.applications' DenseNet121.
+
+    Args:
+        layer_name: str, such as "conv3_block1_1_bn".
+
+    Returns:
+        str, such as "features.denseblock2.denselayer1.norm2".
+    """
+    ends = {"conv1_conv": "conv0", "conv1_bn": "norm0", "bn": "norm5"}
+    if layer_name in ends:
+        return f"features.{ends[layer_name]}"
+    transition = re.fullmatch(r"pool(\d)_(conv|bn)", layer_name)
+    if transition:
+        stage, kind = transition.groups()
+        return f"features.transition{int(stage) - 1}.{'conv' if kind == 'conv' else 'norm'}"
+    stage, block, part = re.fullmatch(r"conv(\d)_block(\d+)_(\d_\w+)", layer_name).groups()
+    part = {"0_bn": "norm1", "1_conv": "conv1", "1_bn": "norm2", "2_conv": "conv2"}[part]
+    return f"features.denseblock{int(stage) - 1}.denselayer{block}.{part}"

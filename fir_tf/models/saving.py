@@ -1,0 +1,34 @@
+"""Loads saved models, with the layers of this package known to Keras."""
+
+from pathlib import Path
+
+import keras
+
+# Importing the module registers its layers with Keras.
+import fir_tf.models.layers  # noqa: F401
+from fir_tf.errors import FirError
+
+
+def load_model(path):
+    """Loads a `.keras` file of this package: the model a run keeps, or any other.
+
+    Args:
+        path: str or Path.
+
+    Returns:
+        keras.Model, not compiled, that gives the outputs of the model which was saved.
+
+    Raises:
+        FirError: if there is no such file or it holds no model.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FirError(f"`path` must be a .keras file. Received: no file {path}")
+    try:
+        return keras.models.load_model(path, compile=False)
+    # Keras and its readers raise errors of many kinds for a damaged file.
+    except Exception as error:
+        raise FirError(
+            f"{path} is not a Keras model, or it is damaged ({type(error).__name__}: "
+            f"{str(error):.300})"
+        ) from error

@@ -1,0 +1,186 @@
+"""The FIR model: fine-tuning options, the backbone's learning rate, saving and loading."""
+
+import subprocess
+import sys
+import types
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from test_backbones import normal
+
+from fir_tf.errors import FirError
+from fir_tf.models.backbones import BACKBONES, STAGES
+from fir_tf.models.fir import build_fir, head_variables
+from fir_tf.models.layers import FusedBatchNormalization
+from fir_tf.models.saving import load_model
+from fir_tf.training.optimizer import make_optimizer
+
+
+def small_fir(backbone="efficientnet_lite0", **options):
+    values = {"weights": "none", "relaxation_width": 4, "embedding_size": 8, **options}
+    return build_fir(backbone, 32, 3, **values)
+
+
+def batch_norms(model):
+    return [
+        layer for layer in model._flatten_layers() if isinstance(layer, FusedBatchNormalization)
+    ]
+
+
+def test_batch_norm_modes():
+    images = np.random.RandomState(0).uniform(0, 255, (4, 32, 32, 3)).astype("float32")
+    for mode, weights, moves in (
+        ("auto", "none", True),
+        ("auto", "imagenet", False),
+        ("frozen", "none", False),
+        ("synchronized", "imagenet", True),
+    ):
+        model = small_fir(weights=weights, batch_norm=mode)
+        layers = batch_norms(model)
+        assert {layer.synchronized for layer in layers} == {mode == "synchronized"}
+        before = layers[0].moving_mean.numpy()
+        model(images, training=True)
+        assert np.any(layers[0].moving_mean != before) == moves
+    with pytest.raises(FirError, match="`batch_norm` must be one of .*'live'"):
+        small_fir(batch_norm="live")
+
+
+def test_freezing_leaves_the_head_alone():
+    trained = []
+    for freeze in (0, 3, STAGES[2], 5):
+        model = small_fir(freeze=freeze)
+        body = model.get_layer("efficientnet_lite0")
+        trained.append(len(body.trainable_variables))
+        assert len(head_variables(model)) == 4
+        # The head's four and the projection.
+        assert len(model.trainable_variables) == trained[-1] + 5
+    assert trained[0] > trained[1] == trained[2] > trained[3] == 0
+    with pytest.raises(FirError, match="`freeze` must be a number from 0 to 5"):
+        small_fir(freeze="layer3")
+
+
+RATES = types.SimpleNamespace(
+    backbone="body", weight_decay=0.0, learning_rate=0.1, backbone_learning_rate=0.03
+)
+
+
+def two_kernels(rates):
+    """A backbone and a head of one kernel each, and the optimizer of `rates` on them."""
+    body = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, use_bias=False)], name="body")
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, keras.layers.Dense(2, use_bias=False)(body(inputs)))
+    for seed, variable in enumerate(model.trainable_variables):
+        variable.assign(normal(*variable.shape, seed=seed))
+    variables = model.trainable_variables
+    return variables, make_optimizer(rates, model, variables, schedule(0.1), "float32")
+
+
+def gradients(variables, step):
+    return [
+        tf.constant(normal(*variable.shape, seed=10 * step + number))
+        for number, variable in enumerate(variables)
+    ]
+
+
+def schedule(rate):
+    return keras.optimizers.schedules.PiecewiseConstantDecay([2], [rate, 0.1 * rate])
+
+
+def test_two_learning_rates_equal_two_optimizers():
+    variables, ours = two_kernels(RATES)
+    apart, _ = two_kernels(RATES)
+    theirs = [keras.optimizers.Adam(schedule(rate)) for rate in (0.03, 0.1)]
+    step = tf.function(lambda values: ours.apply(values, variables))
+    for number in range(6):
+        step(gradients(variables, number))
+        both = zip(theirs, apart, gradients(apart, number), strict=True)
+        for optimizer, variable, gradient in both:
+            optimizer.apply([gradient], [variable])
+    for actual, expected, start in zip(variables, apart, two_kernels(RATES)[0], strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-6)
+        assert np.abs(expected - start).max() > 0.05
+
+
+def test_the_optimizer_goes_on_from_a_checkpoint(tmp_path):
+    def make():
+        variables, optimizer = two_kernels(RATES)
+        state = tf.train.Checkpoint(optimizer=optimizer, variables=[v.value for v in variables])
+        return variables, optimizer, state
+
+    def run(variables, optimizer, steps):
+        for number in steps:
+            optimizer.apply(gradients(variables, number), variables)
+
+    whole, optimizer, _ = make()
+    run(whole, optimizer, range(5))
+    variables, optimizer, state = make()
+    run(variables, optimizer, range(3))
+    path = state.save(str(tmp_path / "state"))
+    variables, optimizer, state = make()
+    state.restore(path).assert_consumed()
+    assert int(optimizer.iterations) == 3
+    run(variables, optimizer, range(3, 5))
+    for one, other in zip(whole, variables, strict=True):
+        assert np.array_equal(one, other)
+
+
+FRESH = """
+import sys
+import numpy as np
+import fir_tf
+assert "tensorflow" not in sys.modules
+for path in sys.argv[1:]:
+    model = fir_tf.load_model(path + ".keras")
+    saved = np.load(path + ".npz")
+    outputs = model(saved["images"], training=False)
+    for name in ("category", "embedding"):
+        assert str(outputs[name].dtype) == "<dtype: 'float32'>"
+        assert np.array_equal(outputs[name], saved[name]), (path, name)
+    assert len(model.trainable_variables) == saved["trainable"]
+"""
+
+
+def check_fresh_process(folder, backbones):
+    """Saves models of both policies, loads them elsewhere; the outputs agree to the bit."""
+    paths = []
+    for backbone in backbones:
+        for policy in ("float32", "mixed_bfloat16"):
+            keras.config.set_dtype_policy(policy)
+            try:
+                model = small_fir(backbone, freeze=2, batch_norm="frozen")
+            finally:
+                keras.config.set_dtype_policy("float32")
+            (body,) = (layer for layer in model.layers if isinstance(layer, keras.Model))
+            assert body.compute_dtype == policy.removeprefix("mixed_")
+            images = np.random.RandomState(1).uniform(0, 255, (2, 32, 32, 3)).astype("float32")
+            # Moving statistics and other values than a new model has.
+            for variable in model.non_trainable_variables:
+                if variable.dtype == "float32":
+                    variable.assign(variable * 1.5 + 0.1)
+            path = folder / f"{backbone}.{policy}"
+            model.save(f"{path}.keras")
+            outputs = {name: np.array(value) for name, value in model(images).items()}
+            trainable = len(model.trainable_variables)
+            np.savez(f"{path}.npz", images=images, trainable=trainable, **outputs)
+            paths.append(str(path))
+    subprocess.run([sys.executable, "-c", FRESH, *paths], check=True)
+
+
+def test_a_saved_model_loads_in_a_fresh_process(tmp_path):
+    check_fresh_process(tmp_path, ["efficientnet_lite0"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", [name for name in BACKBONES if name != "efficientnet_lite0"])
+def test_every_saved_model_loads_in_a_fresh_process(tmp_path, backbone):
+    check_fresh_process(tmp_path, [backbone])
+
+
+def test_files_that_are_no_model(tmp_path):
+    with pytest.raises(FirError, match="no file .*none.keras"):
+        load_model(tmp_path / "none.keras")
+    (tmp_path / "junk.keras").write_bytes(b"not a model")
+    with pytest.raises(FirError, match="junk.keras is not a Keras model"):
+        load_model(tmp_path / "junk.keras")
