@@ -41,15 +41,52 @@ class ExportOptions:
 
     run: str = option("", "Folder of the run; the newest below runs/ when not given.")
     output: str = option(
-        "", "Folder of the servable; `export/fir` in the run's folder when not given."
+        "",
+        "Folder of the model's versions; `export/fir` in the run's folder when not given, for "
+        "another --format `export/fir_<format>`.",
     )
     version: int = option(0, "Version below --output; the next free one when 0.")
+    format: str = option(
+        "saved_model",
+        "What is written: saved_model (TF Serving), openvino (OpenVINO and its model server), "
+        "tflite (LiteRT for phones, float16 and int8), onnx.",
+        ("saved_model", "openvino", "tflite", "onnx"),
+    )
     top: int = option(5, "Categories returned for each image.")
+    fold: bool = option(True, "Fold the batch norms into the convolutions: the same to 1e-5.")
+    precision: str = option(
+        "float32",
+        "Type the network computes in: float32, or bfloat16 for processors that have it; what "
+        "that costs in recall is measured and printed.",
+        ("float32", "bfloat16"),
+    )
+    gallery: str = option(
+        "",
+        "Images to search, put into the SavedModel: dataset:path such as inshop:data/inshop, or "
+        "the path of a folder <category>/<item>/<view>.jpg or of a table.",
+    )
+    gallery_split: str = option(
+        "gallery", "Part of --gallery that is searched: its gallery, or all.", ("gallery", "all")
+    )
+    gallery_dtype: str = option(
+        "float32",
+        "How the gallery's vectors are held: bfloat16 takes half the memory, int8 a quarter; "
+        "what that costs in recall is measured and printed.",
+        ("float32", "bfloat16", "int8"),
+    )
+    data_dir: str = option(
+        "", "Data set that losses of recall are measured on; the run's own when not given."
+    )
 
     def __post_init__(self):
         _at_least_one(self, "top")
         if self.version < 0:
             raise FirError(f"`version` must be >= 0. Received: {self.version}")
+        if self.format != "saved_model" and (self.gallery or self.precision != "float32"):
+            raise FirError(
+                "`gallery` and `precision` are for --format=saved_model. "
+                f"Received: --format={self.format}"
+            )
 
 
 def _at_least_one(options, name):

@@ -1,0 +1,367 @@
+"""A client of the exported model in TF Serving: gRPC or REST, typed results.
+
+    client = Client("grpc://localhost:8500")
+    for result in client.search([open("photo.jpg", "rb").read()], k=5):
+        print(result.error or [match.item_id for match in result.matches])
+
+REST needs `requests`, gRPC `tensorflow-serving-api`: `pip install 'fir_tf[serving]'` brings both.
+"""
+
+import base64
+import dataclasses
+import os
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from fir_tf.errors import FirError
+
+# Largest gRPC message in bytes, both ways: TF Serving itself sets no limit.
+_MESSAGE_BYTES = 2**30
+_BACKOFF_SECONDS = 0.2
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Embedding:
+    """An image's embedding.
+
+    Attributes:
+        embedding: float32 [d], unit length; zeros where not valid.
+        valid: bool.
+        error: str, "" or the reason, see `fir_tf.serving.servable`.
+    """
+
+    embedding: np.ndarray
+    valid: bool
+    error: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification:
+    """An image's most probable categories.
+
+    Attributes:
+        categories: tuple of (name, score), best first; empty where not valid.
+        valid: bool.
+        error: str.
+    """
+
+    categories: tuple
+    valid: bool
+    error: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Match:
+    """A gallery image near the query: its item's id, its path, the inner product."""
+
+    item_id: str
+    image_path: str
+    score: float
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchResult:
+    """What the gallery has for one query.
+
+    Attributes:
+        matches: tuple of Match, best first, at most k.
+        valid: bool.
+        error: str.
+    """
+
+    matches: tuple
+    valid: bool
+    error: str
+
+
+class Client:
+    """Asks a model server; many images go in batches, failed requests are repeated.
+
+    Every request may be repeated safely: the server changes nothing.
+
+    Args:
+        server: str, `grpc://host:port` (TF Serving's 8500) or `http://host:port` (8501), also
+            `https://`.
+        model: str, the model's name on the server.
+        version: int, or None for the server's choice.
+        timeout: float, seconds for one request.
+        retries: int, repetitions of a request that met a connection error or a busy server,
+            with a doubling pause between.
+        batch_size: int, images in a request.
+
+    Raises:
+        FirError: for an address of another form, or when the package of the protocol is missing.
+    """
+
+    def __init__(self, server, model="fir", version=None, timeout=10.0, retries=3, batch_size=32):
+        if batch_size < 1 or retries < 0 or timeout <= 0:
+            raise FirError(
+                "`batch_size` must be >= 1, `retries` >= 0, `timeout` > 0. "
+                f"Received: {batch_size}, {retries}, {timeout}"
+            )
+        transports = {"grpc": _Grpc, "http": _Rest, "https": _Rest}
+        scheme, place = urlsplit(server)[:2]
+        if scheme not in transports or not place:
+            raise FirError(
+                "`server` must be grpc://host:port, http://host:port or https://host:port. "
+                f"Received: {server!r}"
+            )
+        self._transport = transports[scheme](server.rstrip("/"), place, model, version, timeout)
+        self._retries = retries
+        self._batch_size = batch_size
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        """Closes the connection."""
+        self._transport.close()
+
+    def ready(self):
+        """Returns whether the server has a version of the model that answers requests.
+
+        Raises:
+            FirError: if the server cannot be reached.
+        """
+        return self._repeat(self._transport.ready)
+
+    def embed(self, images):
+        """Embeds images.
+
+        Args:
+            images: iterable of image files' bytes, or of their paths (str or Path).
+
+        Returns:
+            list of Embedding, one an image.
+
+        Raises:
+            FirError: if the server cannot be reached, or refuses the request.
+        """
+        rows = self._predict("embed", {"image_bytes": [_content(image) for image in images]})
+        return [
+            Embedding(np.asarray(row["embedding"], np.float32), row["valid"], row["error"])
+            for row in rows
+        ]
+
+    def classify(self, images):
+        """Names the most probable categories of images.
+
+        Args, Raises: see `embed`.
+
+        Returns:
+            list of Classification, one an image.
+        """
+        rows = self._predict("classify", {"image_bytes": [_content(image) for image in images]})
+        return [
+            Classification(
+                tuple(zip(row["category"], row["score"], strict=True)) if row["valid"] else (),
+                row["valid"],
+                row["error"],
+            )
+            for row in rows
+        ]
+
+    def search(self, images, k=10, category=""):
+        """Finds the gallery images nearest to images.
+
+        Args:
+            images: see `embed`.
+            k: int, results wanted.
+            category: str, the only category to search; "" for all.
+
+        Returns:
+            list of SearchResult, one an image.
+
+        Raises:
+            FirError: see `embed`; also if the model was exported without a gallery.
+        """
+        return self._search(
+            "search", {"image_bytes": [_content(image) for image in images]}, k, category
+        )
+
+    def search_embedding(self, embeddings, k=10, category=""):
+        """Finds the gallery images nearest to embeddings, float [n, d]; otherwise as `search`."""
+        vectors = [np.asarray(vector, np.float32) for vector in embeddings]
+        return self._search("search_embedding", {"embedding": vectors}, k, category)
+
+    def _search(self, signature, inputs, k, category):
+        count = len(next(iter(inputs.values())))
+        inputs = {**inputs, "k": [np.int32(k)] * count, "category": [category.encode()] * count}
+        return [
+            SearchResult(
+                tuple(
+                    Match(*match)
+                    for match in zip(row["item_id"], row["image_path"], row["score"], strict=True)
+                    # The server fills up rows that have fewer results than others.
+                    if match[0]
+                ),
+                row["valid"],
+                row["error"],
+            )
+            for row in self._predict(signature, inputs)
+        ]
+
+    def _predict(self, signature, inputs):
+        count = len(next(iter(inputs.values())))
+        rows = []
+        for start in range(0, count, self._batch_size):
+            batch = {
+                name: values[start : start + self._batch_size] for name, values in inputs.items()
+            }
+            rows += self._repeat(lambda batch=batch: self._transport.predict(signature, batch))
+        return rows
+
+    def _repeat(self, request):
+        for attempt in range(self._retries + 1):
+            try:
+                return request()
+            except _Passing as error:
+                if attempt == self._retries:
+                    raise FirError(
+                        f"the model server did not answer in {attempt + 1} attempts: {error}. "
+                        "Is it running, and is --server right?"
+                    ) from error
+                time.sleep(_BACKOFF_SECONDS * 2**attempt)
+        raise AssertionError("unreachable")
+
+
+class _Passing(Exception):
+    """A failure that may be gone a moment later."""
+
+
+class _Grpc:
+    def __init__(self, server, place, model, version, timeout):
+        # TensorFlow's C++ log is nothing for a client's screen; set before its import.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        try:
+            import grpc
+            import tensorflow as tf
+            from tensorflow_serving.apis import (
+                get_model_status_pb2,
+                model_service_pb2_grpc,
+                predict_pb2,
+                prediction_service_pb2_grpc,
+            )
+        except ImportError as error:
+            raise FirError(
+                f"gRPC needs tensorflow-serving-api ({error}): pip install 'fir_tf[serving]', "
+                "or use http://"
+            ) from error
+        self._grpc, self._tf = grpc, tf
+        self._request, self._status = predict_pb2, get_model_status_pb2
+        limits = [
+            ("grpc.max_send_message_length", _MESSAGE_BYTES),
+            ("grpc.max_receive_message_length", _MESSAGE_BYTES),
+        ]
+        self._channel = grpc.insecure_channel(place, options=limits)
+        self._predict = prediction_service_pb2_grpc.PredictionServiceStub(self._channel).Predict
+        self._get_status = model_service_pb2_grpc.ModelServiceStub(self._channel).GetModelStatus
+        self._model, self._version, self._timeout = model, version, timeout
+
+    def close(self):
+        self._channel.close()
+
+    def _name(self, spec):
+        spec.name = self._model
+        if self._version is not None:
+            spec.version.value = self._version
+
+    def _call(self, method, request):
+        try:
+            return method(request, timeout=self._timeout)
+        except self._grpc.RpcError as error:
+            code = self._grpc.StatusCode
+            text = f"{error.code().name}: {error.details()}"
+            if error.code() in (code.UNAVAILABLE, code.DEADLINE_EXCEEDED, code.RESOURCE_EXHAUSTED):
+                raise _Passing(text) from error
+            raise FirError(f"the model server refused the request: {text}") from error
+
+    def ready(self):
+        request = self._status.GetModelStatusRequest()
+        self._name(request.model_spec)
+        found = self._call(self._get_status, request).model_version_status
+        return any(version.state == version.AVAILABLE for version in found)
+
+    def predict(self, signature, inputs):
+        request = self._request.PredictRequest()
+        self._name(request.model_spec)
+        request.model_spec.signature_name = signature
+        for name, values in inputs.items():
+            values = values if isinstance(values[0], bytes) else np.stack(values)
+            request.inputs[name].CopyFrom(self._tf.make_tensor_proto(values))
+        outputs = self._call(self._predict, request).outputs
+        arrays = {name: self._tf.make_ndarray(value) for name, value in outputs.items()}
+        texts = {name: _decoded(array.tolist()) for name, array in arrays.items()}
+        return [dict(zip(texts, row, strict=True)) for row in zip(*texts.values(), strict=True)]
+
+
+class _Rest:
+    def __init__(self, server, place, model, version, timeout):
+        try:
+            import requests
+        except ImportError as error:
+            raise FirError(
+                f"REST needs requests ({error}): pip install 'fir_tf[serving]'"
+            ) from error
+        self._requests, self._session = requests, requests.Session()
+        chosen = "" if version is None else f"/versions/{version}"
+        self._url = f"{server}/v1/models/{model}{chosen}"
+        self._timeout = timeout
+
+    def close(self):
+        self._session.close()
+
+    def _call(self, method, url, **options):
+        errors = self._requests.exceptions
+        try:
+            answer = self._session.request(method, url, timeout=self._timeout, **options)
+        except (errors.ConnectionError, errors.Timeout, errors.ChunkedEncodingError) as error:
+            raise _Passing(str(error)) from error
+        if answer.status_code in (429, 502, 503, 504):
+            raise _Passing(f"status {answer.status_code}: {answer.text[:500]}")
+        if answer.status_code != 200:
+            raise FirError(
+                f"the model server refused the request: status {answer.status_code}, "
+                f"{answer.text[:500]}"
+            )
+        return answer.json()
+
+    def ready(self):
+        found = self._call("GET", self._url)["model_version_status"]
+        return any(version["state"] == "AVAILABLE" for version in found)
+
+    def predict(self, signature, inputs):
+        names = list(inputs)
+        rows = [
+            {name: _as_json(name, value) for name, value in zip(names, row, strict=True)}
+            for row in zip(*inputs.values(), strict=True)
+        ]
+        body = {"signature_name": signature, "instances": rows}
+        return self._call("POST", f"{self._url}:predict", json=body)["predictions"]
+
+
+def _as_json(name, value):
+    if name.endswith("_bytes"):
+        return {"b64": base64.b64encode(value).decode()}
+    return value.decode() if isinstance(value, bytes) else value.tolist()
+
+
+def _decoded(value):
+    if isinstance(value, list):
+        return [_decoded(part) for part in value]
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _content(image):
+    if isinstance(image, bytes):
+        return image
+    try:
+        return Path(image).read_bytes()
+    except OSError as error:
+        raise FirError(f"{image} cannot be read: {error.strerror}") from error

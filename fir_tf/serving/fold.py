@@ -1,0 +1,123 @@
+"""The network that is served: the trained one with its batch norms folded into the convolutions.
+
+In inference a batch norm is a scale and an offset a channel, which the convolution before it can
+do itself (Jacob et al. 2018, section 3.2). TensorFlow does not fold saved graphs.
+"""
+
+import keras
+import numpy as np
+
+from fir_tf.models.layers import FusedBatchNormalization, GroupedConv2D
+
+# Depthwise comes before Conv2D wherever the kinds are asked for one by one.
+_CONVOLUTIONS = (keras.layers.DepthwiseConv2D, keras.layers.Conv2D, GroupedConv2D)
+
+# What computes in bfloat16; sums over the whole image and unit lengths stay in float32.
+_BFLOAT16 = (
+    *_CONVOLUTIONS,
+    FusedBatchNormalization,
+    keras.layers.Activation,
+    keras.layers.Add,
+    keras.layers.AveragePooling2D,
+    keras.layers.Concatenate,
+    keras.layers.MaxPooling2D,
+    keras.layers.Multiply,
+    keras.layers.ReLU,
+    keras.layers.ZeroPadding2D,
+)
+
+
+def inference_model(model, fold=True, precision="float32"):
+    """Returns a copy of `model` for inference.
+
+    Args:
+        model: keras.Model, functional, nested functional models allowed.
+        fold: bool, whether batch norms go into the convolution before them. Those without one
+            (DenseNet's stand before their convolutions) stay.
+        precision: "float32", or "bfloat16": convolutions and what stands between them hold
+            their weights and compute in bfloat16; pooling of the features, embedding and
+            softmax stay float32.
+
+    Returns:
+        keras.Model of the same inputs and outputs and new variables. Folded in float32 its
+        outputs differ from the original's by rounding (about 1e-6 of their size).
+    """
+    pairs = _foldable(model) if fold else {}
+    absorbed = {id(norm) for norm in pairs.values()}
+    copies = {}
+
+    def clone(layer):
+        if isinstance(layer, keras.Model):
+            return keras.models.clone_model(layer, clone_function=clone, call_function=call)
+        if id(layer) in absorbed:
+            return keras.layers.Identity(name=layer.name)
+        config = layer.get_config()
+        if id(layer) in pairs:
+            config["use_bias"] = True
+        if precision == "bfloat16" and isinstance(layer, _BFLOAT16):
+            config["dtype"] = "bfloat16"
+        copies[id(layer)] = type(layer).from_config(config)
+        return copies[id(layer)]
+
+    def call(layer, inputs, *args, **kwargs):
+        # The recorded call of a batch norm has arguments that an identity does not take.
+        if isinstance(layer, keras.layers.Identity):
+            return inputs
+        return layer(inputs, *args, **kwargs)
+
+    copy = keras.models.clone_model(model, clone_function=clone, call_function=call)
+    for layer in model._flatten_layers(include_self=False):
+        if id(layer) not in copies or not layer.weights:
+            continue
+        norm = pairs.get(id(layer))
+        weights = _folded_weights(layer, norm) if norm else layer.get_weights()
+        copies[id(layer)].set_weights(weights)
+    return copy
+
+
+def _foldable(model):
+    """Returns {id of a convolution: the batch norm that alone reads its output}."""
+    pairs = {}
+    models = [
+        model,
+        *(part for part in model._flatten_layers(include_self=False) if _is_functional(part)),
+    ]
+    for part in models:
+        leaves = [layer for layer in part.layers if not isinstance(layer, keras.layers.InputLayer)]
+        readers = {}
+        for layer in leaves:
+            for tensor in keras.tree.flatten(layer.input):
+                readers.setdefault(id(tensor), []).append(layer)
+        results = {id(tensor) for tensor in keras.tree.flatten(part.output)}
+        for layer in leaves:
+            output = None if _is_functional(layer) else layer.output
+            reader = readers.get(id(output), [])
+            if (
+                isinstance(layer, _CONVOLUTIONS)
+                and getattr(layer, "activation", None) in (None, keras.activations.linear)
+                and len(reader) == 1
+                and isinstance(reader[0], keras.layers.BatchNormalization)
+                and id(output) not in results
+            ):
+                pairs[id(layer)] = reader[0]
+    return pairs
+
+
+def _is_functional(layer):
+    return isinstance(layer, keras.Model)
+
+
+def _folded_weights(layer, norm):
+    """Returns [kernel, bias] of the convolution that does its batch norm's work as well."""
+    kernel, *bias = (value.astype(np.float64) for value in layer.get_weights())
+    mean, variance = (
+        np.asarray(value, np.float64) for value in (norm.moving_mean, norm.moving_variance)
+    )
+    factor = 1.0 / np.sqrt(variance + norm.epsilon)
+    if norm.scale:
+        factor = factor * np.asarray(norm.gamma, np.float64)
+    offset = np.asarray(norm.beta, np.float64) if norm.center else 0.0
+    bias = (bias[0] if bias else 0.0) - mean
+    # A depthwise kernel ends in [channels, multiplier], which the output channels run through.
+    shape = kernel.shape[2:] if isinstance(layer, keras.layers.DepthwiseConv2D) else (-1,)
+    return [kernel * factor.reshape(shape), bias * factor + offset]
