@@ -5,13 +5,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from socket import socket
 
 import numpy as np
 import pytest
 
+import fir_tf
 from fir_tf.config import Config
 from fir_tf.errors import FirError
 from fir_tf.training.distribution import make_strategy, worker_index
+from fir_tf.training.log import read_history
 from fir_tf.training.precision import choose_precision
 
 HERE = Path(__file__).parent
@@ -104,8 +107,12 @@ def test_precision_by_name():
     assert choose_precision("auto", "resnet50") in ("float32", "bfloat16")
 
 
+# Without random draws inside the network, which each device makes for its own images
+# (EfficientNet's stochastic depth), and without statistics of a batch.
 FLAGS = {
-    "backbone": "efficientnet_lite0",
+    "backbone": "densenet121",
+    "weights": "none",
+    "batch_norm": "frozen",
     "image_size": 32,
     "batch_size": 8,
     "images_per_item": 2,
@@ -113,6 +120,7 @@ FLAGS = {
     "relaxation_width": 8,
     "dropout": 0.0,
     "val_fraction": 0.3,
+    "log_every": 1,
 }
 
 
@@ -121,8 +129,6 @@ def test_two_workers_equal_one_process(inshop, tmp_path):
     """train.py in two processes on loopback, a global batch between them."""
     command = [sys.executable, HERE.parent / "train.py", f"--data_dir={inshop}"]
     command += [f"--{name}={value}" for name, value in FLAGS.items()]
-    from socket import socket
-
     with socket() as first, socket() as second:
         for each in (first, second):
             each.bind(("127.0.0.1", 0))
@@ -143,13 +149,14 @@ def test_two_workers_equal_one_process(inshop, tmp_path):
         text = worker.communicate(timeout=600)[0].decode()
         assert worker.returncode == 0, text[-3000:]
     subprocess.run([*command, f"--run={tmp_path / 'one'}"], check=True, timeout=600)
-    import keras
-
-    import fir_tf.models.layers  # noqa: F401
-
-    one, two = (keras.models.load_model(tmp_path / n / "model.keras") for n in ("one", "two"))
-    for a, b in zip(one.weights, two.weights, strict=True):
-        np.testing.assert_allclose(b.numpy(), a.numpy(), rtol=1e-3, atol=2e-5, err_msg=a.path)
+    one, two = (read_history(tmp_path / name) for name in ("one", "two"))
+    assert one.keys() == two.keys() and len(one["loss"]) > 3
+    for name in ("loss", "OC", "IS", "active", "positive_distance", "negative_distance"):
+        np.testing.assert_allclose(two[name], one[name], rtol=2e-3, err_msg=name)
+    models = [fir_tf.load_model(tmp_path / name / "model.keras") for name in ("one", "two")]
+    # Where a gradient is all but zero Adam takes a full step in a chance direction.
+    for a, b in zip(*(model.weights for model in models), strict=True):
+        assert np.abs(a.numpy() - b.numpy()).mean() < 2e-5 + 1e-3 * np.abs(a.numpy()).mean(), a.path
     assert sorted(p.name for p in (tmp_path / "two").iterdir()) == sorted(
         p.name for p in (tmp_path / "one").iterdir()
     )

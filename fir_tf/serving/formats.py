@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from fir_tf import datasets
 from fir_tf.datasets.catalogue import unit_hash
@@ -125,12 +126,12 @@ def write_tflite(network, folder, config, data_dir):
     """
     require("ai_edge_litert.interpreter", "edge")
     folder.mkdir()
-    forward = network_function(network, batch=1)
+    forward = network_function(network, batch=1).get_concrete_function()
+    # LiteRT's own freezing leaves the variables of some layers to be read at run time.
+    forward = convert_variables_to_constants_v2(forward)
     found = {}
     for kind in ("float16", "int8"):
-        converter = tf.lite.TFLiteConverter.from_concrete_functions(
-            [forward.get_concrete_function()], network
-        )
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([forward])
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         if kind == "float16":
             converter.target_spec.supported_types = [tf.float16]
