@@ -126,12 +126,32 @@ def write_tflite(network, folder, config, data_dir):
     """
     require("ai_edge_litert.interpreter", "edge")
     folder.mkdir()
-    forward = network_function(network, batch=1).get_concrete_function()
-    # LiteRT's own freezing leaves the variables of some layers to be read at run time.
-    forward = convert_variables_to_constants_v2(forward)
+    with tempfile.TemporaryDirectory() as saved:
+        _save_frozen(network, saved)
+        return _convert_tflite(saved, folder, config, data_dir)
+
+
+def _save_frozen(network, folder):
+    """Saves the network without variables: LiteRT's own freezing leaves some to be read."""
+    frozen = convert_variables_to_constants_v2(
+        network_function(network, batch=1).get_concrete_function()
+    )
+
+    @tf.function(input_signature=[tf.TensorSpec([1, *network.input_shape[1:]], name="pixels")])
+    def forward(pixels):
+        # The outputs in the order of their names.
+        category, embedding = tf.nest.flatten(frozen(pixels))
+        return {"category": category, "embedding": embedding}
+
+    module = tf.Module()
+    module.forward = forward
+    tf.saved_model.save(module, folder, signatures=forward.get_concrete_function())
+
+
+def _convert_tflite(saved, folder, config, data_dir):
     found = {}
     for kind in ("float16", "int8"):
-        converter = tf.lite.TFLiteConverter.from_concrete_functions([forward])
+        converter = tf.lite.TFLiteConverter.from_saved_model(saved)
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         if kind == "float16":
             converter.target_spec.supported_types = [tf.float16]
