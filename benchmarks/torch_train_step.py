@@ -2,8 +2,15 @@
 
 import argparse
 
-import timm
 import torch
+
+# torchvision without its compiled operators, as PyPI's CPU builds of torch find it: timm imports
+# it, and needs to see that these exist.
+_SCHEMAS = torch.library.Library("torchvision", "DEF")
+for _name in ("nms", "qnms"):
+    _SCHEMAS.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+import timm
 from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.losses import TripletMarginLoss
 from sides import serve

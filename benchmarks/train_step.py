@@ -34,18 +34,18 @@ def tensorflow_side(args):
 
     from fir_tf.config import Config
     from fir_tf.losses.objective import Objective
-    from fir_tf.models import backbones
-    from fir_tf.models.fir import build_fir, training_model
+    from fir_tf.models import backbones, fir
     from fir_tf.training.optimizer import make_optimizer
     from fir_tf.training.precision import policy
     from fir_tf.training.step import TrainStep
 
     if args.side == "keras":
         backbones.with_fused_batch_norm = lambda model, *_: model
+        fir.set_batch_norm = lambda *_: None
     images = BATCH
     config = Config(backbone=args.backbone, image_size=args.image_size)
     with policy(args.precision):
-        model = build_fir(
+        model = fir.build_fir(
             args.backbone, args.image_size, CATEGORIES, weights="none", batch_norm="batch"
         )
     variables = model.trainable_variables
@@ -59,7 +59,7 @@ def tensorflow_side(args):
         item = np.concatenate([anchor, anchor, (anchor + 1) % 11])
         classified = np.arange(33) < 11
     step = TrainStep(
-        training_model(model),
+        fir.training_model(model),
         optimizer,
         Objective("OC+IS", 1.0, 0.1, 0.3, triplets),
         variables,
