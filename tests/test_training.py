@@ -444,7 +444,7 @@ def test_a_run_writes_its_folder_and_learns(inshop, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_unreadable_images_are_skipped_counted_and_reported(tmp_path, capsys):
+def test_unreadable_images_are_skipped_counted_and_reported(tmp_path, capsys, monkeypatch):
     root = write_inshop(tmp_path / "data", inshop_rows(train_items=30, test_items=2))
     broken = root / "Img/img/WOMEN/Dresses/id_00000002/01_1_front.jpg"
     broken.write_bytes(broken.read_bytes()[:100])
@@ -454,6 +454,10 @@ def test_unreadable_images_are_skipped_counted_and_reported(tmp_path, capsys):
     assert "skipped 1 images that cannot be decoded" in out and str(broken) in out
     for path in sorted((root / "Img/img/WOMEN/Dresses").rglob("*.jpg"))[:8]:
         path.write_bytes(b"")
+    with pytest.raises(FirError, match="8 of 128 image files looked at cannot be read"):
+        loop.train(dataclasses.replace(config, run=str(tmp_path / "first_look")))
+    # What the first look, which is no full reading, has not seen.
+    monkeypatch.setattr(loop, "quick_check", lambda catalogue: [])
     with pytest.raises(FirError, match="images cannot be decoded, more than the 1 %"):
         loop.train(dataclasses.replace(config, run=str(tmp_path / "other")))
 
