@@ -48,6 +48,7 @@ def test_a_report_stands_alone_and_tells_the_truth(case, tmp_path):
         gallery=gallery,
         query_embedding=vectors[query],
         gallery_embedding=vectors[gallery],
+        result=found,
         classified=rows,
         category_scores=scores,
     )

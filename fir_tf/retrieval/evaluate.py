@@ -3,17 +3,15 @@
 import json
 from pathlib import Path
 
-import keras
 import numpy as np
 
-# Importing the module registers fir_tf's layers with Keras, which load_model needs.
-import fir_tf.models.layers  # noqa: F401
 from fir_tf import datasets
 from fir_tf.config import Config
 from fir_tf.datasets.catalogue import retrieval_sides, split_off_validation
 from fir_tf.datasets.published import is_published_test_set
 from fir_tf.errors import FirError
 from fir_tf.files import write_json
+from fir_tf.models import saving
 from fir_tf.options import find_run
 from fir_tf.retrieval.embed import check_readable, embed, make_embedder
 from fir_tf.retrieval.metrics import (
@@ -23,8 +21,8 @@ from fir_tf.retrieval.metrics import (
     describe_protocol,
     retrieval_metrics,
 )
-from fir_tf.retrieval.pictures import Match, SheetRow, contact_sheet, recall_curve
-from fir_tf.retrieval.report import write_report
+from fir_tf.retrieval.pictures import contact_sheet, recall_curve
+from fir_tf.retrieval.report import sheet_row, write_report
 
 
 def load_model(run):
@@ -47,7 +45,7 @@ def load_model(run):
             f"{run} has no model yet: {path.name} is missing. Let train.py finish an epoch first"
         )
     labels = json.loads((run / "labels.json").read_text(encoding="utf-8"))
-    return keras.models.load_model(path, compile=False), config, labels["categories"]
+    return saving.load_model(path), config, labels["categories"]
 
 
 def _measure_parts(embedder, catalogue, split, config, batch_size, gallery_scope="test"):
@@ -184,6 +182,7 @@ def evaluate(options):
         title=title,
         metrics=metrics,
         catalogue=catalogue,
+        result=result,
         classified=parts["classified"],
         category_scores=parts["category_scores"],
         paper=paper,
@@ -236,29 +235,7 @@ def _sheet_rows(catalogue, parts, count, matches):
     candidates = np.random.default_rng(0).permutation(np.flatnonzero(result.evaluated))
     _, first = np.unique(catalogue.item[query[candidates]], return_index=True)
     places = np.unique(np.linspace(0, len(first) - 1, min(count, len(first))).round().astype(int))
-    rows = []
-    for number in candidates[first[places]]:
-        found = [
-            Match(
-                catalogue.root / catalogue.path[gallery[neighbour]],
-                float(score),
-                bool(correct),
-                _item_name(catalogue, gallery[neighbour]),
-            )
-            for neighbour, score, correct in zip(
-                result.neighbours[number][:matches],
-                result.scores[number][:matches],
-                result.correct[number][:matches],
-                strict=True,
-            )
-            if neighbour >= 0
-        ]
-        row = query[number]
-        rows.append(
-            SheetRow(catalogue.root / catalogue.path[row], _item_name(catalogue, row), found)
-        )
-    return rows
-
-
-def _item_name(catalogue, row):
-    return catalogue.items[catalogue.item[row]] if catalogue.item[row] >= 0 else "unknown item"
+    return [
+        sheet_row(catalogue, query, gallery, result, number, matches)
+        for number in candidates[first[places]]
+    ]

@@ -187,6 +187,9 @@ class RetrievalResult:
         relevant: int64 array [q], R: the gallery images of the query's item, without the query
             image itself; 0 for a query of unknown item.
         evaluated: bool array [q], which queries count in `values`.
+        average_precision: float array [q], AP@R of every query.
+        r_precision: float array [q].
+        ks: tuple of int, the k of recall@k.
         protocol: dict of numbers and text ready for JSON: what was measured, and by which rules.
     """
 
@@ -196,7 +199,22 @@ class RetrievalResult:
     correct: np.ndarray
     relevant: np.ndarray
     evaluated: np.ndarray
+    average_precision: np.ndarray
+    r_precision: np.ndarray
+    ks: tuple
     protocol: dict
+
+    def means(self, queries):
+        """Returns `values` over some of the queries (int array of their places)."""
+        rows = queries[self.evaluated[queries]]
+        if not len(rows):
+            return {}
+        recalls = {f"recall@{k}": float(recall_at_k(self.correct[rows], k).mean()) for k in self.ks}
+        return {
+            **recalls,
+            "mAP@R": float(self.average_precision[rows].mean()),
+            "R-precision": float(self.r_precision[rows].mean()),
+        }
 
     def describe(self):
         """Returns the protocol as text, a rule or a count per line."""
@@ -290,6 +308,9 @@ def retrieval_metrics(
         correct=np.empty(shape, bool),
         relevant=relevant,
         evaluated=evaluated,
+        average_precision=np.zeros(len(queries)),
+        r_precision=np.zeros(len(queries)),
+        ks=tuple(ks),
         protocol=_protocol(
             queries,
             gallery,
@@ -303,8 +324,6 @@ def retrieval_metrics(
             unmatched,
         ),
     )
-    average_precision = np.zeros(len(queries))
-    precision = np.zeros(len(queries))
     for part, k in _parts(relevant, max(ks), memory // 2):
         scores, rows = search.top_k(
             queries[part],
@@ -321,14 +340,9 @@ def retrieval_metrics(
             correct &= gallery_items[rows] == items
         result.neighbours[part], result.scores[part] = rows[:, : max(ks)], scores[:, : max(ks)]
         result.correct[part] = correct[:, : max(ks)]
-        average_precision[part] = average_precision_at_r(correct, relevant[part])
-        precision[part] = r_precision(correct, relevant[part])
-    if evaluated.any():
-        for k in ks:
-            recall = recall_at_k(result.correct[evaluated], k)
-            result.values[f"recall@{k}"] = float(recall.mean())
-        result.values["mAP@R"] = float(average_precision[evaluated].mean())
-        result.values["R-precision"] = float(precision[evaluated].mean())
+        result.average_precision[part] = average_precision_at_r(correct, relevant[part])
+        result.r_precision[part] = r_precision(correct, relevant[part])
+    result.values.update(result.means(np.arange(len(queries))))
     return result
 
 

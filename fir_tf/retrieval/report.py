@@ -14,7 +14,6 @@ from fir_tf.files import replacing, write_text
 from fir_tf.retrieval.metrics import retrieval_metrics
 from fir_tf.retrieval.pictures import Match, SheetRow, contact_sheet, recall_curve
 
-KS = (1, 5, 10, 20, 30, 40, 50)
 _PAIRS = 200_000
 # More cells than this cannot be read; the page then shows the categories most often confused.
 _MOST_CATEGORIES = 25
@@ -40,6 +39,7 @@ def write_report(
     gallery,
     query_embedding,
     gallery_embedding,
+    result=None,
     classified=(),
     category_scores=None,
     paper=(),
@@ -60,6 +60,7 @@ def write_report(
         catalogue: Catalogue of all images.
         query, gallery: int arrays, rows of the catalogue.
         query_embedding, gallery_embedding: float32 [len(query), d] and [len(gallery), d].
+        result: RetrievalResult of these queries and this gallery; None without both.
         classified: int array, rows whose category was scored.
         category_scores: float32 [len(classified), categories] or None.
         paper: iterable of `fir_tf.retrieval.metrics.PaperResult`.
@@ -72,8 +73,9 @@ def write_report(
     if Path(path).suffix != ".html":
         raise FirError(f"`path` must end in .html. Received: {path}")
     sections = [_numbers(metrics)]
-    if len(query) and len(gallery):
+    if result is not None:
         sections += _retrieval_sections(
+            result,
             catalogue,
             (query, gallery),
             (query_embedding, gallery_embedding),
@@ -102,7 +104,7 @@ def write_report(
     )
 
 
-def _retrieval_sections(catalogue, sides, embeddings, paper, note, sheet):
+def _retrieval_sections(whole, catalogue, sides, embeddings, paper, note, sheet):
     query, gallery = sides
     items, categories = catalogue.item, catalogue.category
 
@@ -114,20 +116,20 @@ def _retrieval_sections(catalogue, sides, embeddings, paper, note, sheet):
             items[gallery[g]],
             query_ids=query[q],
             gallery_ids=gallery[g],
-            ks=KS,
+            ks=whole.ks,
         )
 
-    everything = np.arange(len(gallery))
-    whole = measured(np.arange(len(query)), everything)
     known = np.unique(categories[query][categories[query] >= 0])
     rows, own = [], []
     for number in known:
         asked = np.flatnonzero(categories[query] == number)
         inside = np.flatnonzero(categories[gallery] == number)
-        full = measured(asked, everything)
         part = measured(asked, inside) if len(inside) else None
-        count = int(full.evaluated.sum())
-        rows.append((catalogue.categories[number], len(asked), len(inside), count, full, part))
+        count = int(whole.evaluated[asked].sum())
+        own_values = part.values if part is not None else {}
+        full = whole.means(asked)
+        name = catalogue.categories[number]
+        rows.append((name, len(asked), len(inside), count, full, own_values))
         if part is not None:
             own.append((int(part.evaluated.sum()), part))
     sections = [_curve(whole, paper, note)]
@@ -174,7 +176,7 @@ def _embedded(draw, suffix, alt):
 
 
 def _curve(whole, paper, note):
-    recalls = {k: whole.values.get(f"recall@{k}") for k in KS}
+    recalls = {k: whole.values.get(f"recall@{k}") for k in whole.ks}
     if None in recalls.values():
         return ""
     text = ", ".join(f"{value:.3f} at {k}" for k, value in recalls.items())
@@ -189,7 +191,7 @@ def _curve(whole, paper, note):
 def _scopes(whole, own):
     """Whole gallery against the query's own category, both over the queries of known category."""
     rows = []
-    for k in KS:
+    for k in whole.ks:
         name = f"recall@{k}"
         pairs = [(count, part.values[name]) for count, part in own if count]
         if not pairs or name not in whole.values:
@@ -206,9 +208,8 @@ def _scopes(whole, own):
 
 
 def _by_category(rows):
-    def value(result, name):
-        found = result.values.get(name) if result is not None else None
-        return "" if found is None else f"{found:.3f}"
+    def value(values, name):
+        return f"{values[name]:.3f}" if name in values else ""
 
     head = ("category", "queries", "gallery", "with a match", "recall@1", "recall@5", "mAP@R")
     cells = [
@@ -242,7 +243,7 @@ def _sheets(catalogue, query, gallery, whole, sheet):
     sections = []
     for heading, order in chosen.items():
         rows = [
-            _sheet_row(catalogue, query, gallery, whole, number, sheet[1])
+            sheet_row(catalogue, query, gallery, whole, number, sheet[1])
             for number in asked[order[: sheet[0]]]
         ]
         text = f"{heading}: {', '.join(row.label for row in rows)}"
@@ -251,7 +252,17 @@ def _sheets(catalogue, query, gallery, whole, sheet):
     return sections
 
 
-def _sheet_row(catalogue, query, gallery, whole, number, matches):
+def sheet_row(catalogue, query, gallery, whole, number, matches):
+    """Returns the SheetRow of a query and its first results.
+
+    Args:
+        catalogue: Catalogue of all images.
+        query, gallery: int arrays, rows of the catalogue.
+        whole: RetrievalResult.
+        number: int, the query's place among the queries.
+        matches: int, results shown.
+    """
+
     def label(row):
         item = catalogue.item[row]
         return catalogue.items[item] if item >= 0 else "unknown item"
