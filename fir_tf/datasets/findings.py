@@ -16,8 +16,8 @@ from fir_tf.errors import FirError
 SEVERITIES = ("error", "warning", "note")
 HELD_OUT = ("val", "query", "gallery", "test")
 
-# Training goes on as long as no more of its images than this cannot be read.
-_BAD_SHARE_MAX = 0.01
+# A data set with more unreadable images than this is broken, not blemished.
+BAD_SHARE_MAX = 0.01
 _FEW_IMAGES = 10
 _HEADERS = 200
 
@@ -60,6 +60,11 @@ class Finding:
 def plural(count, one, many=None):
     """Returns "1 image", "2 images"; `many` where the plural is not made with an s."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def too_many_unreadable(bad, count):
+    """Returns whether `bad` of `count` images are more than 1 %, and more than one."""
+    return bad > max(1, BAD_SHARE_MAX * count)
 
 
 def label_findings(catalogue):
@@ -208,7 +213,7 @@ def quick_check(catalogue, seconds=1.0):
             for row, reason in bad[:5]
         )
         text = f"{len(bad):,} of {plural(looked, 'image file')} looked at cannot be read:\n{shown}"
-        if len(bad) > max(1, _BAD_SHARE_MAX * looked):
+        if too_many_unreadable(len(bad), looked):
             raise FirError(
                 f"{text}\n`python -m fir_tf.datasets check` lists them all; unpack the images "
                 "again, or take the rows out"

@@ -52,9 +52,9 @@ def run(function, tasks, workers, desc):
         yield from tqdm(pool.map(function, tasks, chunksize=_CHUNK), **bar)
     except BrokenProcessPool as error:
         raise FirError(
-            "a worker process ended early. Memory may be short: give fewer --workers "
-            f"(there were {workers}). A script that calls this must be guarded by "
-            '`if __name__ == "__main__":`'
+            "`workers` must be 1 in a script that is not guarded by "
+            '`if __name__ == "__main__":`, which a new process runs again, and fewer where memory '
+            f"is short: a process ended early. Received: {workers}"
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

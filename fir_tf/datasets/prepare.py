@@ -21,6 +21,7 @@ import PIL
 from fir_tf.datasets import parallel
 from fir_tf.datasets.catalogue import CONSUMER, SHOP
 from fir_tf.datasets.command_line import Parser, add_source, load_source
+from fir_tf.datasets.findings import BAD_SHARE_MAX
 from fir_tf.datasets.image_file import UnreadableImageError, is_srgb, opened, read, to_rgb
 from fir_tf.errors import FirError
 from fir_tf.files import replacing, write_json
@@ -47,7 +48,6 @@ COLUMNS = (
 
 # Raised whenever the pixels or the names change, so that an old copy is not gone on with.
 VERSION = 1
-BAD_SHARE_MAX = 0.01
 _SHOWN = 10
 
 

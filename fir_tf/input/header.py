@@ -6,9 +6,8 @@ the bound holds in evaluation, in the index and inside a C++ server alike.
 
 import tensorflow as tf
 
-# 64 Mi pixels: a phone's 64-megapixel photo passes. Decoded they take 192 MiB.
-MAX_PIXELS = 64 * 2**20
-MAX_BYTES = 32 * 2**20
+from fir_tf.datasets.image_file import TRAINING_MAX_BYTES as MAX_BYTES
+from fir_tf.datasets.image_file import TRAINING_MAX_PIXELS as MAX_PIXELS
 
 # Where GIF stands among the formats other than JPEG.
 _GIF = 1

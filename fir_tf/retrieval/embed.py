@@ -6,11 +6,9 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from fir_tf.datasets.findings import too_many_unreadable
 from fir_tf.errors import FirError
 from fir_tf.input.batches import ordered_batches
-
-# A data set with more unreadable images than this is broken, not blemished.
-BAD_SHARE_MAX = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +70,7 @@ def check_readable(catalogue, valid):
         FirError: if more than 1 % of the images (and more than one) cannot be read.
     """
     bad = [str(catalogue.root / catalogue.path[row]) for row in np.flatnonzero(~valid)]
-    if len(bad) > max(1, BAD_SHARE_MAX * len(catalogue)):
+    if too_many_unreadable(len(bad), len(catalogue)):
         raise FirError(unreadable_message(bad, len(catalogue)))
     return bad
 

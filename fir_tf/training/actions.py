@@ -1,4 +1,4 @@
-"""What happens beside the steps: each action is small, and `make_actions` puts them together.
+"""What happens beside the steps: each action is small, and the loop lists those of a run.
 
 An action is called with a Moment after every return from the compiled step; it may set
 `moment.stop` to end the run.
@@ -7,12 +7,14 @@ An action is called with a Moment after every return from the compiled step; it 
 import dataclasses
 import time
 
+import keras
 import numpy as np
 import tensorflow as tf
 
+from fir_tf.datasets.findings import too_many_unreadable
 from fir_tf.errors import FirError
 from fir_tf.files import replacing
-from fir_tf.retrieval.embed import BAD_SHARE_MAX, make_embedder, unreadable_message
+from fir_tf.retrieval.embed import make_embedder, unreadable_message
 from fir_tf.retrieval.evaluate import measure
 from fir_tf.training.checks import Health
 
@@ -28,6 +30,7 @@ class Moment:
         logs, validates: bool, whether it is the turn of a log entry and of a validation.
         values: {name: float}, what the log gets.
         found: {metric: float}, the validation's result, empty where it is not its turn.
+        model: keras.Model that was validated, None where it is not its turn.
         stop: str, why the run ends here; empty to go on.
         asked: bool, whether the process was asked to stop.
     """
@@ -39,6 +42,7 @@ class Moment:
     validates: bool = False
     values: dict = dataclasses.field(default_factory=dict)
     found: dict = dataclasses.field(default_factory=dict)
+    model: keras.Model | None = None
     stop: str = ""
     asked: bool = False
 
@@ -82,7 +86,7 @@ class Gather:
         moment.values = {name: float(column.mean()) for name, column in columns.items()}
         moment.values["images_per_second"] = self._images * steps / max(now - self._since, 1e-9)
         self._pending, self._since = [], now
-        if len(self.bad) > max(1, BAD_SHARE_MAX * self._rows):
+        if too_many_unreadable(len(self.bad), self._rows):
             raise FirError(unreadable_message(self.bad_paths(), self._rows))
 
     def bad_paths(self):
@@ -122,46 +126,40 @@ def validate(config, catalogue, served, gather):
     Args:
         config: Config.
         catalogue: Catalogue.
-        served: callable without arguments giving the keras.Model to measure.
+        served: callable without arguments that brings a keras.Model up to date and returns it,
+            always the same one.
         gather: Gather, whose clock does not count the time of it.
     """
-    embedders = {}
+    embedder = make_embedder(served())
 
     def action(moment):
         if not moment.validates:
             return
-        model = served()
-        if id(model) not in embedders:
-            embedders[id(model)] = make_embedder(model)
-        moment.found = measure(embedders[id(model)], catalogue, "val", config)
+        moment.model = served()
+        moment.found = measure(embedder, catalogue, "val", config)
         gather.restart()
 
     return action
 
 
-def keep_best(path, served, checkpoints):
-    """Returns the action that writes the model when it is the best; a tie goes to the later.
+def keep_best(path, checkpoints):
+    """Returns the action that writes the validated model if it is the best; a tie goes to it.
 
     Args:
         path: Path of the model's file.
-        served: callable without arguments giving the keras.Model to save.
         checkpoints: Checkpoints, which remember the best value.
     """
 
     def action(moment):
         if not moment.validates:
             return
-        value = selection_value(moment.found)
-        if value is not None and value < float(checkpoints.best):
-            checkpoints.waited.assign_add(1)
-            return
-        with replacing(path) as temporary:
-            served().save(temporary)
-        if value is None or value > float(checkpoints.best):
-            checkpoints.waited.assign(0)
-        else:
-            checkpoints.waited.assign_add(1)
-        checkpoints.best.assign(-1.0 if value is None else value)
+        value, best = selection_value(moment.found), float(checkpoints.best)
+        better = value is None or value > best
+        if better or value == best:
+            with replacing(path) as temporary:
+                moment.model.save(temporary)
+            checkpoints.best.assign(-1.0 if value is None else value)
+        checkpoints.waited.assign(0 if better else checkpoints.waited + 1)
 
     return action
 

@@ -286,7 +286,7 @@ def _run_steps(config, folder, catalogue, plan, engine, checkpoints, steps_per_e
             actions.validate(config, catalogue, engine.served, gather),
             actions.write_log(log, engine.schedule),
             actions.check_health(config),
-            actions.keep_best(folder / "model.keras", engine.served, checkpoints),
+            actions.keep_best(folder / "model.keras", checkpoints),
             actions.show(bar.write),
         ]
         if config.patience:

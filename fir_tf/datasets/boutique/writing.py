@@ -1,18 +1,14 @@
 """The boutique as a folder: photos, annotation files, manifest and contact picture."""
 
 import json
-import multiprocessing
-import os
 import sys
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from fir_tf import files
+from fir_tf.datasets import parallel
 from fir_tf.datasets.boutique.layouts import arrange
 from fir_tf.datasets.boutique.planning import check_integer, plan
 from fir_tf.datasets.boutique.rendering import render
@@ -110,7 +106,8 @@ def write(root, *, items=180, views=6, size=160, seed=0, workers=None, layout="i
             path = folder / "Img" / name
             path.parent.mkdir(parents=True, exist_ok=True)
             tasks.append((by_number[photo.item], photo, size, str(path)))
-        _render_all(tasks, workers)
+        for _ in parallel.run(_develop_file, tasks, workers or 0, "boutique"):
+            pass
         for name, text in arrangement.annotations.items():
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_text(text, encoding="utf-8")
@@ -140,30 +137,6 @@ def _what_else(found, manifest):
         if found.get(name) != value
     ]
     return f"another boutique: {', '.join(different)}"
-
-
-def _render_all(tasks, workers):
-    """Renders every task, in processes when it pays."""
-    bar = {"total": len(tasks), "unit": "photo", "desc": "boutique", "disable": None}
-    if workers is None:
-        # A process takes a second to start, as long as some dozens of photos.
-        workers = 1 if len(tasks) < 100 else os.cpu_count() or 1
-    if workers == 1:
-        for task in tqdm(tasks, **bar):
-            _develop_file(task)
-        return
-    # Forking a process that runs TensorFlow's threads can hang; spawning cannot.
-    context = multiprocessing.get_context("spawn")
-    try:
-        with ProcessPoolExecutor(workers, mp_context=context) as pool:
-            for _ in tqdm(pool.map(_develop_file, tasks, chunksize=8), **bar):
-                pass
-    except BrokenProcessPool as error:
-        raise FirError(
-            f"`workers` must be 1 in a script that is not guarded by `if __name__ == "
-            f'"__main__":`, which a new process runs again, or where memory is short: a process '
-            f"ended early. Received: {workers}"
-        ) from error
 
 
 def _contact(garments, photos, paths, rows=12, columns=10, tile=112):
