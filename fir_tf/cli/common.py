@@ -78,16 +78,18 @@ def load_library(module):
     return importlib.import_module(module)
 
 
-def run_script(body, usage):
+def run_script(body, usage, argv=None, arguments=False):
     """Parses the command line and calls `body`; a FirError becomes a message and status 1.
 
     Args:
-        body: callable without arguments.
+        body: callable, without parameters, or with one if `arguments`.
         usage: str, what --help says above the flags.
+        argv: list of str, the script's name and what follows; the process' own by default.
+        arguments: bool, whether `body` takes what stands there beside the flags, a list of str.
     """
 
     def main(argv):
-        if len(argv) > 1:
+        if len(argv) > 1 and not arguments:
             print(
                 f"error: unexpected argument {argv[1]!r}; settings are given as --name=value "
                 "(--help lists them)",
@@ -95,11 +97,11 @@ def run_script(body, usage):
             )
             return 1
         try:
-            body()
+            body(argv[1:]) if arguments else body()
         except FirError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
         return 0
 
     sys.modules["__main__"].__doc__ = usage
-    app.run(main)
+    app.run(main, argv)

@@ -1,12 +1,12 @@
 """search.py: command and flags -> fir_tf.retrieval.index or .web."""
 
 import dataclasses
+import functools
 import sys
 
-from absl import app, flags
+from absl import flags
 
-from fir_tf.cli.common import define_flags, load_library, read_flags
-from fir_tf.errors import FirError
+from fir_tf.cli.common import define_flags, load_library, read_flags, run_script
 from fir_tf.retrieval.engines import ADDRESSES
 from fir_tf.search_options import IndexOptions, MeasureOptions, QueryOptions, WebOptions
 
@@ -50,13 +50,8 @@ _OPTIONS = {
 }
 
 
-def _call(command, photos):
+def _call(command, photos=()):
     options = read_flags(_OPTIONS[command])
-    if photos and command != "query":
-        raise FirError(
-            f"unexpected argument {photos[0]!r}; settings are given as --name=value "
-            "(--help lists them)"
-        )
     if command == "web":
         load_library("fir_tf.retrieval.web").serve(options)
         return
@@ -82,13 +77,9 @@ def run():
     # Photos and flags may stand in any order.
     flags.FLAGS.set_gnu_getopt(True)
 
-    def main(argv):
-        try:
-            _call(command, argv[1:])
-        except FirError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
-        return 0
-
-    sys.modules["__main__"].__doc__ = _HELP[command]
-    app.run(main, [sys.argv[0], *sys.argv[2:]])
+    run_script(
+        functools.partial(_call, command),
+        _HELP[command],
+        [sys.argv[0], *sys.argv[2:]],
+        arguments=command == "query",
+    )
