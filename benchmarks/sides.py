@@ -4,8 +4,8 @@ Each side is a process of its own that gets ready, then waits: the comparison as
 other for a few rounds, so that a busy moment of the machine hits all of them. Take the ratios of
 the medians, not the absolute numbers.
 
-A side reads lines "run N" from its standard input and answers "took SECONDS MEMORY_MB" on its
-standard output; see `serve`.
+A side reads lines "run N" from its standard input and answers "took SECONDS MEMORY_MB
+CPU_SECONDS" on its standard output; see `serve`.
 """
 
 import resource
@@ -24,11 +24,11 @@ def serve(work):
     print("ready", flush=True)
     for line in sys.stdin:
         count = int(line.split()[1])
-        begin = time.perf_counter()
+        begin, used = time.perf_counter(), time.process_time()
         work(count)
-        seconds = time.perf_counter() - begin
+        seconds, cpu = time.perf_counter() - begin, time.process_time() - used
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(f"took {seconds} {memory}", flush=True)
+        print(f"took {seconds} {memory} {cpu}", flush=True)
 
 
 class Side:
@@ -40,7 +40,7 @@ class Side:
     """
 
     def __init__(self, name, command):
-        self.name, self.rates, self.memory = name, [], 0.0
+        self.name, self.rates, self.cpu, self.memory = name, [], [], 0.0
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -50,13 +50,18 @@ class Side:
         return any(line.strip() == "ready" for line in self._process.stdout)
 
     def run(self, count, units):
-        """Times `count` repetitions of `units` units each; units per second are kept."""
+        """Times `count` repetitions of `units` units each.
+
+        Kept are units per second, and the processor's seconds a unit, which other work on the
+        machine lengthens less.
+        """
         self._process.stdin.write(f"run {count}\n")
         self._process.stdin.flush()
         for line in self._process.stdout:
             if line.startswith("took"):
-                _, seconds, memory = line.split()
+                _, seconds, memory, cpu = line.split()
                 self.rates.append(count * units / float(seconds))
+                self.cpu.append(float(cpu) / count / units)
                 self.memory = float(memory)
                 return
         raise RuntimeError(f"{self.name} ended early")
@@ -87,6 +92,7 @@ def compare(sides, units, rounds, count):
     for side in ready:
         side.run(1, units)
         side.rates.clear()
+        side.cpu.clear()
     for _ in range(rounds):
         for side in ready:
             side.run(count, units)

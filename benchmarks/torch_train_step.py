@@ -17,7 +17,7 @@ from sides import serve
 from torch import nn
 
 NAMES = {
-    "resnet50": "resnet50",
+    "resnet50_v15": "resnet50",
     "densenet121": "densenet121",
     "efficientnet_lite0": "tf_efficientnet_lite0",
 }
