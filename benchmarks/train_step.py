@@ -29,10 +29,16 @@ CASES = [
 
 
 def tensorflow_side(args):
-    """Serves fir_tf's step, or the same with Keras' own batch normalisation."""
+    """Serves fir_tf's step, or the same with Keras' own batch normalisation and Adam."""
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    import keras
     import numpy as np
     import tensorflow as tf
+
+    from fir_tf.models import layers
+
+    if args.side == "keras":
+        layers.FusedBatchNormalization = keras.layers.BatchNormalization
 
     from fir_tf.config import Config
     from fir_tf.losses.objective import Objective
@@ -52,6 +58,9 @@ def tensorflow_side(args):
         )
     variables = model.trainable_variables
     optimizer = make_optimizer(config, model, variables, 1e-4, args.precision)
+    if args.side == "keras":
+        optimizer = keras.optimizers.Adam(1e-4)
+        optimizer.build(variables)
     item, classified = np.repeat(np.arange(8, dtype=np.int32), 4), np.ones(images, bool)
     triplets = "all"
     if args.side == "explicit":
