@@ -3,6 +3,8 @@
 import ast
 from pathlib import Path
 
+import keras
+
 import fir_tf
 
 # Each package may import those before it and itself.
@@ -49,3 +51,33 @@ def test_nothing_imports_training_but_the_script():
     for path in root.rglob("*.py"):
         if any("fir_tf.training" in module for module in imports_of(path)):
             assert path.parent.name == "training" or path == root / "cli" / "train.py"
+
+
+def keras_names(tree):
+    """Returns the dotted names below `keras` that a module uses, "layers.Conv2D"."""
+    found = set()
+    for node in ast.walk(tree):
+        names = []
+        while isinstance(node, ast.Attribute):
+            names.insert(0, node.attr)
+            node = node.value
+        if names and isinstance(node, ast.Name) and node.id == "keras":
+            found.add(".".join(names))
+    return found
+
+
+def test_one_module_knows_which_keras_it_is():
+    """The others use what this Keras has; the test runs with Keras 2 and with Keras 3."""
+    root = Path(fir_tf.__file__).parent
+    used = set()
+    for path in root.rglob("*.py"):
+        if path == root / "keras_versions.py":
+            continue
+        assert "fir_tf.keras_versions.KERAS_2" not in imports_of(path), path.name
+        used |= keras_names(ast.parse(path.read_text(encoding="utf-8")))
+    assert len(used) > 20 and "__version__" not in used
+    for name in used:
+        value = keras
+        for part in name.split("."):
+            assert hasattr(value, part), f"this Keras has no keras.{name}"
+            value = getattr(value, part)

@@ -11,6 +11,7 @@ import tensorflow as tf
 from test_backbones import normal
 
 from fir_tf.errors import FirError
+from fir_tf.keras_versions import tensor_of
 from fir_tf.models.backbones import BACKBONES, STAGES
 from fir_tf.models.fir import build_fir, head_variables
 from fir_tf.models.layers import FusedBatchNormalization
@@ -97,16 +98,16 @@ def test_two_learning_rates_equal_two_optimizers():
         step(gradients(variables, number))
         both = zip(theirs, apart, gradients(apart, number), strict=True)
         for optimizer, variable, gradient in both:
-            optimizer.apply([gradient], [variable])
+            optimizer.apply_gradients([(gradient, variable)])
     for actual, expected, start in zip(variables, apart, two_kernels(RATES)[0], strict=True):
-        np.testing.assert_allclose(actual, expected, rtol=1e-6)
+        np.testing.assert_allclose(actual, expected, rtol=1e-5)
         assert np.abs(expected - start).max() > 0.05
 
 
 def test_the_optimizer_goes_on_from_a_checkpoint(tmp_path):
     def make():
         variables, optimizer = two_kernels(RATES)
-        state = tf.train.Checkpoint(optimizer=optimizer, variables=[v.value for v in variables])
+        state = tf.train.Checkpoint(optimizer=optimizer, variables=list(map(tensor_of, variables)))
         return variables, optimizer, state
 
     def run(variables, optimizer, steps):
@@ -147,11 +148,11 @@ def check_fresh_process(folder, backbones):
     paths = []
     for backbone in backbones:
         for policy in ("float32", "mixed_bfloat16"):
-            keras.config.set_dtype_policy(policy)
+            keras.mixed_precision.set_global_policy(policy)
             try:
                 model = small_fir(backbone, freeze=2, batch_norm="frozen")
             finally:
-                keras.config.set_dtype_policy("float32")
+                keras.mixed_precision.set_global_policy("float32")
             (body,) = (layer for layer in model.layers if isinstance(layer, keras.Model))
             assert body.compute_dtype == policy.removeprefix("mixed_")
             images = np.random.RandomState(1).uniform(0, 255, (2, 32, 32, 3)).astype("float32")

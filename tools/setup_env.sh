@@ -1,12 +1,16 @@
 #!/bin/sh
 # Makes the virtual environment that the Makefile uses: sh tools/setup_env.sh FOLDER EXTRAS
-# Finds a Python 3.10 to 3.13 by itself; PYTHON=... names one.
+# Finds a Python 3.10 to 3.13 by itself, to 3.11 for the extra `addons`; PYTHON=... names one.
 set -eu
 folder=$1
 extras=$2
+case ",$extras," in
+    *,addons,*) newest=11 ;;
+    *) newest=13 ;;
+esac
 
 fits() {
-    "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null
+    "$1" -c "import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, $newest))" 2>/dev/null
 }
 
 python=""
@@ -17,8 +21,8 @@ for candidate in ${PYTHON:-} python3 python3.13 python3.12 python3.11 python3.10
     fi
 done
 if [ -z "$python" ]; then
-    echo "error: Python 3.10 to 3.13 is needed; none was found (python3 is $(python3 --version 2>&1))." >&2
-    echo "Install one, and name it if it is not on the PATH: make PYTHON=/path/to/python3.12 ..." >&2
+    echo "error: Python 3.10 to 3.$newest is needed for $folder; none was found (python3 is $(python3 --version 2>&1))." >&2
+    echo "Install one, and name it if it is not on the PATH: make PYTHON=/path/to/python3.$newest ..." >&2
     exit 1
 fi
 echo "environment: $folder ($("$python" --version))"

@@ -4,13 +4,15 @@ import functools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import keras
 
 from fir_tf.errors import FirError
+from fir_tf.keras_versions import without_slashes
 from fir_tf.models.efficientnet_lite import build_efficientnet_lite0, torch_module
 from fir_tf.models.layers import PixelNormalisation, with_fused_batch_norm
-from fir_tf.models.pretrained import WEIGHTS
+from fir_tf.models.pretrained import WEIGHTS, Weights
 from fir_tf.models.pretrained.assign import densenet121_module, resnet50_module
 from fir_tf.models.pretrained.load import load_file, load_imagenet
 from fir_tf.models.senet import build_senet
@@ -53,18 +55,18 @@ class Backbone:
     momentum: float | None = None
 
     @property
-    def weights(self):
+    def weights(self) -> Weights:
         """pretrained.Weights; their normalisation holds for random weights too."""
         return WEIGHTS[self.name]
 
-    def stage_of(self, layer_name):
+    def stage_of(self, layer_name: str) -> int:
         """Returns the index in `STAGES` of the part that a layer belongs to."""
         (stage,) = (number for number, part in enumerate(self.stages) if re.match(part, layer_name))
         return stage
 
 
 def _build_application(build, input_shape):
-    return build(include_top=False, weights=None, input_shape=input_shape)
+    return without_slashes(build(include_top=False, weights=None, input_shape=input_shape))
 
 
 def _senet(name, stem, **values):
@@ -124,7 +126,7 @@ BACKBONES = {
 `pretrained.WEIGHTS`."""
 
 
-def get_backbone(name):
+def get_backbone(name: str) -> Backbone:
     """Returns the Backbone of that name.
 
     Raises:
@@ -138,7 +140,7 @@ def get_backbone(name):
         ) from None
 
 
-def normalisation(name):
+def normalisation(name: str) -> PixelNormalisation:
     """Returns a new layer from RGB pixels in [0, 255] to what backbone `name` expects.
 
     Args:
@@ -154,7 +156,9 @@ def normalisation(name):
     return PixelNormalisation(wanted.mean, wanted.std, wanted.bgr, name="normalisation")
 
 
-def build_backbone(name, image_size, weights="imagenet"):
+def build_backbone(
+    name: str, image_size: int | tuple[int, int], weights: str | Path | None = "imagenet"
+) -> keras.Model:
     """Builds a backbone with the faster batch normalisation.
 
     Random weights depend on `keras.utils.set_random_seed` only.
@@ -192,7 +196,7 @@ def build_backbone(name, image_size, weights="imagenet"):
     return with_fused_batch_norm(model, backbone.momentum)
 
 
-def stage_count(freeze):
+def stage_count(freeze: int | str) -> int:
     """Returns how many of `STAGES` are meant by `freeze`.
 
     Args:
@@ -211,7 +215,7 @@ def stage_count(freeze):
     )
 
 
-def freeze_stages(model, freeze):
+def freeze_stages(model: keras.Model, freeze: int | str) -> int:
     """Keeps the first stages of a backbone as they are, statistics of batch normalisation too.
 
     Args:

@@ -1,5 +1,8 @@
 """The FIR model: backbone, relaxation head, embedding."""
 
+from pathlib import Path
+from typing import Any
+
 import keras
 
 from fir_tf.errors import FirError
@@ -8,17 +11,17 @@ from fir_tf.models.layers import set_batch_norm
 
 
 def build_fir(
-    backbone,
-    image_size,
-    categories,
+    backbone: str,
+    image_size: int,
+    categories: int,
     *,
-    weights="imagenet",
-    embedding_size=0,
-    relaxation_width=512,
-    dropout=0.5,
-    batch_norm="auto",
-    freeze=0,
-):
+    weights: str | Path | None = "imagenet",
+    embedding_size: int = 0,
+    relaxation_width: int = 512,
+    dropout: float = 0.5,
+    batch_norm: str = "auto",
+    freeze: int | str = 0,
+) -> keras.Model:
     """Builds `images -> {"category", "embedding"}` as a Keras functional model.
 
     The relaxation module (PAPER: method) stands on the classification path only: 1x1
@@ -78,7 +81,7 @@ def build_fir(
     return keras.Model(images, {"category": category, "embedding": embedding}, name="fir")
 
 
-def training_model(model):
+def training_model(model: keras.Model) -> keras.Model:
     """Returns the same network with outputs {"logits", "embedding"}, sharing all variables.
 
     Cross-entropy on logits is exact where the softmax has rounded to 0 or 1.
@@ -92,7 +95,7 @@ def training_model(model):
     )
 
 
-def head_variables(model):
+def head_variables(model: keras.Model) -> list[Any]:
     """Returns the variables of the relaxation head, which only OC trains."""
     return [
         variable

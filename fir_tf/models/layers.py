@@ -168,6 +168,7 @@ class GroupedConv2D(keras.layers.Layer):
         )
         if self.use_bias:
             self.bias = self.add_weight(shape=(self.filters,), initializer="zeros", name="bias")
+        self.built = True
 
     def call(self, inputs):
         """Convolves a batch of feature maps."""
@@ -289,7 +290,8 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     def _can_fuse(self, inputs):
         return (
             len(inputs.shape) == 4
-            and self.axis in (-1, 3)
+            # Keras 2 makes it a list.
+            and self.axis in (-1, 3, [3])
             and inputs.shape[-1] is not None
             and inputs.dtype in ("float32", "bfloat16", "float16")
             # Keras has had it since 3.12 only.

@@ -7,9 +7,10 @@ import keras
 # Importing the module registers its layers with Keras.
 import fir_tf.models.layers  # noqa: F401
 from fir_tf.errors import FirError
+from fir_tf.keras_versions import check_saved_by, saved_version
 
 
-def load_model(path):
+def load_model(path: str | Path) -> keras.Model:
     """Loads a `.keras` file of this package: the model a run keeps, or any other.
 
     Args:
@@ -19,11 +20,12 @@ def load_model(path):
         keras.Model, not compiled, that gives the outputs of the model which was saved.
 
     Raises:
-        FirError: if there is no such file or it holds no model.
+        FirError: if there is no such file, it holds no model, or the other Keras wrote it.
     """
     path = Path(path).expanduser()
     if not path.is_file():
         raise FirError(f"`path` must be a .keras file. Received: no file {path}")
+    check_saved_by(saved_version(path), path)
     try:
         return keras.models.load_model(path, compile=False)
     # Keras and its readers raise errors of many kinds for a damaged file.

@@ -42,10 +42,10 @@ class _Layout:
     excitation: str = "se"
 
 
-_CAFFE = {"stem": "layer0.", "ceil_pool": True, "excitation": "se_module"}
+_CAFFE = _Layout(stride_on_3x3=False, stem="layer0.", ceil_pool=True, excitation="se_module")
 _LAYOUTS = {
-    "seresnet50": _Layout(stride_on_3x3=False, **_CAFFE),
-    "seresnext50": _Layout(groups=32, **_CAFFE),
+    "seresnet50": _CAFFE,
+    "seresnext50": dataclasses.replace(_CAFFE, groups=32, stride_on_3x3=True),
     "resnet50_v15": _Layout(excitation=""),
     "seresnet50_v15": _Layout(),
     "seresnext50_v15": _Layout(groups=32),

@@ -6,7 +6,9 @@ do itself (Jacob et al. 2018, section 3.2). TensorFlow does not fold saved graph
 
 import keras
 import numpy as np
+import tensorflow as tf
 
+from fir_tf.keras_versions import clone_model
 from fir_tf.models.layers import FusedBatchNormalization, GroupedConv2D
 
 # Depthwise comes before Conv2D wherever the kinds are asked for one by one.
@@ -48,7 +50,7 @@ def inference_model(model, fold=True, precision="float32"):
 
     def clone(layer):
         if isinstance(layer, keras.Model):
-            return keras.models.clone_model(layer, clone_function=clone, call_function=call)
+            return clone_model(layer, clone, call)
         if id(layer) in absorbed:
             return keras.layers.Identity(name=layer.name)
         config = layer.get_config()
@@ -65,7 +67,7 @@ def inference_model(model, fold=True, precision="float32"):
             return inputs
         return layer(inputs, *args, **kwargs)
 
-    copy = keras.models.clone_model(model, clone_function=clone, call_function=call)
+    copy = clone_model(model, clone, call)
     for layer in model._flatten_layers(include_self=False):
         if id(layer) not in copies or not layer.weights:
             continue
@@ -86,9 +88,9 @@ def _foldable(model):
         leaves = [layer for layer in part.layers if not isinstance(layer, keras.layers.InputLayer)]
         readers = {}
         for layer in leaves:
-            for tensor in keras.tree.flatten(layer.input):
+            for tensor in tf.nest.flatten(layer.input):
                 readers.setdefault(id(tensor), []).append(layer)
-        results = {id(tensor) for tensor in keras.tree.flatten(part.output)}
+        results = {id(tensor) for tensor in tf.nest.flatten(part.output)}
         for layer in leaves:
             output = None if _is_functional(layer) else layer.output
             reader = readers.get(id(output), [])

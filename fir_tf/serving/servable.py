@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from fir_tf.input.header import MAX_BYTES, MAX_PIXELS, dimensions, is_known
 from fir_tf.input.images import decode_and_fit, fit, guarded_rows
+from fir_tf.keras_versions import tensor_of
 
 # What stands in `error` of a row that is not valid.
 EMPTY = "EMPTY"
@@ -38,7 +39,7 @@ class Servable(tf.Module):
         super().__init__(name="fir")
         # TensorFlow would save a Keras model's variables twice, and its C++ loader restore the
         # copies that no signature reads: the plain variables are tracked, the model is not.
-        self.weights = [weight.value for weight in network.weights]
+        self.weights = [tensor_of(weight) for weight in network.weights]
         self._network = lambda pixels: network(pixels, training=False)
         self.gallery = gallery
         self.top = min(top, len(categories))

@@ -5,6 +5,7 @@ import time
 import tensorflow as tf
 
 from fir_tf.errors import FirError
+from fir_tf.keras_versions import random_states
 
 # Writing a checkpoint of a large network takes seconds: not more often than this.
 CHECKPOINT_SECONDS = 60
@@ -39,8 +40,7 @@ class Checkpoints:
         self._state = tf.train.Checkpoint(
             model=model,
             optimizer=optimizer,
-            # Keras does not track its dropout layers' random states for checkpoints.
-            seeds=[variable for variable in model.variables if "seed_generator" in variable.path],
+            seeds=random_states(model),
             averages=averages or [],
             step=self.step,
             best=self.best,

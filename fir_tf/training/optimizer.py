@@ -1,15 +1,19 @@
 """The optimiser: Adam with a rate for the backbone and another for the rest."""
 
 import keras
+import tensorflow as tf
+
+from fir_tf.keras_versions import Adam, path_of, with_loss_scale
 
 _NO_DECAY = ("bias", "gamma", "beta")
 
 
 @keras.saving.register_keras_serializable("fir_tf")
-class ReducedAdam(keras.optimizers.Adam):
-    """Adam on gradients that are already summed over the replicas.
+class ReducedAdam(Adam):
+    """Adam on gradients that are already summed over the replicas, in one pass over a variable.
 
     The training step sums them itself, because their norm is to be limited after the sum.
+    Keras' own update reads and writes each variable about a dozen times.
 
     Args:
         factors: dict of str to float, by variable path: what the learning rate is multiplied
@@ -26,15 +30,27 @@ class ReducedAdam(keras.optimizers.Adam):
         """Creates the slots of the keras variables."""
         super().build(variables)
         self._factor_of_key = {
-            self._var_key(variable): self.factors[variable.path]
+            self._var_key(variable): self.factors[path_of(variable)]
             for variable in variables
-            if variable.path in self.factors
+            if path_of(variable) in self.factors
         }
 
     def update_step(self, gradient, variable, learning_rate):
         """Updates one variable, with its own rate."""
-        factor = self._factor_of_key.get(self._var_key(variable), 1.0)
-        super().update_step(gradient, variable, learning_rate * factor)
+        index = self._get_variable_index(variable)
+        step = tf.cast(self.iterations + 1, variable.dtype)
+        tf.raw_ops.ResourceApplyAdam(
+            var=_handle(variable),
+            m=_handle(self._momentums[index]),
+            v=_handle(self._velocities[index]),
+            beta1_power=tf.pow(tf.cast(self.beta_1, variable.dtype), step),
+            beta2_power=tf.pow(tf.cast(self.beta_2, variable.dtype), step),
+            lr=learning_rate * self._factor_of_key.get(self._var_key(variable), 1.0),
+            beta1=self.beta_1,
+            beta2=self.beta_2,
+            epsilon=self.epsilon,
+            grad=gradient,
+        )
 
     def _all_reduce_sum_gradients(self, grads_and_vars):
         return list(grads_and_vars)
@@ -42,6 +58,11 @@ class ReducedAdam(keras.optimizers.Adam):
     def get_config(self):
         """Returns the arguments."""
         return {**super().get_config(), "factors": self.factors}
+
+
+def _handle(variable):
+    """Returns the resource of a Keras or TensorFlow variable, on a replica that replica's."""
+    return variable.handle if hasattr(variable, "handle") else variable.value.handle
 
 
 def make_optimizer(config, model, variables, schedule, precision):
@@ -65,13 +86,13 @@ def make_optimizer(config, model, variables, schedule, precision):
     if config.backbone_learning_rate:
         body = {id(variable) for variable in model.get_layer(config.backbone).trainable_variables}
         factor = config.backbone_learning_rate / config.learning_rate
-        factors = {variable.path: factor for variable in variables if id(variable) in body}
+        factors = {path_of(variable): factor for variable in variables if id(variable) in body}
     optimizer = ReducedAdam(
         schedule, factors=factors, weight_decay=config.weight_decay or None, name="adam"
     )
     if config.weight_decay:
         optimizer.exclude_from_weight_decay(var_names=list(_NO_DECAY))
     if precision == "float16":
-        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+        optimizer = with_loss_scale(optimizer)
     optimizer.build(variables)
     return optimizer

@@ -47,9 +47,10 @@ def _cpu_flags():
 @contextlib.contextmanager
 def policy(precision):
     """Builds layers under the Keras policy of a precision; restores the one before."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(precision if precision == "float32" else f"mixed_{precision}")
+    before = keras.mixed_precision.global_policy()
+    name = precision if precision == "float32" else f"mixed_{precision}"
+    keras.mixed_precision.set_global_policy(name)
     try:
         yield
     finally:
-        keras.config.set_dtype_policy(before)
+        keras.mixed_precision.set_global_policy(before)

@@ -1,5 +1,6 @@
 """The run's folder: what is in it and whether a run may go on in it."""
 
+import json
 import platform
 from importlib import metadata
 from pathlib import Path
@@ -8,9 +9,10 @@ from fir_tf import __version__
 from fir_tf.config import Config
 from fir_tf.errors import FirError
 from fir_tf.files import write_json
+from fir_tf.keras_versions import check_saved_by
 
 
-def open_run(config):
+def open_run(config: Config) -> Path:
     """Creates the run's folder, or checks that an existing one may be resumed.
 
     Args:
@@ -20,8 +22,8 @@ def open_run(config):
         Path of the folder, holding config.json and versions.json.
 
     Raises:
-        FirError: if the folder holds a run of another config, or `resume` is off, or something
-            that is no run.
+        FirError: if the folder holds a run of another config or of another Keras generation, or
+            `resume` is off, or something that is no run.
     """
     run = Path(config.run)
     path = run / "config.json"
@@ -31,6 +33,7 @@ def open_run(config):
                 f"{run} holds a run already and --resume is off. Give another --run, or delete "
                 "the folder"
             )
+        check_saved_by(_keras_of(run), f"the run {run}")
         differences = config.differences(Config.load(path))
         if differences:
             lines = "\n".join(
@@ -51,7 +54,15 @@ def open_run(config):
     return run
 
 
-def versions():
+def _keras_of(run):
+    """The Keras version of a run, "" where it cannot be read."""
+    try:
+        return str(json.loads((run / "versions.json").read_text(encoding="utf-8"))["keras"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def versions() -> dict[str, str]:
     """Returns {package: version} of what a run's numbers depend on."""
     names = ("tensorflow", "keras", "keras-cv", "numpy", "pillow")
     found = {name: metadata.version(name) for name in names}

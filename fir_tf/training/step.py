@@ -1,8 +1,8 @@
 """The compiled training step."""
 
-import keras
 import tensorflow as tf
 
+from fir_tf.keras_versions import make_variable, tensor_of
 from fir_tf.training.distribution import share
 
 
@@ -75,8 +75,8 @@ class TrainStep:
         found = self._strategy.run(self._replica_update, args=(parts,))
         if self._averages is not None:
             for variable, average in zip(self._variables, self._averages, strict=True):
-                old, new = average.value, tf.cast(variable.value, tf.float32)
-                average.value.assign(old + (1.0 - self._momentum) * (new - old))
+                old, new = tensor_of(average), tf.cast(tensor_of(variable), tf.float32)
+                old.assign(old + (1.0 - self._momentum) * (new - old))
         # Every replica worked out the same numbers.
         return tuple(self._strategy.experimental_local_results(value)[0] for value in found)
 
@@ -115,12 +115,9 @@ class TrainStep:
                 self._classified,
             )
             scaled = self._optimizer.scale_loss(loss / self._accumulate)
-        return loss, scalars, tape.gradient(scaled, [v.value for v in self._variables])
+        return loss, scalars, tape.gradient(scaled, [tensor_of(v) for v in self._variables])
 
 
 def make_averages(variables):
     """Returns a copy of each variable, to hold its moving average."""
-    return [
-        keras.Variable(variable.numpy(), dtype="float32", trainable=False, name="average")
-        for variable in variables
-    ]
+    return [make_variable(variable.numpy(), "average") for variable in variables]

@@ -152,7 +152,7 @@ WEIGHTS = {
 """dict of backbone name to Weights."""
 
 
-def notice(name):
+def notice(name: str) -> str:
     """Returns what a person is told who starts backbone `name` from ImageNet weights."""
     weights = WEIGHTS[name]
     return f"ImageNet weights: {weights.source}, {weights.licence}. Note: {LICENCE_NOTE}"

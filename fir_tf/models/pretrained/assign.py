@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from fir_tf.errors import FirError
+from fir_tf.keras_versions import name_of
 
 _SUFFIXES = {
     "kernel": "weight",
@@ -42,15 +43,16 @@ def assign_torch(model, tensors, backbone):
     for layer in model.layers:
         for variable in layer.weights:
             module, shape = backbone.torch_module(layer.name), tuple(variable.shape)
-            name = f"{module}.{_SUFFIXES[variable.name]}"
-            if variable.name == "bias" and not backbone.torch_has_biases:
+            own = name_of(variable)
+            name = f"{module}.{_SUFFIXES[own]}"
+            if own == "bias" and not backbone.torch_has_biases:
                 found.append((variable, np.zeros(shape)))
                 continue
             if name not in left:
                 missing.append(name)
                 continue
             value = left.pop(name)
-            if variable.name == "kernel" and value.ndim == 4:
+            if own == "kernel" and value.ndim == 4:
                 value = np.transpose(value, (2, 3, 0, 1) if _is_depthwise(layer) else (2, 3, 1, 0))
             if value.shape != shape:
                 wrong.append(f"{name} {value.shape} instead of {shape}")

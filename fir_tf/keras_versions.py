@@ -1,0 +1,166 @@
+"""What Keras 2 and Keras 3 do differently: the one place that knows which of them is there.
+
+TensorFlow 2.15 with Keras 2 is the last pair that tensorflow-addons runs on; TensorFlow 2.18 and
+later come with Keras 3 (docs/packages.md). Everything else is written in what both have.
+"""
+
+import json
+import zipfile
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from fir_tf.errors import FirError
+
+KERAS_2 = keras.__version__.startswith("2.")
+"""bool, whether this is Keras 2."""
+
+if KERAS_2:
+    # Dropout then draws from a generator whose state can be saved, as in Keras 3.
+    keras.backend.experimental.enable_tf_random_generator()
+
+
+def tensor_of(variable):
+    """Returns the tf.Variable of a layer's variable, which Keras 3 wraps."""
+    return variable if KERAS_2 else variable.value
+
+
+def name_of(variable):
+    """Returns Keras 3's name of a variable in its layer, str such as "kernel"."""
+    return variable.name.split("/")[-1].removesuffix(":0").removeprefix("depthwise_")
+
+
+def path_of(variable):
+    """Returns the name of a model's variable with those of its layers, str."""
+    return variable.name if KERAS_2 else variable.path
+
+
+def without_slashes(model):
+    """Gives the layers of a model the names of Keras 3, which has no "/" in them; returns it."""
+    for layer in model.layers:
+        if "/" in layer.name:
+            layer._name = layer.name.replace("/", "_")
+    return model
+
+
+def make_variable(value, name):
+    """Returns a float32 variable beside a model's own, which is not trained.
+
+    Args:
+        value: numpy array, what it holds at first.
+        name: str.
+    """
+    kind = tf.Variable if KERAS_2 else keras.Variable
+    return kind(value, dtype="float32", trainable=False, name=name)
+
+
+def random_states(model):
+    """Returns the states of a model's dropout layers, which Keras leaves out of checkpoints.
+
+    Args:
+        model: keras.Model; nested models are entered.
+
+    Returns:
+        list of objects that tf.train.Checkpoint saves.
+    """
+    if not KERAS_2:
+        return [variable for variable in model.variables if "seed_generator" in variable.path]
+    drawing = [layer for layer in model._flatten_layers() if hasattr(layer, "_random_generator")]
+    return [layer._random_generator._generator for layer in drawing]
+
+
+def clone_model(model, clone, call):
+    """Copies a functional model layer by layer.
+
+    Args:
+        model: keras.Model.
+        clone: callable from a layer to the new one in its place.
+        call: callable (new layer, inputs, *args, **kwargs) -> outputs, for Keras 3, which hands a
+            layer the arguments that the one before it was called with. Keras 2 calls the new
+            layers by themselves.
+
+    Returns:
+        keras.Model of the new layers, connected as in `model`.
+    """
+    if KERAS_2:
+        return keras.models.clone_model(model, clone_function=clone)
+    return keras.models.clone_model(model, clone_function=clone, call_function=call)
+
+
+class _Keras2Adam(keras.optimizers.Adam):
+    """Keras 2's Adam with the methods of Keras 3's."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, jit_compile=False, **kwargs)
+
+    def scale_loss(self, loss):
+        return loss
+
+    def apply(self, gradients, variables):
+        pairs = zip(gradients, variables, strict=True)
+        self.apply_gradients(pairs, skip_gradients_aggregation=True)
+
+    def _update_step(self, gradient, variable):
+        self.update_step(gradient, variable, self.learning_rate)
+
+    def _get_variable_index(self, variable):
+        return self._index_dict[self._var_key(variable)]
+
+
+Adam: Any = _Keras2Adam if KERAS_2 else keras.optimizers.Adam
+"""keras.optimizers.Adam, to be given an `update_step(gradient, variable, learning_rate)`; its
+`build`, `scale_loss` and `apply` are Keras 3's."""
+
+
+def with_loss_scale(optimizer):
+    """Returns an optimizer that scales the loss dynamically, for float16.
+
+    Args:
+        optimizer: `Adam`, not built yet.
+    """
+    if not KERAS_2:
+        return keras.optimizers.LossScaleOptimizer(optimizer)
+    scaled = keras.mixed_precision.LossScaleOptimizer(optimizer)
+
+    def apply(gradients, variables):
+        pairs = zip(scaled.get_unscaled_gradients(gradients), variables, strict=True)
+        scaled.apply_gradients(pairs, skip_gradients_aggregation=True)
+
+    # Keras 2 makes the object of a class of its own choice.
+    scaled.scale_loss, scaled.apply = scaled.get_scaled_loss, apply
+    return scaled
+
+
+def stack():
+    """Returns the packages that a saved model depends on, "Keras 3.15.1 (TensorFlow 2.21.0)"."""
+    return f"Keras {keras.__version__} (TensorFlow {tf.__version__})"
+
+
+def check_saved_by(version, what):
+    """Refuses what the other Keras wrote.
+
+    Args:
+        version: str, the Keras that wrote it; "" where that is not known.
+        what: str, the file or folder, for the message.
+
+    Raises:
+        FirError: naming both and what to do.
+    """
+    if version and version.startswith("2.") != KERAS_2:
+        extra = "pip install '.[addons]'" if version.startswith("2.") else "pip install ."
+        raise FirError(
+            f"{what} was written with Keras {version}, and this is {stack()}, which cannot read "
+            f"it. Use an environment with Keras {version.split('.')[0]} ({extra}), or train "
+            "again here. An exported SavedModel serves in both"
+        )
+
+
+def saved_version(path):
+    """Returns the Keras version that wrote a `.keras` file, str, "" if it does not say."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return str(json.loads(archive.read("metadata.json"))["keras_version"])
+    # Damaged in one of many ways: Keras' own reader says which.
+    except (OSError, zipfile.BadZipFile, KeyError, ValueError, TypeError):
+        return ""
