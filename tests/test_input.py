@@ -419,7 +419,7 @@ def test_unreadable_training_images_lose_their_labels(inshop):
 
 def test_ordered_batches_are_the_preprocessed_files_in_order(inshop):
     catalogue = load("inshop", inshop)
-    batches, count = ordered_batches(catalogue, 32, "crop", 20)
+    batches, count = ordered_batches(catalogue.files(), 32, "crop", 20)
     found = list(batches)
     assert len(found) == count == 3
     pixels = np.concatenate([batch["images"] for batch in found])

@@ -24,6 +24,7 @@ from fir_tf.models.fir import build_fir
 from fir_tf.models.layers import FusedBatchNormalization
 from fir_tf.options import ExportOptions
 from fir_tf.retrieval.embed import embed, make_embedder
+from fir_tf.retrieval.encoder import Encoder
 from fir_tf.retrieval.evaluate import load_model
 from fir_tf.serving import gallery as gallery_module
 from fir_tf.serving.client import Client
@@ -404,8 +405,8 @@ def test_folding_leaves_what_it_must():
 def test_bfloat16_is_held_and_computed():
     model = build_fir("efficientnet_lite0", SIZE, 3, weights="none", relaxation_width=8)
     cheap = inference_model(model, precision="bfloat16")
-    held = {weight.dtype for weight in cheap.get_layer("efficientnet_lite0").weights}
-    assert held == {"bfloat16"}
+    held = {tf.as_dtype(weight.dtype) for weight in cheap.get_layer("efficientnet_lite0").weights}
+    assert held == {tf.bfloat16}
     pixels = np.random.default_rng(0).uniform(0, 255, (2, SIZE, SIZE, 3)).astype(np.float32)
     found, exact = cheap(pixels)["embedding"].numpy(), model(pixels)["embedding"].numpy()
     assert found.dtype == np.float32
@@ -700,3 +701,10 @@ def test_other_formats_give_the_same_embeddings(run, tmp_path, kind, capsys):
         measured[floats]["recall@1"][1], abs=0.2
     )
     assert "recall@1" in capsys.readouterr().out
+    if kind == "openvino":
+        ours, theirs = Encoder(run), Encoder(target.parent)
+        theirs.check(ours.fingerprint(), "the run")
+        photos = [encoded("PNG", seed=20), b"no image"]
+        expected, found = (each.encode(photos) for each in (ours, theirs))
+        assert found.valid.tolist() == [True, False] and found.category == expected.category
+        np.testing.assert_allclose(found.embedding, expected.embedding, atol=1e-4)

@@ -1,17 +1,28 @@
 """tf.data pipelines: training batches by (seed, step), and whole catalogues in order."""
 
-import numpy as np
+from collections.abc import Sequence
+
 import tensorflow as tf
 
+from fir_tf.config import Config
+from fir_tf.datasets.catalogue import Catalogue
 from fir_tf.errors import FirError
 from fir_tf.input.augment import DRAWS, training_view
 from fir_tf.input.images import decode_and_fit, guarded_rows
+from fir_tf.input.plans import Plan
 
 # Images that one call decodes, one after the other; cores share the calls.
 _ROWS_PER_CALL = 32
 
 
-def training_batches(catalogue, plan, config, start_step=0, shard=(0, 1), batch_size=None):
+def training_batches(
+    catalogue: Catalogue,
+    plan: Plan,
+    config: Config,
+    start_step: int = 0,
+    shard: tuple[int, int] = (0, 1),
+    batch_size: int | None = None,
+) -> tf.data.Dataset:
     """Returns the endless stream of training batches from `start_step` on.
 
     Batch number `step` is a pure function of (catalogue, config, step): reached from step 0 or
@@ -130,11 +141,13 @@ def _rand_augment(config):
     return apply
 
 
-def ordered_batches(catalogue, image_size, resize, batch_size):
-    """Returns a catalogue's images in order, preprocessed as in serving.
+def ordered_batches(
+    files: Sequence[str], image_size: int, resize: str, batch_size: int
+) -> tuple[tf.data.Dataset, int]:
+    """Returns images in order, preprocessed as in serving.
 
     Args:
-        catalogue: Catalogue.
+        files: their paths. One that is missing or cannot be decoded is not valid.
         image_size: int, side of the images in pixels.
         resize: "crop", "squash" or "pad", see `fir_tf.input.images.fit`.
         batch_size: int.
@@ -144,9 +157,8 @@ def ordered_batches(catalogue, image_size, resize, batch_size):
         3] in [0, 255] and `valid` bool [batch_size], and the number of batches. The last batch
         is filled with zeros that are not valid, so that the shape is always the same.
     """
-    count = len(catalogue)
-    batches = -(-count // batch_size)
-    files = np.array(catalogue.files() + [""] * (batches * batch_size - count), dtype=object)
+    batches = -(-len(files) // batch_size)
+    padded = [*files, *[""] * (batches * batch_size - len(files))]
     rows_per_call = _rows_per_call(batch_size)
 
     def load(paths):
@@ -158,6 +170,6 @@ def ordered_batches(catalogue, image_size, resize, batch_size):
         return {"images": images, "valid": valid}
 
     dataset = tf.data.Dataset.from_tensor_slices(
-        tf.reshape(tf.constant(files, tf.string), [-1, rows_per_call])
+        tf.reshape(tf.constant(padded, tf.string), [-1, rows_per_call])
     )
     return _loaded(dataset, load, batch_size, rows_per_call).prefetch(2), batches

@@ -1,11 +1,14 @@
 """A catalogue's images -> embeddings and category scores, in order."""
 
 import dataclasses
+from collections.abc import Callable, Sequence
 
+import keras
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from fir_tf.datasets.catalogue import Catalogue
 from fir_tf.datasets.findings import too_many_unreadable
 from fir_tf.errors import FirError
 from fir_tf.input.batches import ordered_batches
@@ -26,26 +29,34 @@ class Embedded:
     valid: np.ndarray
 
 
-def make_embedder(model):
+def make_embedder(model: keras.Model) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
     """Returns the compiled forward pass of `model`, to be used for several catalogues."""
     return tf.function(lambda images: model(images, training=False), reduce_retracing=True)
 
 
-def embed(embedder, catalogue, image_size, resize, batch_size=64, label="embedding"):
+def embed(
+    embedder: Callable[[tf.Tensor], dict[str, tf.Tensor]],
+    catalogue: Catalogue,
+    image_size: int,
+    resize: str,
+    batch_size: int = 64,
+    label: str = "embedding",
+) -> Embedded:
     """Embeds every image of a catalogue.
 
     Args:
         embedder: see `make_embedder`.
         catalogue: Catalogue, of at least one row.
-        image_size, resize: how the images are fitted, see `fir_tf.input.images.fit`.
+        image_size: int, side of the images in pixels.
+        resize: str, how they are fitted, see `fir_tf.input.images.fit`.
         batch_size: int.
         label: str, what the progress bar says.
 
     Returns:
         Embedded.
     """
-    batches, count = ordered_batches(catalogue, image_size, resize, batch_size)
-    parts = {"embedding": [], "category": [], "valid": []}
+    batches, count = ordered_batches(catalogue.files(), image_size, resize, batch_size)
+    parts: dict[str, list] = {"embedding": [], "category": [], "valid": []}
     for batch in tqdm(batches, total=count, desc=label, unit="batch", disable=None, leave=False):
         outputs = embedder(batch["images"])
         mask = tf.cast(batch["valid"], tf.float32)[:, None]
@@ -56,7 +67,7 @@ def embed(embedder, catalogue, image_size, resize, batch_size=64, label="embeddi
     return Embedded(**whole)
 
 
-def check_readable(catalogue, valid):
+def check_readable(catalogue: Catalogue, valid: np.ndarray) -> list[str]:
     """Returns the paths of unreadable images; more than 1 % of them is an error.
 
     Args:
@@ -75,7 +86,7 @@ def check_readable(catalogue, valid):
     return bad
 
 
-def unreadable_message(bad, count):
+def unreadable_message(bad: Sequence[str], count: int) -> str:
     """Returns what is said when too many of `count` images cannot be decoded."""
     shown = "\n".join(f"  {path}" for path in bad[:5])
     more = f"\n  ... and {len(bad) - 5} more" if len(bad) > 5 else ""

@@ -4,20 +4,29 @@ import base64
 import dataclasses
 import hashlib
 import io
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from PIL import Image
 
 from fir_tf.errors import FirError
-from fir_tf.input.images import preprocess
+from fir_tf.extras import require
+from fir_tf.input.batches import ordered_batches
+from fir_tf.input.images import decode_and_fit, guarded_rows
 from fir_tf.retrieval.evaluate import load_model
 
 # Two models that embed the probe photos with less than this cosine are different ones. Other
 # orders of summation (folded batch norm, another machine) move it by about 1e-6.
 SAME_COSINE = 0.9999
 _PROBES = 4
+
+# What an export holds: the model, and how it was made.
+_SAVED_MODEL, _OPENVINO = "saved_model.pb", "model.xml"
+FACTS = "assets.extra/export.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +41,7 @@ class Encoded:
     """
 
     embedding: np.ndarray
-    category: list
+    category: list[str]
     valid: np.ndarray
 
 
@@ -41,31 +50,34 @@ class Encoder:
 
     Args:
         model: str or Path: a run's folder, the version's folder of an exported SavedModel, or
-            the folder above it with versions as names, of which the highest is taken.
+            the folder above it with versions as names, of which the highest is taken. An
+            OpenVINO export is run by OpenVINO.
         flip: bool, test-time augmentation: the mean of a photo and its mirror image.
 
     Raises:
         FirError: `model` is neither, or `flip` is asked of an export.
     """
 
-    def __init__(self, model, flip=False):
+    def __init__(self, model: str | Path, flip: bool = False) -> None:
         self.model = Path(model)
         self._flip = flip
-        saved = _saved_model(self.model)
+        saved, intermediate = (_export(self.model, name) for name in (_SAVED_MODEL, _OPENVINO))
         if saved:
             if flip:
                 raise FirError(
                     f"`flip` needs a run's folder. Received: {self.model}, an export, whose graph "
                     "takes photos as they are"
                 )
-            self._open_export(saved)
+            self._open_saved_model(saved)
+        elif intermediate:
+            self._open_openvino(intermediate)
         else:
             self._open_run()
         probes = self.encode(_probe_photos())
         self._probes = probes.embedding
         self.dimension = int(self._probes.shape[1])
 
-    def _open_export(self, folder):
+    def _open_saved_model(self, folder):
         self._loaded = tf.saved_model.load(str(folder))
         signatures = self._loaded.signatures
         outputs = signatures["embed"].structured_outputs if "embed" in signatures else {}
@@ -82,22 +94,40 @@ class Encoder:
                 answer["category"] = signatures["classify"](image_bytes=photos)["category"]
             return answer
 
-        self._serve, self._names = serve, None
+        self._serve, self._names, self._forward = serve, None, None
+
+    def _open_openvino(self, folder):
+        openvino = require("openvino", "openvino")
+        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        # In bfloat16, its own choice where the processor has it, vectors would be other ones.
+        exact = {"INFERENCE_PRECISION_HINT": "f32"}
+        compiled = openvino.Core().compile_model(str(folder / _OPENVINO), "CPU", exact)
+
+        def network(pixels):
+            found = compiled(pixels.numpy())
+            return {name: tf.constant(found[name]) for name in ("embedding", "category")}
+
+        self._serve_pixels(network, facts["image_size"], facts["resize"], facts["categories"])
 
     def _open_run(self):
-        network, config, categories = load_model(self.model)
-        self._names = np.array(categories) if "OC" in config.loss_kinds() else np.array([])
-        size, resize = config.image_size, config.resize
-
-        def fit(photo):
-            return preprocess(photo, size, resize)
+        model, config, categories = load_model(self.model)
 
         @tf.function(reduce_retracing=True)
+        def network(pixels):
+            return model(pixels, training=False)
+
+        categories = categories if "OC" in config.loss_kinds() else []
+        self._serve_pixels(network, config.image_size, config.resize, categories)
+
+    def _serve_pixels(self, network, size, resize, categories):
+        """Takes `network`, fitted pixels -> outputs, for the model."""
+        self._names = np.array(categories)
+
         def forward(pixels, valid):
-            outputs = network(pixels, training=False)
+            outputs = network(pixels)
             embedding = outputs["embedding"]
             if self._flip:
-                mirrored = network(tf.reverse(pixels, axis=[2]), training=False)["embedding"]
+                mirrored = network(tf.reverse(pixels, axis=[2]))["embedding"]
                 embedding = tf.math.l2_normalize(embedding + mirrored, axis=1)
             return {
                 "embedding": embedding * tf.cast(valid, tf.float32)[:, None],
@@ -105,19 +135,17 @@ class Encoder:
                 "valid": valid,
             }
 
-        image = tf.TensorSpec([size, size, 3], tf.float32)
+        def fit(photo):
+            return decode_and_fit(photo, size, resize)
 
         @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
-        def serve(photos):
-            pixels, valid = tf.map_fn(
-                fit, photos, fn_output_signature=(image, tf.TensorSpec([], tf.bool))
-            )
-            return forward(pixels, valid)
+        def fitted(photos):
+            return guarded_rows(fit, photos, (size, size, 3))
 
-        self._serve = lambda photos, guess: serve(photos)
-        self._fit, self._forward = fit, forward
+        self._serve = lambda photos, guess: forward(*fitted(photos))
+        self._forward, self._fitting = forward, (size, resize)
 
-    def encode(self, photos, guess=False):
+    def encode(self, photos: Sequence[bytes], guess: bool = False) -> Encoded:
         """Embeds photos given as files' contents.
 
         Args:
@@ -129,7 +157,9 @@ class Encoder:
         """
         return self._encoded(self._serve(tf.constant(photos, tf.string), guess))
 
-    def encode_files(self, files, batch_size=64, guess=False):
+    def encode_files(
+        self, files: Sequence[str], batch_size: int = 64, guess: bool = False
+    ) -> Iterator[Encoded]:
         """Embeds image files, decoding ahead of the model on all cores.
 
         Args:
@@ -143,23 +173,27 @@ class Encoder:
         """
         if not len(files):
             return
-        run = self._names is not None
-        load = self._load_and_fit if run else _read_or_empty
-        # The last batch is filled up, so that the model sees one shape.
-        padded = list(files) + [""] * (-len(files) % batch_size)
-        dataset = tf.data.Dataset.from_tensor_slices(tf.constant(padded, tf.string))
-        dataset = dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         left = len(files)
-        for batch in dataset.batch(batch_size).prefetch(2):
-            encoded = self._encoded(self._forward(*batch) if run else self._serve(batch, guess))
+        for outputs in self._outputs(files, batch_size, guess):
+            encoded = self._encoded(outputs)
             count = min(left, batch_size)
             left -= count
             yield Encoded(
                 encoded.embedding[:count], encoded.category[:count], encoded.valid[:count]
             )
 
-    def _load_and_fit(self, path):
-        return self._fit(_read_or_empty(path))
+    def _outputs(self, files, batch_size, guess):
+        """Yields a batch's outputs; the last batch is filled up, so that the shape is the same."""
+        if self._forward is not None:
+            batches, _ = ordered_batches(files, *self._fitting, batch_size)
+            for batch in batches:
+                yield self._forward(batch["images"], batch["valid"])
+            return
+        padded = [*files, *[""] * (-len(files) % batch_size)]
+        photos = tf.data.Dataset.from_tensor_slices(tf.constant(padded, tf.string))
+        photos = photos.map(_read_or_empty, num_parallel_calls=tf.data.AUTOTUNE)
+        for batch in photos.batch(batch_size).prefetch(2):
+            yield self._serve(batch, guess)
 
     def _encoded(self, outputs):
         valid = outputs["valid"].numpy()
@@ -171,7 +205,7 @@ class Encoder:
             names = [str(name) if ok else "" for name, ok in zip(best, valid, strict=True)]
         return Encoded(outputs["embedding"].numpy(), names, valid)
 
-    def fingerprint(self):
+    def fingerprint(self) -> dict[str, Any]:
         """Returns what an index keeps of the model: how it embeds a few fixed pictures.
 
         Returns:
@@ -184,7 +218,7 @@ class Encoder:
             "model": str(self.model),
         }
 
-    def check(self, fingerprint, where):
+    def check(self, fingerprint: dict[str, Any], where: str) -> None:
         """Raises FirError unless a fingerprint is this model's.
 
         Args:
@@ -216,12 +250,12 @@ def _read_or_empty(path):
     return good.concatenate(empty).take(1).get_single_element()
 
 
-def _saved_model(folder):
-    """Returns the folder of the SavedModel that is meant, or None if there is none."""
-    if (folder / "saved_model.pb").is_file():
+def _export(folder, name):
+    """Returns the export's folder that is meant, which holds the file `name`, or None."""
+    if (folder / name).is_file():
         return folder
     versions = [
-        path for path in folder.glob("*") if path.name.isdigit() and _saved_model(path) is not None
+        path for path in folder.glob("*") if path.name.isdigit() and (path / name).is_file()
     ]
     return max(versions, key=lambda path: int(path.name)) if versions else None
 

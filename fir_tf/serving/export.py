@@ -10,8 +10,9 @@ from tensorflow.core.protobuf import saved_model_pb2
 from fir_tf import __version__
 from fir_tf.errors import FirError
 from fir_tf.files import replacing, write_json, write_text
-from fir_tf.options import find_run
+from fir_tf.options import ExportOptions, find_run
 from fir_tf.retrieval.embed import embed, make_embedder
+from fir_tf.retrieval.encoder import FACTS
 from fir_tf.retrieval.evaluate import load_model
 from fir_tf.serving import quality
 from fir_tf.serving.card import model_card
@@ -22,10 +23,9 @@ from fir_tf.serving.servable import Servable
 from fir_tf.serving.warmup import write_warmup
 
 CARD = "MODEL_CARD.md"
-FACTS = "assets.extra/export.json"
 
 
-def export(options):
+def export(options: ExportOptions) -> Path:
     """Writes a version of a run's model.
 
     The folder is `<name>/<version>/` as TF Serving watches it. Beside the model it holds
@@ -77,7 +77,17 @@ def export(options):
             facts[f"measured: {form}"] = found["text"]
         extra = temporary / FACTS
         extra.parent.mkdir(exist_ok=True)
-        write_json(extra, {**facts, "measured": measured, "options": dataclasses.asdict(options)})
+        write_json(
+            extra,
+            {
+                **facts,
+                "image_size": config.image_size,
+                "resize": config.resize,
+                "categories": categories if "OC" in config.loss_kinds() else [],
+                "measured": measured,
+                "options": dataclasses.asdict(options),
+            },
+        )
         write_text(temporary / CARD, model_card(run, config, categories, facts))
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
     print(f"{options.format}: {target} ({size / 1e6:.0f} MB)\nmodel card: {target / CARD}")
@@ -165,7 +175,7 @@ def _compare_vectors(options, config, network, table, queries):
     )
 
 
-def check_operations(folder):
+def check_operations(folder: str | Path) -> set[str]:
     """Refuses a SavedModel whose graph could read or write a file or run Python.
 
     Args:
@@ -190,7 +200,7 @@ def check_operations(folder):
     return used
 
 
-def describe_signatures(folder):
+def describe_signatures(folder: str | Path) -> list[str]:
     """Returns a line for each signature of a SavedModel: names, types and shapes."""
     lines = []
     signatures = _read_saved_model(folder).meta_graphs[0].signature_def

@@ -4,7 +4,6 @@ Decoding and fitting stay with the caller (`fir_tf.input.images`, or `fir_tf.ser
 server), because none of these runtimes has TensorFlow's decoders.
 """
 
-import importlib
 import tempfile
 from pathlib import Path
 
@@ -15,25 +14,12 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 from fir_tf import datasets
 from fir_tf.datasets.catalogue import unit_hash
 from fir_tf.errors import FirError
+from fir_tf.extras import require
 from fir_tf.input.batches import ordered_batches
+from fir_tf.keras_versions import tensor_of
 from fir_tf.serving.quality import report
 
 REPRESENTATIVE_IMAGES = 200
-
-
-def require(module, extra):
-    """Imports an optional package.
-
-    Raises:
-        FirError: naming the extra that brings it.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise FirError(
-            f"the package {module} is needed and cannot be imported ({error}). "
-            f"Install it: pip install 'fir_tf[{extra}]'"
-        ) from error
 
 
 def network_function(network, batch=None):
@@ -61,7 +47,7 @@ def write_openvino(network, folder):
     openvino = require("openvino", "openvino")
     with tempfile.TemporaryDirectory() as saved:
         module = tf.Module()
-        module.weights = [weight.value for weight in network.weights]
+        module.weights = [tensor_of(weight) for weight in network.weights]
         module.forward = network_function(network)
         tf.saved_model.save(module, saved, signatures=module.forward)
         model = openvino.convert_model(saved)
@@ -171,7 +157,7 @@ def _representative(config, data_dir):
     chosen = catalogue.rows(order[:REPRESENTATIVE_IMAGES])
 
     def images():
-        batches, _ = ordered_batches(chosen, config.image_size, config.resize, 1)
+        batches, _ = ordered_batches(chosen.files(), config.image_size, config.resize, 1)
         for batch in batches:
             yield [batch["images"]]
 

@@ -10,6 +10,7 @@ import json
 import numpy as np
 
 from fir_tf.errors import FirError
+from fir_tf.extras import require
 from fir_tf.files import replacing, write_json
 from fir_tf.retrieval.engines.local import LocalEngine
 from fir_tf.retrieval.search import top_k
@@ -43,11 +44,8 @@ class FaissEngine(LocalEngine):
             raise FirError(f"`kind` must be one of {', '.join(KINDS)}. Received: {kind!r}")
         if not effort > 0:
             raise FirError(f"`effort` must be > 0. Received: {effort}")
-        try:
-            import faiss
-        except ImportError as error:
-            raise FirError("FAISS is not installed: pip install 'fir_tf[faiss]'") from error
-        self._faiss, self.kind, self.effort = faiss, kind, effort
+        self._faiss = require("faiss", "faiss")
+        self.kind, self.effort = kind, effort
         self._index, self._index_key, self._known = None, None, 0
         super().__init__(folder, create)
 

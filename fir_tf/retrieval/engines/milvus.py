@@ -6,6 +6,7 @@ import os
 import numpy as np
 
 from fir_tf.errors import FirError
+from fir_tf.extras import require
 from fir_tf.retrieval.engines.base import Engine, Hit, Record, check_vectors, in_order
 from fir_tf.retrieval.search import check_positive
 
@@ -36,16 +37,11 @@ class MilvusEngine(Engine):
     def __init__(self, uri, collection="catalogue", kind="flat", create=False):
         if kind not in KINDS:
             raise FirError(f"`kind` must be one of {', '.join(KINDS)}. Received: {kind!r}")
-        try:
-            import pymilvus
-        except ImportError as error:
-            raise FirError(
-                "Milvus' client is not installed: pip install 'fir_tf[milvus]'"
-            ) from error
-        self._pymilvus, self.kind, self.collection = pymilvus, kind, collection
+        self._pymilvus = require("pymilvus", "milvus")
+        self.kind, self.collection = kind, collection
         self._notes = f"{collection}_info"
         try:
-            self._client = pymilvus.MilvusClient(
+            self._client = self._pymilvus.MilvusClient(
                 uri, token=os.environ.get("MILVUS_TOKEN", ""), timeout=60
             )
             there = self._client.has_collection(self._notes)
