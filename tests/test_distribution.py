@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from socket import socket
 
@@ -124,30 +126,53 @@ FLAGS = {
 }
 
 
-@pytest.mark.slow
-def test_two_workers_equal_one_process(inshop, tmp_path):
-    """train.py in two processes on loopback, a global batch between them."""
-    command = [sys.executable, HERE.parent / "train.py", f"--data_dir={inshop}"]
-    command += [f"--{name}={value}" for name, value in FLAGS.items()]
+def start_workers(command, run):
+    """Starts train.py as the two workers of a cluster on loopback."""
     with socket() as first, socket() as second:
         for each in (first, second):
             each.bind(("127.0.0.1", 0))
         ports = [each.getsockname()[1] for each in (first, second)]
     cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
-    workers = []
-    for index in (0, 1):
-        task = {"cluster": cluster, "task": {"type": "worker", "index": index}}
-        workers.append(
-            subprocess.Popen(
-                [*command, "--distribute=multiworker", f"--run={tmp_path / 'two'}"],
-                env={**os.environ, "TF_CONFIG": json.dumps(task)},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-            )
+    return [
+        subprocess.Popen(
+            [*command, "--distribute=multiworker", f"--run={run}"],
+            env={
+                **os.environ,
+                "TF_CONFIG": json.dumps(
+                    {"cluster": cluster, "task": {"type": "worker", "index": index}}
+                ),
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
-    for worker in workers:
-        text = worker.communicate(timeout=600)[0].decode()
-        assert worker.returncode == 0, text[-3000:]
+        for index in (0, 1)
+    ]
+
+
+def finished(workers, status):
+    """Waits for processes that are to end with `status`; returns what they printed."""
+    texts = [worker.communicate(timeout=600)[0] for worker in workers]
+    for worker, text in zip(workers, texts, strict=True):
+        assert worker.returncode == status, text[-3000:]
+    return texts
+
+
+@pytest.mark.slow
+def test_two_workers_equal_one_process(inshop, tmp_path):
+    """train.py in two processes, a global batch between them; one is stopped on the way."""
+    command = [sys.executable, HERE.parent / "train.py", f"--data_dir={inshop}"]
+    command += [f"--{name}={value}" for name, value in FLAGS.items()]
+    workers = start_workers(command, tmp_path / "two")
+    log = tmp_path / "two" / "log.csv"
+    while not (log.exists() and len(log.read_text().splitlines()) > 2):
+        assert workers[0].poll() is None, workers[0].communicate()[0][-3000:]
+        time.sleep(0.01)
+    workers[1].send_signal(signal.SIGTERM)
+    for text in finished(workers, 1):
+        assert "on request; the same command resumes" in text
+    for text in finished(start_workers(command, tmp_path / "two"), 0):
+        assert "resuming" in text
     subprocess.run([*command, f"--run={tmp_path / 'one'}"], check=True, timeout=600)
     one, two = (read_history(tmp_path / name) for name in ("one", "two"))
     assert one.keys() == two.keys() and len(one["loss"]) > 3

@@ -19,7 +19,9 @@ from fir_tf.config import Config
 from fir_tf.errors import FirError
 from fir_tf.losses.objective import Objective
 from fir_tf.models.fir import build_fir, training_model
-from fir_tf.retrieval.evaluate import load_model
+from fir_tf.options import EvaluateOptions, ExportOptions
+from fir_tf.retrieval.evaluate import evaluate, load_model
+from fir_tf.serving.export import export
 from fir_tf.training import loop
 from fir_tf.training.checks import Health
 from fir_tf.training.log import RunLog, read_history
@@ -201,10 +203,10 @@ def test_a_float16_step_that_overflows_changes_nothing():
     step, batches, variable, _ = linear_step(linear_data(2))
     config = Config(losses="OC", learning_rate=0.01)
     optimizer = make_optimizer(config, None, [variable], 0.01, "float16")
-    before, scale = variable.numpy(), float(optimizer.dynamic_scale.numpy())
+    before, scale = variable.numpy(), float(optimizer.scale_loss(tf.constant(1.0)))
     optimizer.apply([tf.fill(variable.shape, float("inf"))], [variable])
     np.testing.assert_array_equal(variable.numpy(), before)
-    assert float(optimizer.dynamic_scale.numpy()) == scale / 2
+    assert float(optimizer.scale_loss(tf.constant(1.0))) == scale / 2
 
 
 def test_training_model_shares_the_network():
@@ -460,6 +462,25 @@ def test_unreadable_images_are_skipped_counted_and_reported(tmp_path, capsys, mo
     monkeypatch.setattr(loop, "quick_check", lambda catalogue: [])
     with pytest.raises(FirError, match="images cannot be decoded, more than the 1 %"):
         loop.train(dataclasses.replace(config, run=str(tmp_path / "other")))
+
+
+@pytest.mark.slow
+def test_items_alone_are_enough(inshop, tmp_path):
+    """A shop's table that knows no category: trained by IS, evaluated, exported, served."""
+    rows = ["path,item"] + [
+        f"{path.relative_to(inshop)},{path.parent.name}" for path in sorted(inshop.rglob("*.jpg"))
+    ]
+    table = inshop / "photos.csv"
+    table.write_text("\n".join(rows))
+    config = small_config(table, tmp_path / "run", dataset="table", losses="IS", epochs=1)
+    loop.train(config)
+    metrics = evaluate(EvaluateOptions(run=config.run))
+    assert 0 <= metrics["recall@1"] <= 1 and not [name for name in metrics if "category" in name]
+    served = tf.saved_model.load(str(export(ExportOptions(run=config.run))))
+    photo = tf.constant([next(inshop.rglob("*.jpg")).read_bytes()])
+    assert served.signatures["embed"](image_bytes=photo)["valid"].numpy().all()
+    with pytest.raises(FirError, match="the loss OC needs category labels"):
+        loop.train(dataclasses.replace(config, run=str(tmp_path / "other"), losses="OC+IS"))
 
 
 def test_nan_stops_with_advice():

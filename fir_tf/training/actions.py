@@ -32,7 +32,8 @@ class Moment:
         found: {metric: float}, the validation's result, empty where it is not its turn.
         model: keras.Model that was validated, None where it is not its turn.
         stop: str, why the run ends here; empty to go on.
-        asked: bool, whether the process was asked to stop.
+        asked: bool, whether the process, or another worker's, was asked to stop.
+        due: bool, whether it is time for a checkpoint.
     """
 
     step: int
@@ -45,6 +46,7 @@ class Moment:
     model: keras.Model | None = None
     stop: str = ""
     asked: bool = False
+    due: bool = False
 
 
 class Gather:
@@ -189,7 +191,7 @@ def save_checkpoints(checkpoints):
     def action(moment):
         checkpoints.step.assign(moment.step)
         ends = moment.step == moment.steps or moment.stop or moment.asked
-        if ends or checkpoints.due():
+        if ends or moment.due:
             checkpoints.save()
 
     return action

@@ -8,7 +8,7 @@ import tensorflow as tf
 from fir_tf.errors import FirError
 
 
-def make_strategy(name):
+def make_strategy(name: str) -> tf.distribute.Strategy:
     """Returns the tf.distribute strategy of `--distribute`.
 
     Args:
@@ -62,13 +62,30 @@ def _check_cluster(text):
         )
 
 
-def worker_index(strategy):
+def worker_index(strategy: tf.distribute.Strategy) -> int:
     """Returns the number of this process among the workers of `strategy`, 0 where it is alone."""
     resolver = strategy.cluster_resolver
     return (resolver.task_id or 0) if resolver and resolver.task_type else 0
 
 
-def share(value):
+def anywhere(strategy: tf.distribute.Strategy, flag: bool) -> bool:
+    """Returns whether `flag` holds in any of the processes of `strategy`.
+
+    What the processes do together (save, stop) they must decide together: one that waits for
+    the others alone waits for ever. Every process has to call this as often as the others.
+    """
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return flag
+    mine = tf.constant(1.0 if flag else 0.0)
+
+    def total():
+        context = tf.distribute.get_replica_context()
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, mine)
+
+    return float(strategy.experimental_local_results(strategy.run(total))[0]) > 0
+
+
+def share(value: tf.Tensor) -> tf.Tensor:
     """Returns the rows of all replicas, in the order of the replicas.
 
     The loss can then be worked out over the global batch on each replica. Only the replica's

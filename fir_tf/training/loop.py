@@ -15,18 +15,20 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from fir_tf import datasets
+from fir_tf.config import Config
+from fir_tf.datasets.catalogue import Catalogue
 from fir_tf.datasets.findings import quick_check
 from fir_tf.errors import FirError
 from fir_tf.files import write_json
 from fir_tf.input.batches import training_batches
-from fir_tf.input.plans import describe_undrawn, make_plan
+from fir_tf.input.plans import Plan, describe_undrawn, make_plan
 from fir_tf.losses.objective import Objective
 from fir_tf.models.fir import build_fir, head_variables, training_model
 from fir_tf.models.pretrained import notice
 from fir_tf.retrieval.pictures import training_curves
 from fir_tf.training import actions
 from fir_tf.training.checkpoints import Checkpoints
-from fir_tf.training.distribution import make_strategy, worker_index
+from fir_tf.training.distribution import anywhere, make_strategy, worker_index
 from fir_tf.training.log import RunLog, read_history
 from fir_tf.training.optimizer import make_optimizer
 from fir_tf.training.precision import choose_precision, policy
@@ -35,7 +37,7 @@ from fir_tf.training.schedules import make_schedule
 from fir_tf.training.step import TrainStep, make_averages
 
 
-def describe_plan(catalogue, plan, config):
+def describe_plan(catalogue: Catalogue, plan: Plan, config: Config) -> str:
     """Returns what is about to be trained, as text for the screen."""
     lines = [
         catalogue.describe(),
@@ -71,12 +73,18 @@ class _Engine:
     variables: list
     optimizer: keras.optimizers.Optimizer
     schedule: keras.optimizers.schedules.LearningRateSchedule
-    averages: list
+    averages: list | None
     update: TrainStep
     served: object
 
 
-def build_engine(config, catalogue, plan, steps_per_epoch, strategy=None):
+def build_engine(
+    config: Config,
+    catalogue: Catalogue,
+    plan: Plan,
+    steps_per_epoch: int,
+    strategy: tf.distribute.Strategy | None = None,
+) -> _Engine:
     """Builds the model, the optimiser and the compiled step.
 
     Args:
@@ -215,7 +223,7 @@ def _stop_requests():
             signal.signal(number, handler)
 
 
-def train(config):
+def train(config: Config) -> Path:
     """Trains a model and writes the run's folder.
 
     The folder holds config.json, versions.json, labels.json, checkpoints/, logs/ (TensorBoard),
@@ -235,6 +243,9 @@ def train(config):
         tf.config.experimental.enable_op_determinism()
     strategy = make_strategy(config.distribute)
     catalogue = datasets.load_training(config)
+    if not catalogue.categories:
+        # The network has its category output whether or not a loss trains it.
+        catalogue = catalogue.with_categories(["unknown"])
     for line in quick_check(catalogue):
         print(line, flush=True)
     plan = make_plan(catalogue, config)
@@ -309,19 +320,21 @@ def _run_steps(config, folder, catalogue, plan, engine, checkpoints, steps_per_e
             step += count
             bar.update(count)
             validates = step % every == 0 or step == steps
+            stopping = anywhere(engine.strategy, bool(asked))
             moment = actions.Moment(
                 step,
                 steps,
                 step // steps_per_epoch,
-                logs=step % config.log_every == 0 or validates or bool(asked),
+                logs=step % config.log_every == 0 or validates or stopping,
                 validates=validates,
-                asked=bool(asked),
+                asked=stopping,
+                due=anywhere(engine.strategy, checkpoints.due()),
             )
             for action in follow:
                 action(moment)
             if moment.values:
                 bar.set_postfix(loss=f"{moment.values['loss']:.3f}")
-            if asked and step < steps:
+            if stopping and step < steps:
                 raise FirError(
                     f"stopped at step {step} of {steps} on request; the same command resumes"
                 )
