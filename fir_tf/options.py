@@ -29,6 +29,10 @@ class EvaluateOptions:
     output: str = option("", "Folder for metrics.json and the pictures; the run's when not given.")
     sheet_rows: int = option(8, "Queries on the contact sheet.")
     sheet_matches: int = option(6, "Matches shown for each query.")
+    projector: bool = option(
+        False,
+        "Also write projector/ with the embeddings: tensorboard --logdir=<output>/projector.",
+    )
 
     def __post_init__(self):
         for name in ("batch_size", "sheet_rows", "sheet_matches"):
@@ -94,7 +98,7 @@ def _at_least_one(options, name):
         raise FirError(f"`{name}` must be >= 1. Received: {getattr(options, name)}")
 
 
-def find_run(run, runs="runs"):
+def find_run(run: str | Path, runs: str | Path = "runs") -> Path:
     """Returns the Path of the run that is meant: `run`, or the newest below `runs`.
 
     Raises:

@@ -5,6 +5,8 @@ import re
 
 import numpy as np
 import pytest
+from google.protobuf import text_format
+from tensorboard.plugins.projector import projector_config_pb2
 
 from fir_tf.datasets import load
 from fir_tf.errors import FirError
@@ -108,6 +110,9 @@ def test_projector_files(case, tmp_path):
     lines = (tmp_path / "metadata.tsv").read_text().splitlines()
     assert lines[0] == "item\tcategory\tpath" and len(lines) == 1 + len(query)
     assert lines[1].split("\t")[2] == catalogue.path[query[0]]
+    text = (tmp_path / "projector_config.pbtxt").read_text()
+    (told,) = text_format.Parse(text, projector_config_pb2.ProjectorConfig()).embeddings
+    assert (told.tensor_path, told.metadata_path) == ("vectors.tsv", "metadata.tsv")
 
 
 def test_nothing_to_report_is_told(case, tmp_path):

@@ -39,8 +39,8 @@ FLAGFILES = {
 }
 
 
-def train(layout, data, run, epochs=2, ok=True):
-    """Trains a small model by the flags of a benchmark."""
+def train(layout, data, run, *flags, epochs=2, ok=True):
+    """Trains a small model by the flags of a benchmark, and others behind them."""
     return script(
         "train.py",
         f"--flagfile={FLAGFILES[layout]}",
@@ -50,6 +50,7 @@ def train(layout, data, run, epochs=2, ok=True):
         "--image_size=64",
         "--batch_size=16",
         f"--epochs={epochs}",
+        *flags,
         ok=ok,
     )
 
@@ -125,7 +126,8 @@ def benchmark_of(tmp_path_factory):
         data = boutique.write(folder / "data", items=24, views=6, size=96, layout=layout)
         run = folder / "run"
         train(layout, data, run)
-        evaluated, _ = script("evaluate.py", f"--run={run}")
+        projector = ["--projector"] if layout == "inshop" else []
+        evaluated, _ = script("evaluate.py", f"--run={run}", *projector)
         exported, _ = script("export.py", f"--run={run}")
         return Benchmark(layout, data, run, evaluated, exported)
 
@@ -157,6 +159,10 @@ def test_the_three_scripts(benchmark_of, layout):
         with Image.open(made.run / "contact_sheet.png") as picture:
             rows = min(8, len(set(query.values())))
             assert picture.size == SheetLayout((168, 224), rows, 6, title_lines=1).size
+    if layout == "inshop":
+        shown = np.loadtxt(made.run / "projector" / "vectors.tsv", delimiter="\t")
+        np.testing.assert_allclose(np.linalg.norm(shown, axis=1), 1, atol=1e-4)
+        assert len(shown) == len(query) + len(gallery)
     for name in (*pictures, "training.png"):
         with Image.open(made.run / name) as picture:
             assert min(picture.size) > 300
@@ -210,6 +216,26 @@ def test_the_same_command_again_does_nothing(benchmark_of):
     assert (made.run / "model.keras").read_bytes() == before
     _, err = train("inshop", made.data, made.run, epochs=3, ok=False)
     assert "--epochs: now 3, there 2" in err and "Traceback" not in err
+
+
+@pytest.mark.slow
+def test_bfloat16_reaches_what_float32_reaches(tmp_path):
+    data = boutique.write(tmp_path / "data", items=72, views=6, size=96)
+    found = {}
+    for name, flags in {
+        "untrained": ["--learning_rate=1e-9"],
+        "float32": ["--mixed_precision=float32"],
+        "bfloat16": ["--mixed_precision=bfloat16"],
+    }.items():
+        run = tmp_path / name
+        train("inshop", data, run, *flags, epochs=1 if name == "untrained" else 6)
+        script("evaluate.py", f"--run={run}")
+        metrics = json.loads((run / "metrics.json").read_text())
+        found[name] = np.array([metrics[key] for key in ("recall@1", "recall@5", "mAP@R")])
+    assert metrics["protocol"]["queries"] > 60
+    # Another seed moves each of them by up to .05.
+    np.testing.assert_allclose(found["bfloat16"], found["float32"], atol=0.08)
+    assert (found["bfloat16"] > found["untrained"] + 0.03).all()
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,22 @@
 """What a trained run is worth: metrics.json, the recall curve and the contact sheet."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import keras
 import numpy as np
+import tensorflow as tf
 
 from fir_tf import datasets
 from fir_tf.config import Config
-from fir_tf.datasets.catalogue import retrieval_sides, split_off_validation
+from fir_tf.datasets.catalogue import Catalogue, retrieval_sides, split_off_validation
 from fir_tf.datasets.published import is_published_test_set
 from fir_tf.errors import FirError
 from fir_tf.files import write_json
 from fir_tf.models import saving
-from fir_tf.options import find_run
+from fir_tf.options import EvaluateOptions, find_run
 from fir_tf.retrieval.embed import check_readable, embed, make_embedder
 from fir_tf.retrieval.metrics import (
     PAPER_RESULTS,
@@ -22,10 +26,10 @@ from fir_tf.retrieval.metrics import (
     retrieval_metrics,
 )
 from fir_tf.retrieval.pictures import contact_sheet, recall_curve
-from fir_tf.retrieval.report import sheet_row, write_report
+from fir_tf.retrieval.report import sheet_row, write_projector, write_report
 
 
-def load_model(run):
+def load_model(run: str | Path) -> tuple[keras.Model, Config, list[str]]:
     """Loads the best model of a run.
 
     Args:
@@ -95,7 +99,13 @@ def _measure_parts(embedder, catalogue, split, config, batch_size, gallery_scope
     }
 
 
-def measure(embedder, catalogue, split, config, batch_size=64):
+def measure(
+    embedder: Callable[[tf.Tensor], dict[str, tf.Tensor]],
+    catalogue: Catalogue,
+    split: str,
+    config: Config,
+    batch_size: int = 64,
+) -> dict[str, float]:
     """Measures one part of a catalogue.
 
     Args:
@@ -106,13 +116,13 @@ def measure(embedder, catalogue, split, config, batch_size=64):
         batch_size: int.
 
     Returns:
-        {metric: float}; empty where the part has no image.
+        dict of float by metric; empty where the part has no image.
     """
     parts = _measure_parts(embedder, catalogue, split, config, batch_size)
     return parts["values"] if parts else {}
 
 
-def evaluate(options):
+def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     """Measures a run's best model and writes metrics.json, pictures and report.html.
 
     metrics.json has the metrics by name at the top level (fractions, `recall@1` ... `recall@50`,
@@ -190,6 +200,19 @@ def evaluate(options):
         **{name: parts[name] for name in names},
     )
     written.append(output / "report.html")
+    if options.projector:
+        if not result:
+            raise FirError(
+                "`projector` shows embeddings of queries and gallery, and there are none. Leave it"
+                " out"
+            )
+        # In the validation part the queries are the gallery.
+        rows, places = np.unique(
+            np.concatenate([parts["query"], parts["gallery"]]), return_index=True
+        )
+        embedding = np.concatenate([parts["query_embedding"], parts["gallery_embedding"]])
+        write_projector(output / "projector", catalogue, rows, embedding[places])
+        written.append(output / "projector")
     print("wrote " + ", ".join(str(path) for path in written))
     return metrics
 
