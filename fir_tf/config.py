@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from fir_tf import files
 from fir_tf.errors import FirError
@@ -21,12 +23,12 @@ BACKBONE_NAMES = (
 DATASET_NAMES = ("inshop", "category", "consumer2shop", "folder", "table")
 
 
-def option(default, help_text, choices=None):
+def option(default: Any, help_text: str, choices: Sequence[str] | None = None) -> Any:
     """Declares a dataclass field that is also a flag: its default, --help text and choices."""
     return dataclasses.field(default=default, metadata={"help": help_text, "choices": choices})
 
 
-def parse_losses(text):
+def parse_losses(text: str) -> tuple[str, ...]:
     """Returns the kinds in a sum such as "OC+IS", in the order OC, OS, IS.
 
     Raises:
@@ -208,25 +210,25 @@ class Config:
     def __post_init__(self):
         _validate(self)
 
-    def loss_kinds(self):
+    def loss_kinds(self) -> tuple[str, ...]:
         """Returns the kinds in `losses`, a tuple of "OC", "OS", "IS"."""
         return parse_losses(self.losses)
 
-    def decays(self):
+    def decays(self) -> list[int]:
         """Returns `decay_epochs` as a list of int in ascending order."""
         return sorted(_integers(self.decay_epochs))
 
-    def profiled(self):
+    def profiled(self) -> tuple[int, int] | None:
         """Returns the first and the last step to trace, or None."""
         steps = _integers(self.profile)
         return (steps[0], steps[1]) if steps else None
 
-    def save(self, path):
+    def save(self, path: str | Path) -> None:
         """Writes the config as JSON to `path`."""
         files.write_json(path, dataclasses.asdict(self))
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: str | Path) -> "Config":
         """Reads what `save` wrote.
 
         Raises:
@@ -251,7 +253,7 @@ class Config:
             )
         return cls(**values)
 
-    def differences(self, other):
+    def differences(self, other: "Config") -> dict[str, tuple[Any, Any]]:
         """Returns {name: (own, other's)} for the settings a resumed run may not change."""
         free = {
             "run",

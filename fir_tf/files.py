@@ -5,11 +5,13 @@ import json
 import os
 import shutil
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 
 @contextlib.contextmanager
-def replacing(path):
+def replacing(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; renames it to `path` when the block succeeds.
 
     A killed or failing block leaves `path` as it was, never half-written. Works for a file and
@@ -34,12 +36,12 @@ def replacing(path):
             temporary.unlink()
 
 
-def write_text(path, text):
+def write_text(path: str | Path, text: str) -> None:
     """Writes a string to `path` (UTF-8) by way of a temporary name."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path, value):
+def write_json(path: str | Path, value: Any) -> None:
     """Writes `value` as indented JSON to `path` by way of a temporary name."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

@@ -1,5 +1,8 @@
 """Data sources: each becomes a Catalogue."""
 
+from pathlib import Path
+
+from fir_tf.config import Config
 from fir_tf.datasets.catalogue import Catalogue, check_files, split_off_validation
 from fir_tf.datasets.deepfashion import load_category, load_consumer2shop, load_inshop
 from fir_tf.datasets.folder import load_folder
@@ -16,7 +19,7 @@ DATASETS = {
 }
 
 
-def load(dataset, data_dir):
+def load(dataset: str, data_dir: str | Path) -> Catalogue:
     """Loads a data set and checks that its image files exist.
 
     Args:
@@ -36,7 +39,7 @@ def load(dataset, data_dir):
     return catalogue
 
 
-def load_training(config):
+def load_training(config: Config) -> Catalogue:
     """Loads what a run trains and validates on: the data set, and the extra training images.
 
     Args:

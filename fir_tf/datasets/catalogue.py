@@ -3,10 +3,12 @@
 import dataclasses
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from fir_tf.errors import FirError
 
@@ -48,13 +50,13 @@ class Catalogue:
     item: np.ndarray
     domain: np.ndarray
     split: np.ndarray
-    categories: tuple
-    items: tuple
+    categories: tuple[str, ...]
+    items: tuple[str, ...]
     source: str
     line: np.ndarray
-    notes: tuple = ()
-    sources: tuple = ()
-    origin: np.ndarray = None
+    notes: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+    origin: np.ndarray = None  # type: ignore[assignment]
 
     def __post_init__(self):
         if self.origin is None:
@@ -67,29 +69,29 @@ class Catalogue:
                     f"Received: {len(getattr(self, name))} values"
                 )
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.path)
 
-    def rows(self, mask):
+    def rows(self, mask: ArrayLike) -> "Catalogue":
         """Returns the Catalogue of the rows where `mask` (bool [n] or int rows) selects."""
         columns = ("path", "category", "item", "domain", "split", "line", "origin")
         return dataclasses.replace(self, **{name: getattr(self, name)[mask] for name in columns})
 
-    def part(self, *splits):
+    def part(self, *splits: str) -> "Catalogue":
         """Returns the Catalogue of the rows whose split is one of `splits`."""
         return self.rows(np.isin(self.split, splits))
 
-    def files(self):
+    def files(self) -> list[str]:
         """Returns the image files' full paths, a list of str."""
         root = str(self.root)
         return [os.path.join(root, path) for path in self.path]
 
-    def location(self, row):
+    def location(self, row: int) -> str:
         """Returns `file:line` of a row, for messages."""
         source = self.sources[self.origin[row]]
         return f"{source}:{self.line[row]}" if self.line[row] else source
 
-    def with_categories(self, categories):
+    def with_categories(self, categories: Sequence[str]) -> "Catalogue":
         """Returns the same table with its category column numbered after `categories`.
 
         Args:
@@ -103,7 +105,7 @@ class Catalogue:
             self, category=category.astype(np.int32), categories=tuple(categories)
         )
 
-    def counts(self):
+    def counts(self) -> dict[str, tuple[int, int, int]]:
         """Returns {split: (images, known items, known categories)} for the splits present."""
         result = {}
         for split in SPLITS:
@@ -117,7 +119,7 @@ class Catalogue:
                 )
         return result
 
-    def describe(self):
+    def describe(self) -> str:
         """Returns the table's sizes, a line a split, and its notes, as text."""
         lines = [f"{len(self)} images under {self.root}"]
         for split, (images, items, categories) in self.counts().items():
@@ -131,7 +133,7 @@ def _take(table, index):
     return table[index] if len(table) else np.full(len(index), UNKNOWN)
 
 
-def encode(names):
+def encode(names: ArrayLike) -> tuple[np.ndarray, tuple[str, ...]]:
     """Numbers a column of names in sorted order.
 
     Args:
@@ -147,7 +149,7 @@ def encode(names):
     return codes.astype(np.int32), tuple(values.tolist())
 
 
-def unit_hash(name, salt):
+def unit_hash(name: str, salt: str) -> float:
     """Returns a number in [0, 1) that depends on `name` and `salt` alone.
 
     A split by this number never moves an old name when new ones are added.
@@ -160,7 +162,9 @@ def _unit_hashes(names, salt):
     return np.array([unit_hash(name, salt) for name in names], np.float64)
 
 
-def hash_split(paths, item, items, source):
+def hash_split(
+    paths: np.ndarray, item: np.ndarray, items: Sequence[str], source: str
+) -> np.ndarray:
     """Splits a catalogue that brings no split, by a hash of names alone.
 
     60 % of the items train, 10 % val, 30 % test; adding items never moves old ones. The images of
@@ -206,7 +210,7 @@ def hash_split(paths, item, items, source):
     return split
 
 
-def split_off_validation(catalogue, fraction, salt="val"):
+def split_off_validation(catalogue: Catalogue, fraction: float, salt: str = "val") -> Catalogue:
     """Moves a part of the training items (all of their images) to the split `val`.
 
     The best checkpoint is chosen on these items, never on query or gallery. A catalogue that
@@ -249,7 +253,7 @@ def split_off_validation(catalogue, fraction, salt="val"):
     return dataclasses.replace(catalogue, split=split)
 
 
-def check_paths(catalogue):
+def check_paths(catalogue: Catalogue) -> None:
     """Raises FirError naming file and line of a path that leaves the root or stands twice."""
     for row, path in enumerate(catalogue.path):
         if not path or path[0] == "/" or (".." in path and ".." in path.split("/")):
@@ -267,7 +271,7 @@ def check_paths(catalogue):
         )
 
 
-def shared_item(catalogue):
+def shared_item(catalogue: Catalogue) -> str | None:
     """Says which item is in more than one of train, val and test (query, gallery, test).
 
     Args:
@@ -293,14 +297,14 @@ def shared_item(catalogue):
     )
 
 
-def check_items(catalogue):
+def check_items(catalogue: Catalogue) -> None:
     """Raises FirError if an item is in more than one of train, val and test."""
     problem = shared_item(catalogue)
     if problem:
         raise FirError(problem)
 
 
-def check_files(catalogue):
+def check_files(catalogue: Catalogue) -> None:
     """Raises FirError naming the rows whose image file does not exist.
 
     Folders are listed once each, which is much faster than asking for every file.
@@ -327,7 +331,9 @@ def check_files(catalogue):
         )
 
 
-def retrieval_sides(catalogue, split="test", gallery_scope="test"):
+def retrieval_sides(
+    catalogue: Catalogue, split: str = "test", gallery_scope: str = "test"
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns the queries and the gallery of a retrieval test, as row numbers.
 
     `test`: the splits `query` and `gallery`; with the gallery scope `val+test` the shop photos of

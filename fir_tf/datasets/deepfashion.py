@@ -1,6 +1,7 @@
 """The three DeepFashion benchmarks (Liu et al., CVPR 2016) as Catalogues."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -57,7 +58,7 @@ def _finish(benchmark, catalogue, notes, **counted):
     return dataclasses.replace(catalogue, notes=(*notes, line))
 
 
-def load_inshop(data_dir):
+def load_inshop(data_dir: str | Path) -> Catalogue:
     """Loads the In-Shop Clothes Retrieval benchmark.
 
     Category = the two folders above the item (`WOMEN/Dresses`). The item id alone is the item's
@@ -102,7 +103,7 @@ def load_inshop(data_dir):
     return _finish("inshop", catalogue, notes)
 
 
-def load_category(data_dir):
+def load_category(data_dir: str | Path) -> Catalogue:
     """Loads the Category and Attribute Prediction benchmark.
 
     Labels are 1-based in the order of `list_category_cloth.txt`. There are no item labels, so
@@ -135,7 +136,7 @@ def load_category(data_dir):
     check_values(partition_path, partition, "evaluation_status", ("train", "val", "test"))
     check_values(labels_path, labels, "category_label", _label_values(categories))
     category = labels["category_label"].to_numpy(object).astype(np.int32) - 1
-    notes = ()
+    notes: tuple[str, ...] = ()
     if not labels["image_name"].equals(partition["image_name"]):
         check_listed_once(labels_path, labels, "image_name")
         place = pd.Index(labels["image_name"]).get_indexer(partition["image_name"])
@@ -217,7 +218,7 @@ def _load_category_fine(data_dir):
     return _finish("category_fine", catalogue, notes)
 
 
-def load_consumer2shop(data_dir):
+def load_consumer2shop(data_dir: str | Path) -> Catalogue:
     """Loads the Consumer-to-Shop benchmark.
 
     The first image of a pair is the consumer photo, the second the shop photo. Test consumer

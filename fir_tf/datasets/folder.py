@@ -14,7 +14,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp")
 OTHER_SUFFIXES = (".webp", ".tif", ".tiff", ".heic", ".avif", ".jp2")
 
 
-def load_folder(data_dir, suffixes=IMAGE_SUFFIXES):
+def load_folder(data_dir: str | Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> Catalogue:
     """Loads `root/<category>/<item>/<view>.jpg`, split by a hash of `<category>/<item>`.
 
     See `hash_split`: 60 % of the items train, 10 % val, 30 % test (query and gallery).
@@ -32,7 +32,9 @@ def load_folder(data_dir, suffixes=IMAGE_SUFFIXES):
             item or no query.
     """
     root = existing_folder(data_dir)
-    paths, stray, other = [], [], []
+    found: list[str] = []
+    stray: list[str] = []
+    other: list[str] = []
     for folder, folders, names in os.walk(root, followlinks=True):
         folders.sort()
         relative = Path(folder).relative_to(root).as_posix()
@@ -40,11 +42,11 @@ def load_folder(data_dir, suffixes=IMAGE_SUFFIXES):
             if name.startswith("."):
                 continue
             if name.lower().endswith(suffixes):
-                (paths if relative.count("/") == 1 else stray).append(f"{relative}/{name}")
+                (found if relative.count("/") == 1 else stray).append(f"{relative}/{name}")
             elif name.lower().endswith(OTHER_SUFFIXES):
                 other.append(f"{relative}/{name}")
     try:
-        "\n".join([*paths, *stray, *other]).encode()
+        "\n".join([*found, *stray, *other]).encode()
     except UnicodeEncodeError as error:
         path = error.object.split("\n")[error.object.count("\n", 0, error.start)]
         raise FirError(
@@ -55,15 +57,15 @@ def load_folder(data_dir, suffixes=IMAGE_SUFFIXES):
             f"{len(stray)} images are not at <category>/<item>/<view>, the first: "
             f"{root / stray[0]}. Move them there, or take them out"
         )
-    if not paths:
+    if not found:
         raise FirError(
             f"no image was found. Looked for {root}/<category>/<item>/<view> ending in "
             f"{', '.join(suffixes)}"
         )
-    item, items = encode([path.rsplit("/", 1)[0] for path in paths])
-    category, categories = encode([path.split("/", 1)[0] for path in paths])
-    paths = np.array(paths, object)
-    notes = ()
+    item, items = encode([path.rsplit("/", 1)[0] for path in found])
+    category, categories = encode([path.split("/", 1)[0] for path in found])
+    paths = np.array(found, object)
+    notes: tuple[str, ...] = ()
     if other:
         notes = (
             f"warning: {len(other):,} images that training cannot read are left out, the first: "

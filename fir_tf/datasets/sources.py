@@ -3,12 +3,13 @@
 import dataclasses
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from fir_tf.config import DATASET_NAMES
-from fir_tf.datasets.catalogue import UNKNOWN, check_paths
+from fir_tf.datasets.catalogue import UNKNOWN, Catalogue, check_paths
 from fir_tf.errors import FirError
 
 _SOURCE = re.compile(rf"({'|'.join(DATASET_NAMES)}):(.+)")
@@ -16,7 +17,7 @@ _SOURCE = re.compile(rf"({'|'.join(DATASET_NAMES)}):(.+)")
 _COMMA = re.compile(rf",(?=\s*(?:{'|'.join(DATASET_NAMES)}):)")
 
 
-def parse_sources(text):
+def parse_sources(text: str) -> list[tuple[str, str]]:
     """Reads the value of --extra_data.
 
     Args:
@@ -42,7 +43,7 @@ def parse_sources(text):
     return sources
 
 
-def merge_training(main, extras):
+def merge_training(main: Catalogue, extras: Sequence[tuple[str, Catalogue]]) -> Catalogue:
     """Adds the training images of other catalogues to one.
 
     The validation, query, gallery and test images are those of `main` alone. Categories of the
@@ -73,8 +74,10 @@ def merge_training(main, extras):
     categories = tuple(dict.fromkeys(name for part in parts for name in part.categories))
     roots = [os.path.realpath(part.root) for part in parts]
     root = os.path.commonpath(roots)
-    columns = {name: [] for name in ("path", "category", "item", "origin")}
-    items, sources, notes = [], [], list(main.notes)
+    columns: dict[str, list] = {name: [] for name in ("path", "category", "item", "origin")}
+    items: list[str] = []
+    sources: list[str] = []
+    notes = list(main.notes)
     for part, folder, name in zip(parts, roots, names, strict=True):
         below = os.path.relpath(folder, root)
         prefix = "" if below == "." else f"{below}/"

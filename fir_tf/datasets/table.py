@@ -23,7 +23,7 @@ COLUMNS = ("path", "item", "category", "domain", "split")
 _DOMAINS = {"": UNKNOWN, "shop": SHOP, "consumer": CONSUMER}
 
 
-def load_table(data_dir, split_by_hash=True):
+def load_table(data_dir: str | Path, split_by_hash: bool = True) -> Catalogue:
     """Loads a table of images.
 
     Columns, by their names in the first row and in any order:
@@ -61,12 +61,11 @@ def load_table(data_dir, split_by_hash=True):
     header, columns, line = read(path)
     if not len(line):
         raise FirError(f"{path} has no rows below its header")
-    paths = [_normal(cell) for cell in columns["path"]]
+    paths = np.array([_normal(cell) for cell in columns["path"]], object)
     empty = [""] * len(paths)
     item, items = encode(columns.get("item", empty))
     category, categories = encode(columns.get("category", empty))
     domain = _choice(path, line, "domain", columns.get("domain", empty), _DOMAINS)
-    paths = np.array(paths, object)
     splits = columns.get("split", empty)
     if any(splits):
         allowed = {name: number for number, name in enumerate(SPLITS)}

@@ -3,6 +3,9 @@
 Everything here is TensorFlow ops, so it runs on a TPU host and inside a C++ server.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import tensorflow as tf
 
 from fir_tf.input.exif import orientation, upright
@@ -18,7 +21,7 @@ OVERSAMPLING = 2.0
 _HALVINGS_MAX = 3
 
 
-def halvings(available, wanted):
+def halvings(available: tf.Tensor, wanted: float) -> tf.Tensor:
     """Says how often a JPEG may be halved while it is decoded.
 
     Args:
@@ -37,21 +40,22 @@ def _everything(height, width):
     return tf.stack([0, 0, height, width]), tf.constant(0)
 
 
-def decode(contents, choose=_everything):
+def decode(
+    contents: tf.Tensor, choose: Callable[..., tuple[tf.Tensor, tf.Tensor]] = _everything
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Decodes one image, or a window of it.
 
     Args:
         contents: string scalar, a JPEG, PNG, GIF (first frame) or BMP file.
-        choose: callable (height, width), the image's size as int32 scalars, -> (window,
-            halvings): int32 [4], top, left, height and width in pixels, and int32 scalar, how
-            often the window's sides are halved, 0 to 3. Only a JPEG is halved, and of a JPEG
-            only the window is decoded.
+        choose: callable from (height, width), the image's size as int32 scalars, to (window,
+            halvings), where window is int32 [4], top, left, height and width in pixels, and
+            halvings int32 scalar, how often the window's sides are halved, 0 to 3. Only a JPEG is
+            halved, and of a JPEG only the window is decoded.
 
     Returns:
-        pixels: uint8 [height, width, 3], RGB.
-        extent: float32 [2], height and width of the window measured in these pixels. Where the
-            window's sides cannot be halved evenly, it is up to half a pixel more or less than
-            the shape of `pixels`.
+        (pixels, extent): uint8 [height, width, 3], RGB, and float32 [2], height and width of the
+        window measured in these pixels. Where the window's sides cannot be halved evenly, `extent`
+        is up to half a pixel more or less than the shape of `pixels`.
 
     The EXIF orientation is left to the caller (`fir_tf.input.exif`): turning the fitted image is
     cheaper than turning the decoded one.
@@ -89,7 +93,9 @@ def decode(contents, choose=_everything):
     return tf.ensure_shape(pixels, [None, None, 3]), extent
 
 
-def fit(pixels, image_size, resize, extent=None):
+def fit(
+    pixels: tf.Tensor, image_size: int, resize: str, extent: tf.Tensor | None = None
+) -> tf.Tensor:
     """Brings a decoded image to the model's input size, as evaluation and serving do.
 
     Args:
@@ -157,7 +163,7 @@ def _pad(pixels, extent, image_size):
     return tf.ensure_shape(padded, (image_size, image_size, 3))
 
 
-def decode_and_fit(contents, image_size, resize):
+def decode_and_fit(contents: tf.Tensor, image_size: int, resize: str) -> tf.Tensor:
     """Decodes a file (string scalar), fits it, see `fit`, and turns it upright.
 
     A file that cannot be decoded, or is too large (`fir_tf.input.header`), is an error.
@@ -175,7 +181,7 @@ def decode_and_fit(contents, image_size, resize):
     return tf.ensure_shape(fitted, (image_size, image_size, 3))
 
 
-def preprocess(contents, image_size, resize):
+def preprocess(contents: tf.Tensor, image_size: int, resize: str) -> tuple[tf.Tensor, tf.Tensor]:
     """Decodes and fits one image; a bad one is marked and harms nothing else.
 
     Args:
@@ -194,7 +200,9 @@ def preprocess(contents, image_size, resize):
     )
 
 
-def guarded(function, argument, shape):
+def guarded(
+    function: Callable[..., tf.Tensor], argument: Any, shape: tuple[int, ...]
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Runs `function` on one example so that its failure stays its own.
 
     Args:
@@ -210,7 +218,9 @@ def guarded(function, argument, shape):
     return tf.ensure_shape(values[0], shape), tf.ensure_shape(valid[0], ())
 
 
-def guarded_rows(function, arguments, shape):
+def guarded_rows(
+    function: Callable[..., tf.Tensor], arguments: Any, shape: tuple[int, ...]
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Runs `function` on each of some examples so that a failure stays the example's own.
 
     A graph has no try: the examples go through a tf.data pipeline of their own, whose
@@ -223,7 +233,7 @@ def guarded_rows(function, arguments, shape):
         shape: tuple of int, the static shape of a result.
 
     Returns:
-        (float32 [n, *shape], bool [n]: for which examples `function` succeeded).
+        (float32 `[n, *shape]`, bool [n]: for which examples `function` succeeded).
     """
     leader = tf.nest.flatten(arguments)[0]
     count = tf.shape(leader)[0]

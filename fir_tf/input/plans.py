@@ -4,9 +4,15 @@ No plan holds a shuffled stream. A run resumes at any step exactly, replicas rea
 same global batch, and a batch that went wrong can be made again.
 """
 
+from collections.abc import Sequence
+from typing import Protocol
+
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
+from fir_tf.config import Config
+from fir_tf.datasets.catalogue import Catalogue
 from fir_tf.errors import FirError
 
 _SORT_MAX = 4096
@@ -44,6 +50,26 @@ class _Groups:
         return len(self.length)
 
 
+class Plan(Protocol):
+    """Which images are in a batch.
+
+    Attributes:
+        size: int, rows in a batch.
+        steps_per_epoch: int.
+        classified: bool [size], the rows that OC applies to.
+    """
+
+    size: int
+    steps_per_epoch: int
+    classified: np.ndarray
+
+    def __call__(self, step: tf.Tensor) -> tf.Tensor:
+        """Returns int32 [size], the rows of the batch number `step` (int64 scalar)."""
+
+    def describe(self) -> str:
+        """Returns one line for the run's plan."""
+
+
 class UniformPlan:
     """Every image once an epoch, in a new order; the last batch is filled from its beginning.
 
@@ -53,14 +79,14 @@ class UniformPlan:
         classified: bool [size], the rows that OC applies to.
     """
 
-    def __init__(self, rows, size, seed):
+    def __init__(self, rows: ArrayLike, size: int, seed: int) -> None:
         self._rows = np.asarray(rows, np.int32)
         self.size = size
         self._seed = seed
         self.steps_per_epoch = -(-len(self._rows) // size)
         self.classified = np.ones(size, bool)
 
-    def __call__(self, step):
+    def __call__(self, step: tf.Tensor) -> tf.Tensor:
         """Returns int32 [size], the rows of the batch number `step` (int64 scalar)."""
         epoch = tf.cast(step // self.steps_per_epoch, tf.int32)
         batch = tf.cast(step % self.steps_per_epoch, tf.int32)
@@ -68,7 +94,7 @@ class UniformPlan:
         seed = tf.stack([tf.constant(self._seed, tf.int32), epoch])
         return tf.gather(self._rows, _shuffled(position, seed, len(self._rows)))
 
-    def describe(self):
+    def describe(self) -> str:
         """Returns one line for the run's plan."""
         return f"{self.size} images drawn uniformly from {len(self._rows)}"
 
@@ -103,7 +129,15 @@ class PKPlan:
         noun: str, what a group is, for messages.
     """
 
-    def __init__(self, labels, rows, size, per_group, seed, noun="item"):
+    def __init__(
+        self,
+        labels: np.ndarray,
+        rows: ArrayLike,
+        size: int,
+        per_group: int,
+        seed: int,
+        noun: str = "item",
+    ) -> None:
         if per_group < 2:
             raise FirError(f"`images_per_item` must be at least 2. Received: {per_group}")
         if size % per_group:
@@ -123,7 +157,7 @@ class PKPlan:
         self.steps_per_epoch = self.batches_per_pass * max(1, round(images))
         self.classified = np.ones(size, bool)
 
-    def __call__(self, step):
+    def __call__(self, step: tf.Tensor) -> tf.Tensor:
         """Returns int32 [size], the rows of the batch number `step`, group by group."""
         groups, p, k = self._groups, self.groups_per_batch, self.per_group
         turn = tf.cast(step // self.batches_per_pass, tf.int32)
@@ -136,7 +170,7 @@ class PKPlan:
 
         seeds = tf.random.split(tf.random.fold_in(pass_seed, batch), k + 1)
         # Floyd's draw of K from `length` without replacement, all groups side by side.
-        drawn = []
+        drawn: list[tf.Tensor] = []
         for slot in range(k):
             top = tf.maximum(length - k + slot, slot)
             pick = _integers(seeds[slot], [p], top + 1)
@@ -154,7 +188,7 @@ class PKPlan:
         index = tf.concat([tf.reshape(index, [p * k]), filler[p * k :]], axis=0)
         return tf.gather(groups.rows, tf.ensure_shape(index, [self.size]))
 
-    def describe(self):
+    def describe(self) -> str:
         """Returns one line for the run's plan."""
         return (
             f"{self.groups_per_batch} x {self.per_group}: {self.groups_per_batch} of "
@@ -181,7 +215,14 @@ class TripletPlan:
         nouns: list of str, what a group is, for messages.
     """
 
-    def __init__(self, labels, rows, anchors, seed, nouns=("item",)):
+    def __init__(
+        self,
+        labels: Sequence[np.ndarray],
+        rows: ArrayLike,
+        anchors: int,
+        seed: int,
+        nouns: Sequence[str] = ("item",),
+    ) -> None:
         self._kinds = [_Groups(column, rows) for column in labels]
         for groups, noun in zip(self._kinds, nouns, strict=True):
             _check_groups(groups, noun)
@@ -195,7 +236,7 @@ class TripletPlan:
         self.steps_per_epoch = self._uniform.steps_per_epoch
         self.classified = np.arange(self.size) < anchors
 
-    def __call__(self, step):
+    def __call__(self, step: tf.Tensor) -> tf.Tensor:
         """Returns int32 [size], the rows of the batch number `step`."""
         index = self._uniform(step)
         anchor = tf.gather(self._kinds[0].rows, index)
@@ -220,7 +261,7 @@ class TripletPlan:
             parts += [tf.gather(groups.rows, positive), tf.gather(groups.rows, negative)]
         return tf.concat(parts, axis=0)
 
-    def describe(self):
+    def describe(self) -> str:
         """Returns one line for the run's plan."""
         kinds = " and ".join(self._nouns)
         return f"{self.anchors} explicit triplets by {kinds}: {self.size} images"
@@ -233,17 +274,17 @@ class MixedPlan:
     from. An epoch is the first plan's; the second goes through its own images at its own pace.
     """
 
-    def __init__(self, first, second):
+    def __init__(self, first: Plan, second: Plan) -> None:
         self._first, self._second = first, second
         self.size = first.size + second.size
         self.steps_per_epoch = first.steps_per_epoch
         self.classified = np.concatenate([first.classified, second.classified])
 
-    def __call__(self, step):
+    def __call__(self, step: tf.Tensor) -> tf.Tensor:
         """Returns int32 [size], the rows of the batch number `step`."""
         return tf.concat([self._first(step), self._second(step)], axis=0)
 
-    def describe(self):
+    def describe(self) -> str:
         """Returns one line for the run's plan."""
         return f"{self._first.describe()}; {self._second.describe()} for OC"
 
@@ -276,7 +317,7 @@ def _drawn_by(config):
     return list(dict.fromkeys(nouns))
 
 
-def drawn_rows(catalogue, config):
+def drawn_rows(catalogue: Catalogue, config: Config) -> np.ndarray:
     """Returns the training rows that the plan of `make_plan` can draw.
 
     Args:
@@ -290,7 +331,7 @@ def drawn_rows(catalogue, config):
     return np.flatnonzero((catalogue.split == "train") & known)
 
 
-def describe_undrawn(catalogue, config):
+def describe_undrawn(catalogue: Catalogue, config: Config) -> str:
     """Returns a note on training images that the plan never draws, an empty string without any.
 
     Args:
@@ -310,7 +351,7 @@ def describe_undrawn(catalogue, config):
     )
 
 
-def make_plan(catalogue, config):
+def make_plan(catalogue: Catalogue, config: Config) -> Plan:
     """Builds the plan that `config` asks for over the training rows of `catalogue`.
 
     With a similarity loss and `category_fraction` f, the share f of `batch_size` (images; with
@@ -323,8 +364,7 @@ def make_plan(catalogue, config):
             `category_fraction`, `seed`.
 
     Returns:
-        a plan: callable step -> int32 rows [size], with `size`, `steps_per_epoch`,
-        `classified` and `describe()`.
+        Plan.
 
     Raises:
         FirError: if the catalogue has no training image, lacks the labels a loss needs, or holds
@@ -364,7 +404,7 @@ def make_plan(catalogue, config):
         )
     size = config.batch_size - extra
     if config.triplets == "explicit":
-        plan = TripletPlan(
+        plan: Plan = TripletPlan(
             [column for _, column in similarity],
             rows,
             size,

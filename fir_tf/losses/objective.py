@@ -9,7 +9,9 @@ from fir_tf.config import parse_losses
 from fir_tf.losses.triplet import explicit_triplet_loss, mined_triplet_loss
 
 
-def classification_loss(logits, category, mask, smoothing=0.0):
+def classification_loss(
+    logits: tf.Tensor, category: tf.Tensor, mask: tf.Tensor, smoothing: float = 0.0
+) -> tuple[tf.Tensor, tf.Tensor]:
     """OC: mean softmax cross-entropy over the images with a known category.
 
     Args:
@@ -58,7 +60,14 @@ class Objective:
     triplets: str
     label_smoothing: float = 0.0
 
-    def __call__(self, logits, embedding, category, item, classified):
+    def __call__(
+        self,
+        logits: tf.Tensor,
+        embedding: tf.Tensor,
+        category: tf.Tensor,
+        item: tf.Tensor,
+        classified: np.ndarray,
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """Computes the total and its parts.
 
         Args:

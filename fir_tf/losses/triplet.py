@@ -27,7 +27,7 @@ class TripletLoss(NamedTuple):
     negative_distance: Any
 
 
-def squared_distances(embedding):
+def squared_distances(embedding: tf.Tensor) -> tf.Tensor:
     """Returns float32 [n, n], the squared L2 distances of the rows of `embedding` [n, d].
 
     No square root is taken, so the gradient is finite where a distance is zero.
@@ -44,10 +44,12 @@ def _mean(values, mask):
     return tf.math.divide_no_nan(tf.reduce_sum(values * mask), tf.reduce_sum(mask))
 
 
-def explicit_triplet_loss(anchor, positive, negative, valid, margin):
+def explicit_triplet_loss(
+    anchor: tf.Tensor, positive: tf.Tensor, negative: tf.Tensor, valid: tf.Tensor, margin: float
+) -> TripletLoss:
     """Equation 1's similarity term: mean over triplets of the hinge.
 
-    max(0, margin + |anchor - positive|^2 - |anchor - negative|^2). The minus that the paper
+    `max(0, margin + |anchor - positive|^2 - |anchor - negative|^2)`. The minus that the paper
     prints before the term is a misprint (minimised literally it drives positives apart).
 
     Args:
@@ -127,7 +129,9 @@ def _hard(distance, positive, negative, margin):
 MINERS = {"all": _all, "semihard": _semihard, "hard": _hard}
 
 
-def mined_triplet_loss(embedding, labels, margin, miner):
+def mined_triplet_loss(
+    embedding: tf.Tensor, labels: tf.Tensor, margin: float, miner: str
+) -> TripletLoss:
     """Triplet loss over the triplets found in a batch.
 
     Miners: `all` averages over the active triplets of the batch (Hermans et al. 2017, "batch

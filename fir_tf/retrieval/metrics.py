@@ -4,8 +4,11 @@ Every score is a fraction from 0 to 1, computed in float64. Nothing here knows a
 """
 
 import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fir_tf.errors import FirError
 from fir_tf.retrieval import search
@@ -15,10 +18,12 @@ from fir_tf.retrieval import search
 _BYTES_PER_NEIGHBOUR = 72
 
 
-def classification_accuracy(scores, categories, ks=(1, 3, 5)):
+def classification_accuracy(
+    scores: ArrayLike, categories: Sequence[int] | np.ndarray, ks: Iterable[int] = (1, 3, 5)
+) -> dict[str, float]:
     """Top-k accuracy: the share of images whose true category is among the k best scored ones.
 
-        accuracy(k) = |{images : rank of the true category <= k}| / |images of known category|
+        `accuracy(k) = |{images : rank of the true category <= k}| / |images of known category|`
 
     The rank counts the categories with a strictly larger score, those with an equal score and a
     lower index, and the true one itself. The paper's Table 2 gives it for k = 3 and 5.
@@ -32,7 +37,7 @@ def classification_accuracy(scores, categories, ks=(1, 3, 5)):
         ks: ints >= 1. With k >= c every image counts as right.
 
     Returns:
-        {"category_top1": float, "category_top3": float, "category_top5": float} for those ks.
+        dict of float by name, `category_top1`, `category_top3` and `category_top5` for those ks.
 
     Raises:
         FirError: wrong shapes or types, a category outside the scores, NaN.
@@ -68,7 +73,7 @@ def classification_accuracy(scores, categories, ks=(1, 3, 5)):
     return {f"category_top{k}": float(np.mean(ahead < k)) for k in ks}
 
 
-def classification_protocol(categories):
+def classification_protocol(categories: Sequence[int] | np.ndarray) -> dict[str, Any]:
     """Counts the images that take part in `classification_accuracy`, and those that do not.
 
     Args:
@@ -91,7 +96,7 @@ def classification_protocol(categories):
     }
 
 
-def recall_at_k(correct, k):
+def recall_at_k(correct: np.ndarray, k: int) -> np.ndarray:
     """Recall@k, the paper's top-k accuracy: is any of the k nearest of the query's item?
 
         recall@k(query) = 1 if correct_i for any i <= k, else 0
@@ -109,10 +114,10 @@ def recall_at_k(correct, k):
         >>> recall_at_k(np.array([[False, True, True], [False, False, True]]), 2)
         array([1., 0.])
     """
-    return np.asarray(correct)[:, :k].any(axis=1).astype(np.float64)
+    return np.any(np.asarray(correct)[:, :k], axis=1).astype(np.float64)
 
 
-def r_precision(correct, relevant):
+def r_precision(correct: np.ndarray, relevant: np.ndarray) -> np.ndarray:
     """R-precision: the share of the first R results that match, where R could.
 
         R-precision(query) = 1/R * sum of correct_i over i <= R
@@ -135,7 +140,7 @@ def r_precision(correct, relevant):
     return correct.sum(axis=1) / np.maximum(relevant, 1)
 
 
-def average_precision_at_r(correct, relevant):
+def average_precision_at_r(correct: np.ndarray, relevant: np.ndarray) -> np.ndarray:
     """Average precision at R; its mean over queries is mAP@R.
 
         AP@R(query) = 1/R * sum of P(i) * correct_i over i <= R,
@@ -193,7 +198,7 @@ class RetrievalResult:
         protocol: dict of numbers and text ready for JSON: what was measured, and by which rules.
     """
 
-    values: dict
+    values: dict[str, float]
     neighbours: np.ndarray
     scores: np.ndarray
     correct: np.ndarray
@@ -201,10 +206,10 @@ class RetrievalResult:
     evaluated: np.ndarray
     average_precision: np.ndarray
     r_precision: np.ndarray
-    ks: tuple
-    protocol: dict
+    ks: tuple[int, ...]
+    protocol: dict[str, Any]
 
-    def means(self, queries):
+    def means(self, queries: np.ndarray) -> dict[str, float]:
         """Returns `values` over some of the queries (int array of their places)."""
         rows = queries[self.evaluated[queries]]
         if not len(rows):
@@ -216,12 +221,12 @@ class RetrievalResult:
             "R-precision": float(self.r_precision[rows].mean()),
         }
 
-    def describe(self):
+    def describe(self) -> str:
         """Returns the protocol as text, a rule or a count per line."""
         return describe_protocol(self.protocol)
 
 
-def describe_protocol(protocol):
+def describe_protocol(protocol: Mapping[str, Any]) -> str:
     """Returns a protocol ({name: number or text}) as text, a rule or a count per line."""
     width = max(len(name) for name in protocol)
     return "\n".join(
@@ -230,17 +235,17 @@ def describe_protocol(protocol):
 
 
 def retrieval_metrics(
-    query_embeddings,
-    gallery_embeddings,
-    query_items,
-    gallery_items,
+    query_embeddings: ArrayLike,
+    gallery_embeddings: ArrayLike,
+    query_items: ArrayLike,
+    gallery_items: ArrayLike,
     *,
-    query_ids=None,
-    gallery_ids=None,
-    ks=(1, 5, 10, 20, 30, 40, 50),
-    unmatched="exclude",
-    memory=search.DEFAULT_MEMORY,
-):
+    query_ids: np.ndarray | None = None,
+    gallery_ids: np.ndarray | None = None,
+    ks: Iterable[int] = (1, 5, 10, 20, 30, 40, 50),
+    unmatched: str = "exclude",
+    memory: int = search.DEFAULT_MEMORY,
+) -> RetrievalResult:
     """Measures how well the queries' items are found in the gallery.
 
     Every query is compared with the whole gallery (not with its own category only) by inner
@@ -478,7 +483,7 @@ class PaperResult:
 
     dataset: str
     name: str
-    values: dict
+    values: dict[str, float]
     source: str
     backbone: str = ""
     losses: str = ""

@@ -1,12 +1,13 @@
 """Better answers from the same embeddings: query expansion, re-ranking, whitening."""
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fir_tf.errors import FirError
 from fir_tf.retrieval.search import check_embeddings
 
 
-def expand_query(query, neighbours, alpha=3.0):
+def expand_query(query: np.ndarray, neighbours: np.ndarray, alpha: float = 3.0) -> np.ndarray:
     """Alpha query expansion (Radenovic et al. 2018, section 5.4 after Chum et al. 2007).
 
     The query is replaced by the normalised sum of itself and its nearest gallery images, each
@@ -33,7 +34,9 @@ def expand_query(query, neighbours, alpha=3.0):
     return (total / np.linalg.norm(total)).astype(np.float32)
 
 
-def k_reciprocal(query, candidates, k1=20, k2=6, weight=0.3):
+def k_reciprocal(
+    query: np.ndarray, candidates: np.ndarray, k1: int = 20, k2: int = 6, weight: float = 0.3
+) -> np.ndarray:
     """Ranks a query's candidates anew by the neighbours they share (Zhong et al. 2017).
 
     Two images are alike if they are among each other's k1 nearest and so are their neighbours.
@@ -81,7 +84,7 @@ def _reciprocal(order, row, k):
     return forward[(order[forward, : k + 1] == row).any(axis=1)]
 
 
-def whitening(vectors, size):
+def whitening(vectors: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Learns PCA-whitening (Jegou and Chum 2012) from embeddings.
 
     Args:
@@ -110,7 +113,7 @@ def whitening(vectors, size):
     return mean.astype(np.float32), (directions[:size] / scale[:, np.newaxis]).T.astype(np.float32)
 
 
-def whiten(vectors, mean, matrix):
+def whiten(vectors: ArrayLike, mean: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """Applies `whitening`: float32 [n, d] -> float32 [n, size] of unit length."""
     whitened = (np.asarray(vectors, np.float32) - mean) @ matrix
     return whitened / np.maximum(np.linalg.norm(whitened, axis=1, keepdims=True), 1e-12)

@@ -7,9 +7,11 @@ merged into what earlier blocks left.
 
 import math
 import operator
+from typing import Any, NoReturn
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
 from fir_tf.errors import FirError
 
@@ -33,17 +35,17 @@ _STATE_SPEC = [
 
 
 def top_k(
-    queries,
-    gallery,
-    k,
+    queries: ArrayLike,
+    gallery: ArrayLike,
+    k: int,
     *,
-    query_ids=None,
-    gallery_ids=None,
-    gallery_rows=None,
-    query_block=None,
-    gallery_block=None,
-    memory=DEFAULT_MEMORY,
-):
+    query_ids: np.ndarray | None = None,
+    gallery_ids: np.ndarray | None = None,
+    gallery_rows: np.ndarray | None = None,
+    query_block: int | None = None,
+    gallery_block: int | None = None,
+    memory: int = DEFAULT_MEMORY,
+) -> tuple[np.ndarray, np.ndarray]:
     """Finds the k gallery rows with the largest inner product for every query.
 
     For L2-normalised embeddings, as in the paper, this is the order of cosine similarity and of
@@ -97,15 +99,16 @@ def top_k(
     rows = np.full([len(queries), k], -1, np.int64)
     # The gallery is the outer loop because it is the large one, and may lie on disk.
     for start in range(0, count, gallery_block):
-        taken = slice(start, min(start + gallery_block, count))
-        block_rows = np.arange(taken.start, taken.stop)
+        stop = min(start + gallery_block, count)
+        taken: slice | np.ndarray = slice(start, stop)
+        block_rows: np.ndarray = np.arange(start, stop)
         if gallery_rows is not None:
-            block_rows = gallery_rows[taken]
+            block_rows = gallery_rows[start:stop]
             # Neighbouring rows are used where they lie; others have to be gathered.
             first, last = int(block_rows[0]), int(block_rows[-1])
             taken = slice(first, last + 1) if last - first < len(block_rows) else block_rows
         block = _tensor(gallery[taken])
-        block_ids = None if gallery_ids is None else gallery_ids[block_rows]
+        block_ids = np.empty(0) if gallery_ids is None else gallery_ids[block_rows]
         for first in range(0, len(queries), query_block):
             part = slice(first, first + query_block)
             query = np.ascontiguousarray(queries[part], np.float32)
@@ -155,7 +158,9 @@ def _raise_bad_scores(queries, gallery, taken):
     )
 
 
-def block_sizes(queries, gallery, size, k, memory=DEFAULT_MEMORY):
+def block_sizes(
+    queries: int, gallery: int, size: int, k: int, memory: int = DEFAULT_MEMORY
+) -> tuple[int, int]:
     """Chooses how many queries and gallery rows to score at a time.
 
     Args:
@@ -249,7 +254,7 @@ def _grouped_top_k(scores, k):
     return values, chosen * _GROUP + positions % _GROUP
 
 
-def check_embeddings(name, value):
+def check_embeddings(name: str, value: ArrayLike) -> np.ndarray:
     """Returns `value` as a NumPy array [n, d] of floats, without copying one that is already.
 
     Raises:
@@ -265,7 +270,9 @@ def check_embeddings(name, value):
     return array
 
 
-def check_pair(query_name, queries, gallery_name, gallery):
+def check_pair(
+    query_name: str, queries: ArrayLike, gallery_name: str, gallery: ArrayLike
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns queries [q, d] and gallery [g, d] as NumPy arrays.
 
     Raises:
@@ -281,7 +288,7 @@ def check_pair(query_name, queries, gallery_name, gallery):
     return queries, gallery
 
 
-def check_labels(name, value, length):
+def check_labels(name: str, value: ArrayLike, length: int) -> np.ndarray:
     """Returns `value` as an int64 array [length].
 
     Raises:
@@ -297,7 +304,9 @@ def check_labels(name, value, length):
     return array.astype(np.int64, copy=False)
 
 
-def check_ids(query_ids, gallery_ids, queries, gallery):
+def check_ids(
+    query_ids: np.ndarray | None, gallery_ids: np.ndarray | None, queries: int, gallery: int
+) -> tuple[np.ndarray, np.ndarray] | tuple[None, None]:
     """Returns query and gallery image ids as int64 arrays in which "no id" matches nothing.
 
     Args:
@@ -318,14 +327,14 @@ def check_ids(query_ids, gallery_ids, queries, gallery):
             "`query_ids` and `gallery_ids` must be given together. "
             f"Received: {missing}=None and the other one given"
         )
-    if query_ids is None:
+    if query_ids is None or gallery_ids is None:
         return None, None
     query_ids = check_labels("query_ids", query_ids, queries)
     gallery_ids = check_labels("gallery_ids", gallery_ids, gallery)
     return np.where(query_ids < 0, -1, query_ids), np.where(gallery_ids < 0, -2, gallery_ids)
 
 
-def check_positive(name, value):
+def check_positive(name: str, value: Any) -> int:
     """Returns `value` as an int.
 
     Raises:
@@ -340,9 +349,9 @@ def check_positive(name, value):
     return number
 
 
-def raise_not_finite(name, array):
+def raise_not_finite(name: str, array: np.ndarray) -> NoReturn:
     """Raises the FirError that says how many rows of `array` [n, d] hold NaN or infinity."""
-    bad = []
+    bad: list[int] = []
     for start in range(0, len(array), 4096):
         block = array[start : start + 4096].astype(np.float32)
         bad.extend(start + np.flatnonzero(~np.isfinite(block).all(axis=1)))

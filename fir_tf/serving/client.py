@@ -1,4 +1,4 @@
-"""A client of the exported model in TF Serving: gRPC or REST, typed results.
+"""A client of the exported model in TF Serving: gRPC or REST, typed results::
 
     client = Client("grpc://localhost:8500")
     for result in client.search([open("photo.jpg", "rb").read()], k=5):
@@ -11,10 +11,13 @@ import base64
 import dataclasses
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fir_tf.errors import FirError
 
@@ -48,7 +51,7 @@ class Classification:
         error: str.
     """
 
-    categories: tuple
+    categories: tuple[tuple[str, float], ...]
     valid: bool
     error: str
 
@@ -72,7 +75,7 @@ class SearchResult:
         error: str.
     """
 
-    matches: tuple
+    matches: tuple[Match, ...]
     valid: bool
     error: str
 
@@ -96,13 +99,21 @@ class Client:
         FirError: for an address of another form, or when the package of the protocol is missing.
     """
 
-    def __init__(self, server, model="fir", version=None, timeout=10.0, retries=3, batch_size=32):
+    def __init__(
+        self,
+        server: str,
+        model: str = "fir",
+        version: int | None = None,
+        timeout: float = 10.0,
+        retries: int = 3,
+        batch_size: int = 32,
+    ) -> None:
         if batch_size < 1 or retries < 0 or timeout <= 0:
             raise FirError(
                 "`batch_size` must be >= 1, `retries` >= 0, `timeout` > 0. "
                 f"Received: {batch_size}, {retries}, {timeout}"
             )
-        transports = {"grpc": _Grpc, "http": _Rest, "https": _Rest}
+        transports: dict[str, Any] = {"grpc": _Grpc, "http": _Rest, "https": _Rest}
         scheme, place = urlsplit(server)[:2]
         if scheme not in transports or not place:
             raise FirError(
@@ -119,11 +130,11 @@ class Client:
     def __exit__(self, *_):
         self.close()
 
-    def close(self):
+    def close(self) -> None:
         """Closes the connection."""
         self._transport.close()
 
-    def ready(self):
+    def ready(self) -> bool:
         """Returns whether the server has a version of the model that answers requests.
 
         Raises:
@@ -131,7 +142,7 @@ class Client:
         """
         return self._repeat(self._transport.ready)
 
-    def embed(self, images):
+    def embed(self, images: Iterable[bytes | str | Path]) -> list[Embedding]:
         """Embeds images.
 
         Args:
@@ -149,7 +160,7 @@ class Client:
             for row in rows
         ]
 
-    def classify(self, images):
+    def classify(self, images: Iterable[bytes | str | Path]) -> list[Classification]:
         """Names the most probable categories of images.
 
         Args, Raises: see `embed`.
@@ -167,7 +178,9 @@ class Client:
             for row in rows
         ]
 
-    def search(self, images, k=10, category=""):
+    def search(
+        self, images: Iterable[bytes | str | Path], k: int = 10, category: str = ""
+    ) -> list[SearchResult]:
         """Finds the gallery images nearest to images.
 
         Args:
@@ -185,7 +198,9 @@ class Client:
             "search", {"image_bytes": [_content(image) for image in images]}, k, category
         )
 
-    def search_embedding(self, embeddings, k=10, category=""):
+    def search_embedding(
+        self, embeddings: Iterable[ArrayLike], k: int = 10, category: str = ""
+    ) -> list[SearchResult]:
         """Finds the gallery images nearest to embeddings, float [n, d]; otherwise as `search`."""
         vectors = [np.asarray(vector, np.float32) for vector in embeddings]
         return self._search("search_embedding", {"embedding": vectors}, k, category)

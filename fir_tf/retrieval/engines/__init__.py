@@ -1,6 +1,7 @@
 """Search engines, chosen by the index's address."""
 
 import re
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 from fir_tf.errors import FirError
@@ -16,7 +17,7 @@ ADDRESSES = """Where an index lies says what searches it:
                                        variable MILVUS_TOKEN logs in); ?kind=hnsw for a graph"""
 
 
-def open_engine(address, create=False, effort=1.0):
+def open_engine(address: str | Path, create: bool = False, effort: float = 1.0) -> Engine:
     """Opens the engine of an index.
 
     Args:

@@ -3,8 +3,11 @@
 import abc
 import collections
 import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fir_tf.errors import FirError
 
@@ -52,13 +55,13 @@ class Filter:
         domains: tuple of str, any of them.
     """
 
-    categories: tuple = ()
-    domains: tuple = ()
+    categories: tuple[str, ...] = ()
+    domains: tuple[str, ...] = ()
 
-    def __bool__(self):
+    def __bool__(self) -> bool:
         return bool(self.categories or self.domains)
 
-    def allows(self, record):
+    def allows(self, record: Record) -> bool:
         """Whether a Record may be found."""
         return (not self.categories or record.category in self.categories) and (
             not self.domains or record.domain in self.domains
@@ -74,11 +77,11 @@ class Engine(abc.ABC):
     """
 
     @abc.abstractmethod
-    def info(self):
+    def info(self) -> dict[str, Any]:
         """Returns what `set_info` stored last: a dict ready for JSON, empty for a new index."""
 
     @abc.abstractmethod
-    def set_info(self, info):
+    def set_info(self, info: dict[str, Any]) -> None:
         """Stores a dict beside the vectors: the model's fingerprint, the catalogue's folder.
 
         Args:
@@ -87,7 +90,7 @@ class Engine(abc.ABC):
         """
 
     @abc.abstractmethod
-    def upsert(self, records, vectors):
+    def upsert(self, records: Sequence[Record], vectors: np.ndarray) -> None:
         """Adds records, or replaces those whose paths are there already.
 
         Args:
@@ -96,11 +99,11 @@ class Engine(abc.ABC):
         """
 
     @abc.abstractmethod
-    def delete(self, paths):
+    def delete(self, paths: Iterable[str]) -> None:
         """Removes the records of these paths; those that are not there are passed over."""
 
     @abc.abstractmethod
-    def search(self, queries, k, where=None):
+    def search(self, queries: np.ndarray, k: int, where: Filter | None = None) -> list[list[Hit]]:
         """Finds the records with the largest inner products.
 
         Args:
@@ -113,11 +116,11 @@ class Engine(abc.ABC):
         """
 
     @abc.abstractmethod
-    def __len__(self):
+    def __len__(self) -> int:
         """Returns the number of records."""
 
     @abc.abstractmethod
-    def scan(self, vectors=False):
+    def scan(self, vectors: bool = False) -> Iterator[tuple[list[Record], np.ndarray | None]]:
         """Yields all records in pieces, in no particular order.
 
         Args:
@@ -127,31 +130,35 @@ class Engine(abc.ABC):
             (list of Record, float32 [n, dimension] or None).
         """
 
-    def vector(self, path):
+    def vector(self, path: str) -> np.ndarray | None:
         """Returns the vector of a record, float32 [dimension], or None where there is none."""
         found = self.fetch([path])
         return found[0][1] if found else None
 
     @abc.abstractmethod
-    def fetch(self, paths):
+    def fetch(self, paths: Sequence[str]) -> list[tuple[Record, np.ndarray]]:
         """Returns [(Record, float32 [dimension])] of the paths that are there, in their order."""
 
-    def labels(self):
+    def labels(self) -> dict[str, dict[str, int]]:
         """Counts what a Filter can ask for.
 
         Returns:
-            {"category": {name: records}, "domain": {name: records}}, names in order.
+            dict with `category` and `domain`, each a dict of the number of records by name, names
+            in order.
         """
-        counts = {"category": collections.Counter(), "domain": collections.Counter()}
+        counts: dict[str, collections.Counter[str]] = {
+            "category": collections.Counter(),
+            "domain": collections.Counter(),
+        }
         for part, _ in self.scan():
             for name, counter in counts.items():
                 counter.update(getattr(record, name) for record in part)
         return {name: dict(sorted(counter.items())) for name, counter in counts.items()}
 
-    def flush(self):  # noqa: B027
+    def flush(self) -> None:  # noqa: B027
         """Brings the index into the shape that is searched fastest; after many changes."""
 
-    def close(self):  # noqa: B027
+    def close(self) -> None:  # noqa: B027
         """Releases files and connections."""
 
     def __enter__(self):
@@ -161,12 +168,12 @@ class Engine(abc.ABC):
         self.close()
 
 
-def in_order(hits):
+def in_order(hits: Iterable[Hit]) -> list[Hit]:
     """Returns Hits by falling score, equal scores by path."""
     return sorted(hits, key=lambda hit: (-hit.score, hit.record.path))
 
 
-def check_vectors(name, vectors, dimension):
+def check_vectors(name: str, vectors: ArrayLike, dimension: int) -> np.ndarray:
     """Returns `vectors` as a contiguous float32 array [n, dimension].
 
     Raises:
