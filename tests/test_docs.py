@@ -33,7 +33,7 @@ OPTIONS = {
     "search.py measure": "fir_tf.search_options.MeasureOptions",
     "search.py web": "fir_tf.search_options.WebOptions",
 }
-OTHER_MODULES = ("pytest",)
+OTHER_MODULES = ("pytest", "venv")
 
 
 def blocks(page, language):
