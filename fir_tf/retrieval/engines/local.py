@@ -4,6 +4,7 @@ A vector is written and brought to the disk before the transaction that says it 
 killed writer leaves at most bytes behind the last known vector, which the next one overwrites.
 """
 
+import contextlib
 import json
 import os
 import sqlite3
@@ -126,10 +127,7 @@ class LocalEngine(Engine):
     def search(self, queries, k, where=None):
         """See `Engine`."""
         k = check_positive("k", k)
-        # The lock keeps positions and vectors of one state together while another thread or
-        # process changes them.
-        with self._lock:
-            self._refresh()
+        with self._reading():
             if not self._alive:
                 return [[] for _ in queries]
             queries = check_vectors("queries", queries, self._dimension)
@@ -175,8 +173,7 @@ class LocalEngine(Engine):
         """See `Engine`."""
         last = -1
         while True:
-            with self._lock:
-                self._refresh()
+            with self._reading():
                 rows = self._connection.execute(
                     f"SELECT position, {_COLUMNS} FROM record WHERE position > ? "
                     f"ORDER BY position LIMIT {_PIECE}",
@@ -191,8 +188,7 @@ class LocalEngine(Engine):
     def fetch(self, paths):
         """See `Engine`."""
         paths = list(paths)
-        with self._lock:
-            self._refresh()
+        with self._reading():
             rows = self._select("path", paths)
             found = {row[1]: (Record(*row[1:]), np.array(self._vectors[row[0]])) for row in rows}
         return [found[path] for path in paths if path in found]
@@ -218,10 +214,12 @@ class LocalEngine(Engine):
             self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def _compact(self):
-        old = self._vectors_path()
-        number = int(self._value("file", "0")) + 1
         with self._connection:
             self._connection.execute("BEGIN IMMEDIATE")
+            # What another writer has added since the last look.
+            self._look()
+            old = self._vectors_path()
+            number = int(self._value("file", "0")) + 1
             positions = self._column("SELECT position FROM record ORDER BY position")
             with open(self._file(number), "wb") as file:
                 for start in range(0, len(positions), _PIECE):
@@ -245,39 +243,64 @@ class LocalEngine(Engine):
             self._connection.close()
             self._vectors = None
 
+    @contextlib.contextmanager
+    def _reading(self):
+        """Keeps records and vectors of one state together, whatever others write meanwhile."""
+        with self._lock:
+            self._begin()
+            try:
+                yield
+            finally:
+                self._connection.execute("COMMIT")
+
+    def _begin(self):
+        while True:
+            self._connection.execute("BEGIN")
+            try:
+                self._look()
+                return
+            except (OSError, FirError):
+                state = self._state()
+                self._connection.execute("ROLLBACK")
+                # A writer that has compacted in between has removed the file.
+                if self._state() == state:
+                    raise
+
     def _refresh(self):
         """Takes over what has changed since the last look, here or in another process."""
-        with self._lock:
-            version = (
-                self._connection.execute("PRAGMA data_version").fetchone()[0],
-                self._connection.total_changes,
+        with self._reading():
+            pass
+
+    def _state(self):
+        """Returns what differs after any change, here or in another process."""
+        return (
+            self._connection.execute("PRAGMA data_version").fetchone()[0],
+            self._connection.total_changes,
+        )
+
+    def _look(self):
+        """Takes over what has changed since the last look; inside a transaction."""
+        version = self._state()
+        if version == self._version:
+            return
+        rows = int(self._value("rows", "0"))
+        alive = self._connection.execute("SELECT count(*) FROM record").fetchone()[0]
+        dimension = json.loads(self._value("info", "{}")).get("dimension", 0)
+        path, row_bytes, shape = self._vectors_path(), 4 * dimension, (rows, dimension)
+        if dimension and not rows:
+            path.touch()
+        if rows and path.stat().st_size < rows * row_bytes:
+            raise FirError(
+                f"{path} must hold {rows} vectors of {dimension} numbers. "
+                f"Received: {path.stat().st_size} bytes. Copy the index's whole folder again"
             )
-            if version == self._version:
-                return
-            self._version = version
-            # One read transaction: both numbers are of the same state.
-            self._connection.execute("BEGIN")
-            self._rows = int(self._value("rows", "0"))
-            self._alive = self._connection.execute("SELECT count(*) FROM record").fetchone()[0]
-            self._dimension = json.loads(self._value("info", "{}")).get("dimension", 0)
-            self._row_bytes = 4 * self._dimension
-            path = self._vectors_path()
-            if self._dimension and not path.exists():
-                path.touch()
-            self._connection.execute("COMMIT")
-            self._living = None
-            shape = (self._rows, self._dimension)
-            if self._rows and path.stat().st_size < self._rows * self._row_bytes:
-                raise FirError(
-                    f"{path} must hold {self._rows} vectors of {self._dimension} numbers. "
-                    f"Received: {path.stat().st_size} bytes. Copy the index's whole folder again"
-                )
-            # Copy on write, so that TensorFlow may use the pages where they lie.
-            self._vectors = (
-                np.memmap(path, np.float32, "c", shape=shape)
-                if self._rows
-                else np.zeros(shape, np.float32)
-            )
+        # Copy on write, so that TensorFlow may use the pages where they lie.
+        self._vectors = (
+            np.memmap(path, np.float32, "c", shape=shape) if rows else np.zeros(shape, np.float32)
+        )
+        self._rows, self._alive, self._living = rows, alive, None
+        self._dimension, self._row_bytes = dimension, row_bytes
+        self._version = version
 
     def _file(self, number):
         return self.folder / f"vectors-{number:06d}.f32"
