@@ -36,6 +36,12 @@ class IndexOptions:
     )
     batch_size: int = option(64, "Images in a batch.")
     flip: bool = option(False, "Embed the mean of a photo and its mirror image.")
+    beam: str = option(
+        "",
+        "Embed with Apache Beam, which is given these options: '--runner=DirectRunner "
+        "--direct_num_workers=2 --direct_running_mode=multi_processing' here, "
+        "'--runner=FlinkRunner --flink_master=HOST:8081' on a cluster.",
+    )
 
     def __post_init__(self):
         _required(self, "images")

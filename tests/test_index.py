@@ -190,7 +190,7 @@ def test_a_new_label_needs_no_embedding(run, photos, tmp_path):
 
 
 def test_an_interrupted_run_goes_on(run, photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(index_module, "_PIECE", 4)
+    monkeypatch.setattr(index_module, "PIECE", 4)
     whole = Encoder.encode_files
 
     def stops(self, *arguments, **named):
@@ -450,3 +450,15 @@ def test_whitening_agrees_with_scikit_learn():
     np.testing.assert_allclose(np.linalg.norm(whiten(vectors, mean, matrix), axis=1), 1, atol=1e-5)
     with pytest.raises(FirError, match="`size` must be between 1 and 12. Received: 13"):
         whitening(vectors, 13)
+
+
+def test_beam_that_is_not_installed_is_told(photos):
+    code = (
+        "import sys; sys.modules['apache_beam'] = None\nfrom fir_tf.cli.search import run; run()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "index", f"--images={photos}", "--index=x", "--beam=--x=1"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1 and "error: --beam needs pip install" in done.stderr

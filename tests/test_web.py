@@ -1,13 +1,16 @@
 """The search page: its server's answers, and the page in a real browser."""
 
 import concurrent.futures
+import importlib
 import io
+import json
 import shutil
 import socket
 import subprocess
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 
 import httpx
@@ -327,6 +330,60 @@ def test_the_page_fits_a_phone(browser, server, shop):
     )
     assert unnamed == 0
     page.close()
+
+
+@pytest.mark.nightly
+def test_a_few_seconds_of_load(shop, tmp_path):
+    """benchmarks/load.py in short: right answers and bounded memory under everything at once."""
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(ROOT / "benchmarks" / "load.py"),
+            f"--run={shop[2]}",
+            "--seconds=8",
+            "--photos=8",
+            f"--results={tmp_path / 'load.json'}",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    values = json.loads((tmp_path / "load.json").read_text())
+    assert values["wrong"] == [] and values["memory_mib"]["growth"] < 64
+    assert values["writer"]["killed"] and values["writer"]["finished"]
+    assert all(
+        values["requests"][kind] for kind in ("upload", "search", "image", "bad file", "broken off")
+    )
+
+
+def test_a_wrong_answer_would_be_seen(monkeypatch):
+    """The load's own judgement, on answers that are spoilt in one place."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    load = importlib.import_module("load")
+    paths = [f"Tops/item{item}/{view}.jpg" for item in range(4) for view in range(2)]
+    vectors = np.random.default_rng(0).standard_normal((8, 1, 16))
+    catalogue = types.SimpleNamespace(
+        vectors=dict(zip(paths, vectors, strict=True)),
+        query_vectors=np.random.default_rng(1).standard_normal((1, 16)),
+    )
+    exact = sorted(
+        (float(vector[0] @ catalogue.query_vectors[0]), path)
+        for path, vector in catalogue.vectors.items()
+    )[::-1]
+    hits = [{"score": round(score, 4), "path": path, "category": "Tops"} for score, path in exact]
+
+    def judged(answer, where="", group=False, k=4):
+        return load.wrong_in(answer, 0, catalogue, paths, where, group, k)
+
+    best = {hit["path"].rsplit("/", 1)[0]: hit for hit in hits[::-1]}
+    grouped = sorted(best.values(), key=lambda hit: -hit["score"])
+    assert judged(hits[:4]) == judged(grouped, group=True) == judged(hits, k=9) == ""
+    assert judged(hits[:1] + hits[2:5]) == f"{hits[1]['path']} is missing"
+    assert judged(hits[:3]) and judged(hits[:4][::-1]) and judged(hits[:5])
+    assert judged(hits[:2] + hits[1:3]) and judged(hits[:4], where="Dresses")
+    assert judged([{**hits[0], "score": hits[0]["score"] + 1e-3}, *hits[1:4]])
+    assert judged(grouped[:1] + grouped[2:], group=True)
 
 
 def test_a_killed_writer_loses_nothing_that_is_served(client, shop, tmp_path):

@@ -29,7 +29,16 @@ _HELP = {
 Photos that are no longer there are removed from the index, those that cannot be read are listed.
 In a folder the last folder above a photo is its item and those above it its category; with one
 level of folders they are categories. A photo without a category gets the model's guess. An
-interrupted run goes on when the command is given again.""",
+interrupted run goes on when the command is given again.
+
+--beam embeds on many machines instead (pip install 'fir_tf[beam]'):
+
+  python search.py index --images=/mnt/photos --model=/mnt/model \\
+      --index=milvus+http://HOST:19530/catalogue \\
+      --beam='--runner=FlinkRunner --flink_master=HOST:8081 --temp_location=/mnt/tmp'
+
+Every worker must see photos, model, --temp_location and index at the same places and have fir_tf
+installed.""",
     "query": """Finds the items of an index that look most like a photo.
 
   python search.py query photo.jpg [more.jpg ...] --index=catalogue
@@ -54,6 +63,9 @@ def _call(command, photos=()):
     options = read_flags(_OPTIONS[command])
     if command == "web":
         load_library("fir_tf.retrieval.web").serve(options)
+        return
+    if command == "index" and options.beam.strip():
+        load_library("fir_tf.retrieval.beam").build(options)
         return
     library = load_library("fir_tf.retrieval.index")
     if command == "index":

@@ -1,12 +1,15 @@
 """A catalogue of photos -> an index -> answers to a photo."""
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import time
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -20,17 +23,20 @@ from fir_tf.errors import FirError
 from fir_tf.files import write_json
 from fir_tf.options import find_run
 from fir_tf.retrieval.encoder import Encoder
-from fir_tf.retrieval.engines import Filter, Record, open_engine
+from fir_tf.retrieval.engines import Engine, Filter, Hit, Record, open_engine
 from fir_tf.retrieval.engines.base import DOMAIN_NAMES
 from fir_tf.retrieval.pictures import Match, SheetRow, contact_sheet
 from fir_tf.retrieval.rerank import expand_query, k_reciprocal
 from fir_tf.retrieval.search import top_k
+from fir_tf.search_options import IndexOptions, MeasureOptions, QueryOptions
 
-# A catalogue is embedded and stored in pieces of this many images: what a kill can lose.
-_PIECE = 512
+PIECE = 512
+"""int, a catalogue is embedded and stored in pieces of this many images: what a kill loses."""
 
 
-def read_catalogue(images, dataset="", split=""):
+def read_catalogue(
+    images: str | Path, dataset: str = "", split: str = ""
+) -> tuple[Path, list[Record]]:
     """Lists the photos to index.
 
     Args:
@@ -109,22 +115,27 @@ def _from_path(path):
     return Record(path, "/".join(folders), "/".join(folders[:-1]), "", "")
 
 
-def _checksum(path):
+def checksum(contents: bytes) -> str:
+    """Returns what an index keeps of a file's contents, to tell whether they have changed."""
+    return hashlib.blake2b(contents, digest_size=16).hexdigest()
+
+
+def _file_checksum(path):
     try:
-        return hashlib.blake2b(Path(path).read_bytes(), digest_size=16).hexdigest()
+        return checksum(Path(path).read_bytes())
     except OSError:
         return ""
 
 
-def build(options):
-    """Embeds a catalogue into an index; of an existing index only what has changed.
+@contextlib.contextmanager
+def prepared(options: IndexOptions) -> Iterator[tuple[Engine, Encoder, Path, list[Record]]]:
+    """Opens an index to be filled, new or of the same model, and says in it what fills it.
 
     Args:
         options: IndexOptions.
 
-    Returns:
-        dict: `images`, `embedded`, `kept`, `removed` and `relabelled` (ints), `unreadable` (list
-        of paths), `seconds` and `images_per_second` of the embedding.
+    Yields:
+        (Engine, Encoder, Path of the photos' folder, list of Record as `read_catalogue` gives).
 
     Raises:
         FirError: no photos, no model, or an index of another model.
@@ -143,10 +154,45 @@ def build(options):
             model={**info["model"], "model": str(Path(encoder.model).resolve())},
         )
         engine.set_info(info)
+        yield engine, encoder, root, records
+
+
+def changed(record: Record, before: Record | None) -> Record | None:
+    """Compares a photo with what the index has of it.
+
+    Args:
+        record: Record, with its checksum.
+        before: Record of the same path in the index, or None.
+
+    Returns:
+        Record to store: `record` itself where it is to be embedded, another one where labels
+        alone have changed; None where nothing has.
+    """
+    if before is None or before.checksum != record.checksum:
+        return record
+    # Without a category of its own a photo keeps the one that was guessed.
+    merged = dataclasses.replace(record, category=record.category or before.category)
+    return None if merged == before else merged
+
+
+def build(options: IndexOptions) -> dict[str, Any]:
+    """Embeds a catalogue into an index; of an existing index only what has changed.
+
+    Args:
+        options: IndexOptions.
+
+    Returns:
+        dict: `images`, `embedded`, `kept`, `removed` and `relabelled` (ints), `unreadable` (list
+        of paths), `seconds` and `images_per_second` of the embedding.
+
+    Raises:
+        FirError: no photos, no model, or an index of another model.
+    """
+    with prepared(options) as (engine, encoder, root, records):
         counts = _update(engine, encoder, root, records, options.batch_size)
         engine.flush()
         counts["images"] = len(engine)
-    print(_summary(counts, options.index))
+    print(summary(counts, options.index))
     return counts
 
 
@@ -155,7 +201,7 @@ def _update(engine, encoder, root, records, batch_size):
     with concurrent.futures.ThreadPoolExecutor() as pool:
         sums = list(
             tqdm(
-                pool.map(_checksum, files),
+                pool.map(_file_checksum, files),
                 total=len(files),
                 desc="checksums",
                 unit="image",
@@ -174,21 +220,17 @@ def _update(engine, encoder, root, records, batch_size):
     unreadable = [record.path for record in records if not record.checksum]
     pending, kept, relabelled = [], 0, []
     for record in records:
-        before = known.get(record.path)
         if not record.checksum:
             continue
-        if before is None or before.checksum != record.checksum:
+        new = changed(record, known.get(record.path))
+        if new is record:
             pending.append(record)
-        elif (before.item, before.domain) != (record.item, record.domain) or (
-            record.category not in ("", before.category)
-        ):
-            relabelled.append(
-                dataclasses.replace(record, category=record.category or before.category)
-            )
+        elif new:
+            relabelled.append(new)
         else:
             kept += 1
-    for start in range(0, len(relabelled), _PIECE):
-        part = relabelled[start : start + _PIECE]
+    for start in range(0, len(relabelled), PIECE):
+        part = relabelled[start : start + PIECE]
         vectors = [vector for _, vector in engine.fetch([record.path for record in part])]
         engine.upsert(part, np.stack(vectors))
     seconds, bad = _embed(engine, encoder, root, pending, batch_size)
@@ -227,7 +269,7 @@ def _embed(engine, encoder, root, pending, batch_size):
                     vectors.append(vector)
                 else:
                     bad.append(record.path)
-            if len(waiting) >= _PIECE or place == len(pending):
+            if len(waiting) >= PIECE or place == len(pending):
                 if waiting:
                     engine.upsert(waiting, np.stack(vectors))
                 waiting, vectors = [], []
@@ -235,7 +277,8 @@ def _embed(engine, encoder, root, pending, batch_size):
     return time.perf_counter() - start, bad
 
 
-def _summary(counts, address):
+def summary(counts: dict[str, Any], address: str) -> str:
+    """Returns what is said of a finished `build`, given its counts and the index's address."""
     lines = [
         f"index: {address}, {counts['images']} images: {counts['embedded']} embedded, "
         f"{counts['kept']} kept, {counts['relabelled']} relabelled, {counts['removed']} removed"
@@ -263,7 +306,13 @@ class Index:
         FirError: there is no index, or `model` is another one than it was made with.
     """
 
-    def __init__(self, address, model="", images="", effort=1.0):
+    def __init__(
+        self,
+        address: str | Path,
+        model: str | Path = "",
+        images: str | Path = "",
+        effort: float = 1.0,
+    ) -> None:
         self.engine = open_engine(address, effort=effort)
         info = self.engine.info()
         if not info:
@@ -272,7 +321,16 @@ class Index:
         self.encoder.check(info["model"], f"the index {address}")
         self.root = Path(images or info["root"])
 
-    def search(self, vectors, k, group=True, where=None, expand=0, expand_alpha=3.0, rerank=0):
+    def search(
+        self,
+        vectors: np.ndarray,
+        k: int,
+        group: bool = True,
+        where: Filter | None = None,
+        expand: int = 0,
+        expand_alpha: float = 3.0,
+        rerank: int = 0,
+    ) -> list[list[Hit]]:
         """Finds the nearest items or images.
 
         Args:
@@ -281,7 +339,9 @@ class Index:
             group: bool, one result for each item, its best view. An image of no item stands for
                 itself.
             where: Filter or None.
-            expand, expand_alpha: see `fir_tf.retrieval.rerank.expand_query`; 0 is off.
+            expand: int, neighbours averaged into the query, see
+                `fir_tf.retrieval.rerank.expand_query`; 0 is off.
+            expand_alpha: float, their weight: similarity to this power.
             rerank: int, results that are ranked anew, see `fir_tf.retrieval.rerank.k_reciprocal`;
                 0 is off.
 
@@ -322,7 +382,7 @@ class Index:
         order = k_reciprocal(vector, np.stack([neighbour for _, neighbour in near]))
         return [head[number] for number in order] + hits[count:]
 
-    def close(self):
+    def close(self) -> None:
         """Closes the engine."""
         self.engine.close()
 
@@ -333,7 +393,7 @@ class Index:
         self.close()
 
 
-def best_views(hits):
+def best_views(hits: Iterable[Hit]) -> list[Hit]:
     """Returns the first hit of each item, in order; one of no item stands for itself."""
     seen, kept = set(), []
     for hit in hits:
@@ -344,7 +404,7 @@ def best_views(hits):
     return kept
 
 
-def query(options, photos):
+def query(options: QueryOptions, photos: Sequence[str]) -> list[dict[str, Any]]:
     """Answers photos: a table on the screen, a contact sheet, JSON on request.
 
     Args:
@@ -400,7 +460,7 @@ def query(options, photos):
     return answers
 
 
-def mean_embedding(vectors):
+def mean_embedding(vectors: np.ndarray) -> np.ndarray:
     """Returns the normalised mean of several photos' embeddings [n, d], float32 [d]."""
     mean = np.asarray(vectors, np.float32).mean(axis=0)
     length = float(np.linalg.norm(mean))
@@ -447,7 +507,7 @@ def _tell(answers, options):
         print("wrote " + ", ".join(written))
 
 
-def measure(options):
+def measure(options: MeasureOptions) -> dict[str, Any]:
     """Compares an engine with exact search over the same vectors.
 
     The queries are vectors of the index itself with noise added, so that none is its own answer
