@@ -250,6 +250,10 @@ def test_upload_click_filter_share_in_a_browser(page, server, shop, browser):
     other = browser.new_page()
     other.goto(shared)
     assert labels(other) == first
+    # Kept to be looked at.
+    pictures = ROOT / "build" / "test-pictures"
+    pictures.mkdir(parents=True, exist_ok=True)
+    other.screenshot(path=pictures / "search_page.png")
     other.close()
 
 
@@ -314,6 +318,24 @@ def test_a_photo_is_pasted(page, shop):
         contents,
     )
     assert labels(page)[0] == "Dresses/item4"
+
+
+def test_a_photo_chosen_before_the_page_knows_its_index(browser, server, shop):
+    """The answer about the index comes between photo and results: the search goes on."""
+    page = browser.new_page()
+    held = {}
+    page.route("**/api/*", lambda route: held.update({route.request.url.split("/")[-1]: route}))
+    with page.expect_request("**/api/info"):
+        page.goto(server)
+    with page.expect_request("**/api/photo"):
+        page.set_input_files("#file", shop[0] / "Tops/item3/1.jpg")
+    with page.expect_response("**/api/info"):
+        held["info"].continue_()
+    page.wait_for_function("document.querySelectorAll('#category option').length > 1")
+    held["photo"].continue_()
+    page.unroute("**/api/*")
+    assert labels(page)[0] == "Tops/item3"
+    page.close()
 
 
 def test_the_page_fits_a_phone(browser, server, shop):
