@@ -136,7 +136,9 @@ def _rand_augment(config):
     )
 
     def apply(batch):
-        return {**batch, "images": tf.cast(layer(batch["images"], training=True), tf.float32)}
+        images = tf.cast(layer(batch["images"], training=True), tf.float32)
+        # Its arithmetic leaves the range by a rounding now and then.
+        return {**batch, "images": tf.clip_by_value(images, 0.0, 255.0)}
 
     return apply
 
