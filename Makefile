@@ -11,6 +11,9 @@ VENV ?= .venv
 EXTRAS ?= test
 VENV_ADDONS ?= .venv-addons
 PY = $(VENV)/bin/python
+# Tests run side by side; each of these processes may take 3 GB.
+WORKERS ?= 2
+TESTS = -m pytest -n $(WORKERS) --dist worksteal
 
 .PHONY: help env quickstart test test-quick test-addons lint docs reproduce clean
 
@@ -29,10 +32,10 @@ quickstart: env
 	$(PY) export.py --run=runs/quickstart
 
 test: env
-	$(PY) -m pytest
+	$(PY) $(TESTS)
 
 test-quick: env
-	$(PY) -m pytest -m "not slow"
+	$(PY) $(TESTS) -m "not slow"
 
 # What the versions of TensorFlow and Keras can change, then the scripts as a user runs them. Each
 # environment reads what the other one writes, if that is there.
@@ -44,8 +47,8 @@ ADDONS_SLOW = tests/test_scripts.py::test_the_three_scripts[inshop] \
 
 test-addons: $(VENV_ADDONS)/.installed
 	FIR_TF_OTHER_PYTHON="$$([ ! -x $(PY) ] || echo $(abspath $(PY)))" \
-		$(VENV_ADDONS)/bin/python -m pytest -m "not slow" $(ADDONS_TESTS:%=tests/test_%.py)
-	$(VENV_ADDONS)/bin/python -m pytest $(ADDONS_SLOW:%='%')
+		$(VENV_ADDONS)/bin/python $(TESTS) -m "not slow" $(ADDONS_TESTS:%=tests/test_%.py)
+	$(VENV_ADDONS)/bin/python $(TESTS) $(ADDONS_SLOW:%='%')
 
 $(VENV_ADDONS)/.installed: setup.cfg pyproject.toml tools/setup_env.sh
 	@sh tools/setup_env.sh $(VENV_ADDONS) addons,test-addons

@@ -112,7 +112,7 @@ def test_precision_by_name():
 # Without random draws inside the network, which each device makes for its own images
 # (EfficientNet's stochastic depth), and without statistics of a batch.
 FLAGS = {
-    "backbone": "densenet121",
+    "backbone": "resnet50_v15",
     "weights": "none",
     "batch_norm": "frozen",
     "image_size": 32,
