@@ -2,10 +2,10 @@
 """The speed of the served network against other runtimes, in one run.
 
 ResNet50 of this library at 224 pixels with random weights, pixels in, embedding out; torch runs
-torchvision's ResNet50. The runtimes take turns, round by round, so that a slow minute of the
+timm's ResNet50. The runtimes take turns, round by round, so that a slow minute of the
 machine hits all of them. Those whose package is missing are named and left out.
 
-  python benchmarks/serving.py --batch_sizes=1,64 --rounds=7
+  python benchmarks/serving.py --torch_python=<python with torch and timm>
 """
 
 import argparse
@@ -75,17 +75,17 @@ def _under_bfloat16_option(run):
 class _Torch:
     """Turns of benchmarks/torch_worker.py."""
 
-    def __init__(self, kind):
+    def __init__(self, python, kind):
         worker = Path(__file__).with_name("torch_worker.py")
         self._process = subprocess.Popen(
-            [sys.executable, str(worker), kind],
+            [python, str(worker), kind],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
         )
         if self._process.stdout.readline() != "ready\n":
-            raise ImportError("torch and torchvision cannot be imported")
+            raise ImportError("torch and timm cannot be imported; see --torch_python")
 
     def turn(self, batch_size, seconds):
         """Returns the latencies of a turn."""
@@ -129,7 +129,7 @@ def _openvino(network, folder, precision):
     return lambda pixels: compiled(pixels)["embedding"]
 
 
-def _runtimes(folder, wanted):
+def _runtimes(folder, wanted, torch_python):
     """Builds those whose names are in the set `wanted`, all if it is empty."""
     model = build_fir("resnet50", SIZE, 50, weights="none")
     folded = inference_model(model)
@@ -150,9 +150,9 @@ def _runtimes(folder, wanted):
         "onnxruntime": lambda: (lambda run: lambda pixels: run(pixels)["embedding"].numpy())(
             write_onnx(folded, folder / "onnx")["model.onnx"]
         ),
-        "torch eager": lambda: _Torch("eager"),
-        "torch compiled, frozen": lambda: _Torch("compiled"),
-        "torch bf16 compiled, frozen": lambda: _Torch("bf16"),
+        "torch eager": lambda: _Torch(torch_python, "eager"),
+        "torch compiled, frozen": lambda: _Torch(torch_python, "compiled"),
+        "torch bf16 compiled, frozen": lambda: _Torch(torch_python, "bf16"),
     }
     found = {}
     for name, make in makers.items():
@@ -209,13 +209,16 @@ def main():
     parser.add_argument("--batch_sizes", default="1,64", help="default: %(default)s")
     parser.add_argument("--rounds", type=int, default=7, help="default: %(default)s")
     parser.add_argument("--seconds", type=float, default=3.0, help="of a turn (default: 3)")
+    parser.add_argument(
+        "--torch_python", default=sys.executable, help="a Python that has torch and timm"
+    )
     parser.add_argument("--only", default="", help="names to run, separated by ';'")
     parser.add_argument("--output", default="benchmark_serving.json", help="default: %(default)s")
     arguments = parser.parse_args()
     keras.utils.set_random_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         wanted = {name.strip() for name in arguments.only.split(";") if name.strip()}
-        runtimes = _runtimes(Path(folder), wanted)
+        runtimes = _runtimes(Path(folder), wanted, arguments.torch_python)
         results = {}
         for batch_size in (int(part) for part in arguments.batch_sizes.split(",")):
             found = measure(runtimes, batch_size, arguments.rounds, arguments.seconds)

@@ -1,4 +1,4 @@
-"""torchvision's ResNet50 for benchmarks/serving.py, in a process of its own.
+"""timm's ResNet50 for benchmarks/serving.py, in a process of its own.
 
 torch and TensorFlow each bring LLVM and cannot compile in one process. Every line of standard
 input, `{"batch_size": n, "seconds": s}`, is answered by a line with the latencies in seconds.
@@ -10,7 +10,14 @@ import sys
 import time
 
 import torch
-import torchvision
+
+# torchvision without its compiled operators, as PyPI's CPU builds of torch find it: timm imports
+# it, and needs to see that these exist.
+_SCHEMAS = torch.library.Library("torchvision", "DEF")
+for _name in ("nms", "qnms"):
+    _SCHEMAS.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+import timm
 
 SIZE = 224
 
@@ -18,8 +25,7 @@ SIZE = 224
 def main(kind):
     """Serves turns of `kind`: eager, compiled or bf16."""
     torch.set_num_threads(os.cpu_count())
-    network = torchvision.models.resnet50(weights=None)
-    network.fc = torch.nn.Identity()
+    network = timm.create_model("resnet50", num_classes=0)
     dtype = torch.bfloat16 if kind == "bf16" else torch.float32
     network = network.eval().to(memory_format=torch.channels_last, dtype=dtype)
     if kind != "eager":
