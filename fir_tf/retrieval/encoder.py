@@ -54,6 +54,11 @@ class Encoder:
             OpenVINO export is run by OpenVINO.
         flip: bool, test-time augmentation: the mean of a photo and its mirror image.
 
+    Attributes:
+        dimension: int, length of an embedding.
+        network: the model alone, fitted pixels float32 [n, size, size, 3] -> dict of tensors;
+            None for a SavedModel, whose graph begins with image bytes.
+
     Raises:
         FirError: `model` is neither, or `flip` is asked of an export.
     """
@@ -94,6 +99,7 @@ class Encoder:
                 answer["category"] = signatures["classify"](image_bytes=photos)["category"]
             return answer
 
+        self.network = None
         self._serve, self._names, self._forward = serve, None, None
 
     def _open_openvino(self, folder):
@@ -121,6 +127,7 @@ class Encoder:
 
     def _serve_pixels(self, network, size, resize, categories):
         """Takes `network`, fitted pixels -> outputs, for the model."""
+        self.network = network
         self._names = np.array(categories)
 
         def forward(pixels, valid):

@@ -1,0 +1,116 @@
+"""Shows how far `search.py index` stays behind the model alone, in images/s.
+
+  python benchmarks/index.py
+
+Photos of 512 x 512 pixels (rendered garments, JPEG) are embedded and stored in an empty index; the
+model alone embeds as many images that lie decoded in memory. With OpenVINO installed its export
+takes turns too. Medians of --rounds turns, interleaved; random weights.
+"""
+
+import argparse
+import contextlib
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+import tensorflow as tf
+
+from fir_tf.config import Config
+from fir_tf.datasets import boutique
+from fir_tf.files import write_json
+from fir_tf.models.fir import build_fir
+from fir_tf.retrieval.encoder import Encoder
+from fir_tf.retrieval.index import build
+from fir_tf.search_options import IndexOptions
+
+ROOT = Path(__file__).parent.parent
+BATCH = 64
+
+
+def make_run(folder, backbone, image_size):
+    """Writes the folder of a run that was not trained."""
+    config = Config(run=str(folder), backbone=backbone, image_size=image_size, weights="none")
+    config.save(folder / "config.json")
+    write_json(folder / "labels.json", {"categories": ["Dresses", "Tops"]})
+    build_fir(backbone, image_size, 2, weights="none").save(folder / "model.keras")
+
+
+def openvino_export(run):
+    """Returns the folder of the run's OpenVINO export, None where OpenVINO is missing."""
+    command = [sys.executable, str(ROOT / "export.py"), f"--run={run}", "--format=openvino"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        print(f"left out: OpenVINO: {done.stderr.strip().splitlines()[-1]}", flush=True)
+        return None
+    return next(run.rglob("model.xml")).parent
+
+
+def measure(models, photos, count, image_size, rounds):
+    """Lets the model alone and the index take turns.
+
+    Returns:
+        {name: [images/s of the model, images/s of the index]}, medians.
+    """
+    pixels = tf.constant(
+        np.random.default_rng(0).uniform(0, 255, (BATCH, image_size, image_size, 3)), tf.float32
+    )
+    encoders = {name: Encoder(model) for name, model in models.items()}
+    rates = {name: ([], []) for name in models}
+    for turn in range(rounds):
+        for name, model in models.items():
+            network = encoders[name].network
+            network(pixels)
+            start = time.perf_counter()
+            for _ in range(count // BATCH):
+                network(pixels)["embedding"].numpy()
+            rates[name][0].append(count // BATCH * BATCH / (time.perf_counter() - start))
+            with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(None):
+                options = IndexOptions(
+                    model=str(model), images=str(photos), index=f"{folder}/index", batch_size=BATCH
+                )
+                rates[name][1].append(build(options)["images_per_second"])
+        print(f"round {turn + 1} of {rounds}", flush=True)
+    return {name: [statistics.median(part) for part in both] for name, both in rates.items()}
+
+
+def main():
+    """Runs the benchmark and writes the numbers."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--images", type=int, default=512, help="default: %(default)s")
+    parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
+    parser.add_argument("--output", default="benchmark_index.json", help="default: %(default)s")
+    given = parser.parse_args()
+    results = {}
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        photos = folder / "photos"
+        boutique.write(photos, items=given.images // 8, views=8, size=512)
+        for backbone, image_size in (("efficientnet_lite0", 128), ("resnet50", 224)):
+            run = folder / backbone
+            make_run(run, backbone, image_size)
+            models = {"run": run, "OpenVINO export": openvino_export(run)}
+            models = {name: model for name, model in models.items() if model}
+            found = measure(models, photos / "Img", given.images, image_size, given.rounds)
+            for name, (alone, index) in found.items():
+                label = f"{backbone} {image_size}, {name}"
+                results[label] = {"model_alone": alone, "index": index}
+                print(
+                    f"{label}: model alone {alone:.1f} images/s, index {index:.1f}, "
+                    f"{index / alone:.2f} of it",
+                    flush=True,
+                )
+            write_json(given.output, results)
+    print(f"wrote {given.output}")
+
+
+if __name__ == "__main__":
+    main()
