@@ -25,6 +25,7 @@ import keras
 import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 from fir_tf.config import Config
 from fir_tf.datasets.catalogue import Catalogue
@@ -124,15 +125,15 @@ def main():
     found = {"batch": {}, "image_size": {}, "items": {}, "first_batch": {}, "gallery": {}}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        for value in (8, 16, 32, 64, 128):
+        for value in tqdm((8, 16, 32, 64, 128), "batch"):
             found["batch"][value] = step_rate(root, value, 96)
             keras.backend.clear_session()
-        for value in (64, 96, 128, 192, 256):
+        for value in tqdm((64, 96, 128, 192, 256), "image size"):
             found["image_size"][value] = step_rate(root, 16, value)
             keras.backend.clear_session()
-        for value in (100, 1000, 10_000, 100_000):
+        for value in tqdm((100, 1000, 10_000, 100_000), "items"):
             found["first_batch"][value], found["items"][value] = input_rate(root, value)
-        for value in (1000, 10_000, 100_000):
+        for value in tqdm((1000, 10_000, 100_000), "gallery"):
             found["gallery"][value] = metric_rate(value)
     (RESULTS / "growth.json").write_text(json.dumps(found, indent=2) + "\n")
     draw(found)

@@ -1,9 +1,10 @@
 #!/usr/bin/env python
 """The speed of the served network against other runtimes, in one run.
 
-ResNet50 of this library at 224 pixels with random weights, pixels in, embedding out; torch runs
-timm's ResNet50. The runtimes take turns, round by round, so that a slow minute of the
-machine hits all of them. Those whose package is missing are named and left out.
+ResNet50 of this library at 224 pixels with random weights, pixels in, embedding out. Plain Keras is
+keras.applications' ResNet50, with Keras' own batch normalisation; torch runs timm's ResNet50. The
+runtimes take turns, round by round, so that a slow minute of the machine hits all of them. Those
+whose package is missing are named and left out.
 
   python benchmarks/serving.py --torch_python=<python with torch and timm>
 """
@@ -84,7 +85,8 @@ class _Torch:
             stderr=subprocess.DEVNULL,
             text=True,
         )
-        if self._process.stdout.readline() != "ready\n":
+        # Its imports may print something of their own first.
+        if not any(line == "ready\n" for line in self._process.stdout):
             raise ImportError("torch and timm cannot be imported; see --torch_python")
 
     def turn(self, batch_size, seconds):
@@ -129,14 +131,26 @@ def _openvino(network, folder, precision):
     return lambda pixels: compiled(pixels)["embedding"]
 
 
+def _plain_keras():
+    """Returns keras.applications' ResNet50 with outputs as this library's models have them."""
+    network = keras.applications.ResNet50(
+        include_top=False, weights=None, input_shape=(SIZE, SIZE, 3), pooling="avg"
+    )
+    embedding = keras.layers.UnitNormalization()(network.output)
+    category = keras.layers.Dense(50, activation="softmax")(network.output)
+    return keras.Model(network.input, {"embedding": embedding, "category": category})
+
+
 def _runtimes(folder, wanted, torch_python):
     """Builds those whose names are in the set `wanted`, all if it is empty."""
     model = build_fir("resnet50", SIZE, 50, weights="none")
     folded = inference_model(model)
-    once = tf.function(lambda pixels: model(pixels, training=False)["embedding"])
+    plain = _plain_keras()
+    once = tf.function(lambda pixels: plain(pixels, training=False)["embedding"])
     makers = {
         "Keras tf.function": lambda: lambda pixels: once(tf.constant(pixels)).numpy(),
-        BASELINE: lambda: _saved(model, folder / "plain"),
+        BASELINE: lambda: _saved(plain, folder / "plain"),
+        "SavedModel --nofold": lambda: _saved(model, folder / "unfolded"),
         "SavedModel folded": lambda: _saved(folded, folder / "folded"),
         "SavedModel folded, frozen": lambda: _frozen(folded),
         "SavedModel --precision=bfloat16": lambda: _saved(

@@ -118,7 +118,9 @@ class Encoder:
     def _open_run(self):
         model, config, categories = load_model(self.model)
 
-        @tf.function(reduce_retracing=True)
+        shape = [None, config.image_size, config.image_size, 3]
+
+        @tf.function(input_signature=[tf.TensorSpec(shape, tf.float32)])
         def network(pixels):
             return model(pixels, training=False)
 
