@@ -85,6 +85,7 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--only", default="", help="one backbone of the two")
     parser.add_argument("--images", type=int, default=512, help="default: %(default)s")
     parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--output", default="benchmark_index.json", help="default: %(default)s")
@@ -95,6 +96,8 @@ def main():
         photos = folder / "photos"
         boutique.write(photos, items=given.images // 8, views=8, size=512)
         for backbone, image_size in (("efficientnet_lite0", 128), ("resnet50", 224)):
+            if given.only not in ("", backbone):
+                continue
             run = folder / backbone
             make_run(run, backbone, image_size)
             models = {"run": run, "OpenVINO export": openvino_export(run)}

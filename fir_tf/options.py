@@ -29,6 +29,20 @@ class EvaluateOptions:
     output: str = option("", "Folder for metrics.json and the pictures; the run's when not given.")
     sheet_rows: int = option(8, "Queries on the contact sheet.")
     sheet_matches: int = option(6, "Matches shown for each query.")
+    flip: bool = option(False, "Embed the mean of an image and its mirror image.")
+    scales: str = option(
+        "1", "Embed the mean over image sizes, such as 1,1.5 times the model's own."
+    )
+    whiten: int = option(
+        0,
+        "PCA-whiten embeddings to this many numbers, learned on the training images; writes "
+        "whitening.npz, which search.py index takes. 0 is off.",
+    )
+    expand: int = option(
+        0, "Alpha query expansion: average a query with this many of its nearest images."
+    )
+    expand_alpha: float = option(3.0, "Weight of such an image: its similarity to this power.")
+    rerank: int = option(0, "k-reciprocal re-ranking of this many results; 0 is off.")
     projector: bool = option(
         False,
         "Also write projector/ with the embeddings: tensorboard --logdir=<output>/projector.",
@@ -37,6 +51,9 @@ class EvaluateOptions:
     def __post_init__(self):
         for name in ("batch_size", "sheet_rows", "sheet_matches"):
             _at_least_one(self, name)
+        for name in ("whiten", "expand", "rerank"):
+            if getattr(self, name) < 0:
+                raise FirError(f"`{name}` must be >= 0. Received: {getattr(self, name)}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -36,6 +36,12 @@ class IndexOptions:
     )
     batch_size: int = option(64, "Images in a batch.")
     flip: bool = option(False, "Embed the mean of a photo and its mirror image.")
+    scales: str = option(
+        "1", "Embed the mean over image sizes, such as 1,1.5 times the model's own."
+    )
+    whitening: str = option(
+        "", "PCA-whiten embeddings by this file, which evaluate.py --whiten wrote."
+    )
     beam: str = option(
         "",
         "Embed with Apache Beam, which is given these options: '--runner=DirectRunner "

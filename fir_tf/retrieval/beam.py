@@ -75,7 +75,7 @@ def build(options: IndexOptions) -> dict[str, Any]:
         info = engine.info()
         handler = EncoderHandler(
             info["model"],
-            options.flip,
+            info["how"],
             options.batch_size,
             guess=any(not record.category for record in records),
         )
@@ -242,21 +242,21 @@ class EncoderHandler(ModelHandler[bytes, tuple[np.ndarray, str, bool], Encoder])
     Args:
         fingerprint: dict of the index, see `Encoder.fingerprint`: the model's place, and what it
             must give there.
-        flip: bool, see `Encoder`.
+        how: dict, `Encoder`'s other arguments.
         batch_size: int, images the model sees at a time.
         guess: bool, whether categories are wanted.
     """
 
     def __init__(
-        self, fingerprint: dict[str, Any], flip: bool, batch_size: int, guess: bool
+        self, fingerprint: dict[str, Any], how: dict[str, Any], batch_size: int, guess: bool
     ) -> None:
         super().__init__()
-        self.fingerprint, self.flip = fingerprint, flip
+        self.fingerprint, self.how = fingerprint, how
         self.batch_size, self.guess = batch_size, guess
 
     def load_model(self) -> Encoder:
         """See `ModelHandler`. A worker with another model there fails before it stores a vector."""
-        encoder = Encoder(self.fingerprint["model"], self.flip)
+        encoder = Encoder(self.fingerprint["model"], **self.how)
         encoder.check(self.fingerprint, "the index")
         return encoder
 

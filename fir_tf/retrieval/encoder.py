@@ -18,6 +18,8 @@ from fir_tf.extras import require
 from fir_tf.input.batches import ordered_batches
 from fir_tf.input.images import decode_and_fit, guarded_rows
 from fir_tf.retrieval.evaluate import load_model
+from fir_tf.retrieval.rerank import read_whitening, whiten
+from fir_tf.retrieval.views import averaged, networks_at, parse_scales
 
 # Two models that embed the probe photos with less than this cosine are different ones. Other
 # orders of summation (folded batch norm, another machine) move it by about 1e-6.
@@ -53,6 +55,9 @@ class Encoder:
             the folder above it with versions as names, of which the highest is taken. An
             OpenVINO export is run by OpenVINO.
         flip: bool, test-time augmentation: the mean of a photo and its mirror image.
+        scales: str, test-time augmentation: the mean over image sizes, such as "1,1.5" times the
+            model's, see `fir_tf.retrieval.views`.
+        whitening: str or Path, a file that `evaluate.py --whiten` wrote; empty for none.
 
     Attributes:
         dimension: int, length of an embedding.
@@ -60,19 +65,26 @@ class Encoder:
             None for a SavedModel, whose graph begins with image bytes.
 
     Raises:
-        FirError: `model` is neither, or `flip` is asked of an export.
+        FirError: `model` is neither, an export is asked for what it cannot do, or `whitening` is
+            of another model.
     """
 
-    def __init__(self, model: str | Path, flip: bool = False) -> None:
+    def __init__(
+        self,
+        model: str | Path,
+        flip: bool = False,
+        scales: str = "1",
+        whitening: str | Path = "",
+    ) -> None:
         self.model = Path(model)
-        self._flip = flip
+        self._flip, self._scales = flip, parse_scales(scales)
+        self._whitening = read_whitening(whitening) if whitening else None
         saved, intermediate = (_export(self.model, name) for name in (_SAVED_MODEL, _OPENVINO))
         if saved:
-            if flip:
-                raise FirError(
-                    f"`flip` needs a run's folder. Received: {self.model}, an export, whose graph "
-                    "takes photos as they are"
-                )
+            self._refuse("flip", flip)
+        if saved or intermediate:
+            self._refuse("scales", self._scales != (1.0,))
+        if saved:
             self._open_saved_model(saved)
         elif intermediate:
             self._open_openvino(intermediate)
@@ -81,6 +93,13 @@ class Encoder:
         probes = self.encode(_probe_photos())
         self._probes = probes.embedding
         self.dimension = int(self._probes.shape[1])
+
+    def _refuse(self, name, asked):
+        if asked:
+            raise FirError(
+                f"`{name}` needs a run's folder. Received: {self.model}, an export, which takes "
+                "photos as they are"
+            )
 
     def _open_saved_model(self, folder):
         self._loaded = tf.saved_model.load(str(folder))
@@ -113,17 +132,17 @@ class Encoder:
             found = compiled(pixels.numpy())
             return {name: tf.constant(found[name]) for name in ("embedding", "category")}
 
+        network = averaged({facts["image_size"]: network}, self._flip)
         self._serve_pixels(network, facts["image_size"], facts["resize"], facts["categories"])
 
     def _open_run(self):
         model, config, categories = load_model(self.model)
 
         shape = [None, config.image_size, config.image_size, 3]
-
-        @tf.function(input_signature=[tf.TensorSpec(shape, tf.float32)])
-        def network(pixels):
-            return model(pixels, training=False)
-
+        network = tf.function(
+            averaged(networks_at(model, config, self._scales), self._flip),
+            input_signature=[tf.TensorSpec(shape, tf.float32)],
+        )
         categories = categories if "OC" in config.loss_kinds() else []
         self._serve_pixels(network, config.image_size, config.resize, categories)
 
@@ -134,12 +153,8 @@ class Encoder:
 
         def forward(pixels, valid):
             outputs = network(pixels)
-            embedding = outputs["embedding"]
-            if self._flip:
-                mirrored = network(tf.reverse(pixels, axis=[2]))["embedding"]
-                embedding = tf.math.l2_normalize(embedding + mirrored, axis=1)
             return {
-                "embedding": embedding * tf.cast(valid, tf.float32)[:, None],
+                "embedding": outputs["embedding"] * tf.cast(valid, tf.float32)[:, None],
                 "category": tf.argmax(outputs["category"], axis=1),
                 "valid": valid,
             }
@@ -212,7 +227,10 @@ class Encoder:
         elif self._names is not None and len(self._names):
             best = self._names[outputs["category"].numpy()]
             names = [str(name) if ok else "" for name, ok in zip(best, valid, strict=True)]
-        return Encoded(outputs["embedding"].numpy(), names, valid)
+        embedding = outputs["embedding"].numpy()
+        if self._whitening:
+            embedding = whiten(embedding, *self._whitening) * valid[:, np.newaxis]
+        return Encoded(embedding, names, valid)
 
     def fingerprint(self) -> dict[str, Any]:
         """Returns what an index keeps of the model: how it embeds a few fixed pictures.
@@ -244,7 +262,10 @@ class Encoder:
                 f"{text}whose vectors have length {self.dimension} instead of "
                 f"{probes.size // _PROBES}"
             )
-        cosine = float((probes.reshape(self._probes.shape) * self._probes).sum(axis=1).min())
+        probes = probes.reshape(self._probes.shape).astype(np.float32)
+        # Rounding to 16 bits changes the length of short vectors by more than is allowed for.
+        lengths = np.linalg.norm(probes, axis=1) * np.linalg.norm(self._probes, axis=1)
+        cosine = float(((probes * self._probes).sum(axis=1) / lengths).min())
         if not cosine >= SAME_COSINE:
             raise FirError(
                 f"{text}which embeds the same pictures differently (cosine {cosine:.4f}). "

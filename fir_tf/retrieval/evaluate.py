@@ -17,7 +17,7 @@ from fir_tf.errors import FirError
 from fir_tf.files import write_json
 from fir_tf.models import saving
 from fir_tf.options import EvaluateOptions, find_run
-from fir_tf.retrieval.embed import check_readable, embed, make_embedder
+from fir_tf.retrieval.embed import check_readable, embed
 from fir_tf.retrieval.metrics import (
     PAPER_RESULTS,
     classification_accuracy,
@@ -27,6 +27,9 @@ from fir_tf.retrieval.metrics import (
 )
 from fir_tf.retrieval.pictures import contact_sheet, recall_curve
 from fir_tf.retrieval.report import sheet_row, write_projector, write_report
+from fir_tf.retrieval.rerank import better_search, whiten, whitening, write_whitening
+from fir_tf.retrieval.search import top_k
+from fir_tf.retrieval.views import averaged, networks_at, parse_scales
 
 
 def load_model(run: str | Path) -> tuple[keras.Model, Config, list[str]]:
@@ -52,8 +55,13 @@ def load_model(run: str | Path) -> tuple[keras.Model, Config, list[str]]:
     return saving.load_model(path), config, labels["categories"]
 
 
-def _measure_parts(embedder, catalogue, split, config, batch_size, gallery_scope="test"):
-    """Embeds the images of a split once; returns what the metrics and the pictures need."""
+def _measure_parts(
+    embedder, catalogue, split, config, batch_size, gallery_scope="test", space=None, find=top_k
+):
+    """Embeds the images of a split once; returns what the metrics and the pictures need.
+
+    `space` is what `whiten` takes, None for the model's own; `find` ranks as `top_k` does.
+    """
     query, gallery = retrieval_sides(catalogue, split, gallery_scope)
     classified = np.flatnonzero(
         np.isin(catalogue.split, ("val",) if split == "val" else ("test", "query", "gallery"))
@@ -64,6 +72,7 @@ def _measure_parts(embedder, catalogue, split, config, batch_size, gallery_scope
     part = catalogue.rows(rows)
     embedded = embed(embedder, part, config.image_size, config.resize, batch_size, label=split)
     skipped = check_readable(part, embedded.valid)
+    vectors = whiten(embedded.embedding, *space) if space else embedded.embedding
     place = np.full(len(catalogue), -1, np.int64)
     place[rows[embedded.valid]] = np.flatnonzero(embedded.valid)
     query, gallery, classified = (side[place[side] >= 0] for side in (query, gallery, classified))
@@ -74,12 +83,13 @@ def _measure_parts(embedder, catalogue, split, config, batch_size, gallery_scope
         protocol.update(classification_protocol(labels))
     if len(query) and len(gallery):
         result = retrieval_metrics(
-            embedded.embedding[place[query]],
-            embedded.embedding[place[gallery]],
+            vectors[place[query]],
+            vectors[place[gallery]],
             catalogue.item[query],
             catalogue.item[gallery],
             query_ids=query,
             gallery_ids=gallery,
+            find=find,
         )
         values.update(result.values)
         protocol.update(result.protocol)
@@ -89,8 +99,8 @@ def _measure_parts(embedder, catalogue, split, config, batch_size, gallery_scope
         "result": result,
         "query": query,
         "gallery": gallery,
-        "query_embedding": embedded.embedding[place[query]],
-        "gallery_embedding": embedded.embedding[place[gallery]],
+        "query_embedding": vectors[place[query]],
+        "gallery_embedding": vectors[place[gallery]],
         "classified": classified,
         "category_scores": embedded.category[place[classified]]
         if "OC" in config.loss_kinds()
@@ -148,8 +158,24 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     if options.split == "val":
         catalogue = split_off_validation(catalogue, config.val_fraction)
     catalogue = catalogue.with_categories(categories)
+    embedder = tf.function(
+        averaged(networks_at(model, config, parse_scales(options.scales)), options.flip),
+        reduce_retracing=True,
+    )
+    output = Path(options.output) if options.output else run
+    space = None
+    if options.whiten:
+        space = _learn_whitening(embedder, catalogue, config, options)
+        write_whitening(output / "whitening.npz", *space)
     parts = _measure_parts(
-        make_embedder(model), catalogue, options.split, config, options.batch_size, scope
+        embedder,
+        catalogue,
+        options.split,
+        config,
+        options.batch_size,
+        scope,
+        space,
+        better_search(options.expand, options.expand_alpha, options.rerank),
     )
     if parts is None:
         raise FirError(
@@ -166,12 +192,12 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
             **({"gallery_scope": scope} if options.split == "test" else {}),
             "image_size": config.image_size,
             "resize": config.resize,
+            **_improvements(options),
             "unreadable_images": len(parts["skipped"]),
             **parts["protocol"],
         },
         "run": {"folder": str(run), "backbone": config.backbone, "losses": config.losses},
     }
-    output = Path(options.output) if options.output else run
     write_json(output / "metrics.json", metrics)
     paper = [row for row in PAPER_RESULTS if row.dataset == dataset]
     print(_report(metrics, paper))
@@ -215,6 +241,37 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
         written.append(output / "projector")
     print("wrote " + ", ".join(str(path) for path in written))
     return metrics
+
+
+def _learn_whitening(embedder, catalogue, config, options):
+    """Returns what `whiten` takes, learned on the training images that can be read."""
+    train = catalogue.part("train")
+    if not len(train):
+        raise FirError(
+            f"`whiten` is learned on training images, and {catalogue.source} has none. Leave it out"
+        )
+    embedded = embed(
+        embedder, train, config.image_size, config.resize, options.batch_size, label="train"
+    )
+    return whitening(embedded.embedding[embedded.valid], options.whiten)
+
+
+def _improvements(options):
+    """What is done beyond the model's embeddings and inner products, for the protocol."""
+    found = {}
+    if options.flip:
+        found["flip"] = "mean of an image and its mirror image"
+    if parse_scales(options.scales) != (1.0,):
+        found["scales"] = f"mean over {options.scales} times the image size"
+    if options.whiten:
+        found["whiten"] = f"PCA-whitened to {options.whiten} numbers, learned on training images"
+    if options.expand:
+        found["expand"] = (
+            f"alpha query expansion by {options.expand} images, alpha {options.expand_alpha:g}"
+        )
+    if options.rerank:
+        found["rerank"] = f"k-reciprocal re-ranking of {options.rerank} results"
+    return found
 
 
 def _report(metrics, paper):

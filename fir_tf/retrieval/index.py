@@ -127,6 +127,12 @@ def _file_checksum(path):
         return ""
 
 
+def embedding_options(options: IndexOptions) -> dict[str, Any]:
+    """Returns how photos are embedded: `Encoder`'s arguments behind the model, ready for JSON."""
+    whitening = str(Path(options.whitening).resolve()) if options.whitening else ""
+    return {"flip": options.flip, "scales": options.scales, "whitening": whitening}
+
+
 @contextlib.contextmanager
 def prepared(options: IndexOptions) -> Iterator[tuple[Engine, Encoder, Path, list[Record]]]:
     """Opens an index to be filled, new or of the same model, and says in it what fills it.
@@ -141,7 +147,8 @@ def prepared(options: IndexOptions) -> Iterator[tuple[Engine, Encoder, Path, lis
         FirError: no photos, no model, or an index of another model.
     """
     root, records = read_catalogue(options.images, options.dataset, options.split)
-    encoder = Encoder(options.model or find_run(""), options.flip)
+    how = embedding_options(options)
+    encoder = Encoder(options.model or find_run(""), **how)
     with open_engine(options.index, create=True) as engine:
         info = engine.info()
         if info:
@@ -150,7 +157,7 @@ def prepared(options: IndexOptions) -> Iterator[tuple[Engine, Encoder, Path, lis
             info = {"model": encoder.fingerprint(), "dimension": encoder.dimension}
         info.update(
             root=str(root.resolve()),
-            flip=options.flip,
+            how=how,
             model={**info["model"], "model": str(Path(encoder.model).resolve())},
         )
         engine.set_info(info)
@@ -317,7 +324,7 @@ class Index:
         info = self.engine.info()
         if not info:
             raise FirError(f"the index {address} is empty. Fill it with search.py index")
-        self.encoder = Encoder(model or info["model"]["model"], info["flip"])
+        self.encoder = Encoder(model or info["model"]["model"], **info["how"])
         self.encoder.check(info["model"], f"the index {address}")
         self.root = Path(images or info["root"])
 

@@ -4,7 +4,7 @@ Every score is a fraction from 0 to 1, computed in float64. Nothing here knows a
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -245,6 +245,7 @@ def retrieval_metrics(
     ks: Iterable[int] = (1, 5, 10, 20, 30, 40, 50),
     unmatched: str = "exclude",
     memory: int = search.DEFAULT_MEMORY,
+    find: Callable[..., tuple[np.ndarray, np.ndarray]] = search.top_k,
 ) -> RetrievalResult:
     """Measures how well the queries' items are found in the gallery.
 
@@ -272,6 +273,8 @@ def retrieval_metrics(
         unmatched: "exclude" leaves queries without a match out of the means, "wrong" scores
             them 0.
         memory: working memory in bytes, beside the inputs and the arrays of the result.
+        find: what ranks the gallery, with the arguments and results of
+            `fir_tf.retrieval.search.top_k`; see `fir_tf.retrieval.rerank.better_search`.
 
     Returns:
         RetrievalResult.
@@ -330,7 +333,7 @@ def retrieval_metrics(
         ),
     )
     for part, k in _parts(relevant, max(ks), memory // 2):
-        scores, rows = search.top_k(
+        scores, rows = find(
             queries[part],
             gallery,
             k,

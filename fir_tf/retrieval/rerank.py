@@ -1,10 +1,60 @@
 """Better answers from the same embeddings: query expansion, re-ranking, whitening."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import ArrayLike
+from tqdm import tqdm
 
 from fir_tf.errors import FirError
-from fir_tf.retrieval.search import check_embeddings
+from fir_tf.files import replacing
+from fir_tf.retrieval.search import check_embeddings, top_k
+
+SearchFunction = Callable[..., tuple[np.ndarray, np.ndarray]]
+
+
+def better_search(expand: int = 0, expand_alpha: float = 3.0, rerank: int = 0) -> SearchFunction:
+    """Returns a function to call instead of `fir_tf.retrieval.search.top_k`.
+
+    Args:
+        expand: int, nearest gallery images averaged into a query, see `expand_query`; 0 is off.
+        expand_alpha: float, their weight.
+        rerank: int, results ranked anew, see `k_reciprocal`; 0 is off.
+
+    Returns:
+        function with the arguments and results of `top_k`; scores stay the inner products with
+        the (expanded) query, in the new order.
+    """
+    if not expand and not rerank:
+        return top_k
+
+    def find(queries, gallery, k, **options):
+        queries = np.asarray(queries, np.float32)
+        if expand:
+            _, rows = top_k(queries, gallery, expand, **options)
+            expanded = [
+                expand_query(query, np.asarray(gallery[near[near >= 0]], np.float32), expand_alpha)
+                for query, near in zip(queries, rows, strict=True)
+            ]
+            queries = np.array(expanded, np.float32).reshape(queries.shape)
+        scores, rows = top_k(queries, gallery, max(k, rerank), **options)
+        if rerank:
+            places = tqdm(
+                range(len(queries)), "re-ranking", unit="query", disable=None, leave=False
+            )
+            for place in places:
+                head = rows[place, :rerank]
+                head = head[head >= 0]
+                if len(head) < 2:
+                    continue
+                candidates = np.asarray(gallery[head], np.float32)
+                order = k_reciprocal(queries[place], candidates)
+                rows[place, : len(head)] = head[order]
+                scores[place, : len(head)] = scores[place, : len(head)][order]
+        return scores[:, :k], rows[:, :k]
+
+    return find
 
 
 def expand_query(query: np.ndarray, neighbours: np.ndarray, alpha: float = 3.0) -> np.ndarray:
@@ -114,6 +164,46 @@ def whitening(vectors: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def whiten(vectors: ArrayLike, mean: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Applies `whitening`: float32 [n, d] -> float32 [n, size] of unit length."""
+    """Applies `whitening`: float32 [n, d] -> float32 [n, size] of unit length.
+
+    Raises:
+        FirError: the vectors have another length than those it was learned from.
+    """
+    if np.shape(vectors)[1] != len(mean):
+        raise FirError(
+            f"`whitening` must be learned from embeddings of this model, {np.shape(vectors)[1]} "
+            f"numbers each. Received: one of {len(mean)}"
+        )
     whitened = (np.asarray(vectors, np.float32) - mean) @ matrix
     return whitened / np.maximum(np.linalg.norm(whitened, axis=1, keepdims=True), 1e-12)
+
+
+def write_whitening(path: str | Path, mean: np.ndarray, matrix: np.ndarray) -> None:
+    """Writes what `whitening` returns as one .npz file."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, mean=mean, matrix=matrix)
+
+
+def read_whitening(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
+    """Reads what `write_whitening` wrote.
+
+    Returns:
+        (mean, matrix), see `whitening`.
+
+    Raises:
+        FirError: there is no such file, or it holds something else.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            mean, matrix = file["mean"], file["matrix"]
+        good = mean.ndim == 1 and matrix.ndim == 2 and len(mean) == len(matrix)
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise FirError(
+            f"`whitening` must be a file that evaluate.py --whiten wrote. Received: {path}: {error}"
+        ) from error
+    if not good:
+        raise FirError(
+            "`whitening` must be a file that evaluate.py --whiten wrote. Received: "
+            f"{path}, with shapes {mean.shape} and {matrix.shape}"
+        )
+    return mean, matrix

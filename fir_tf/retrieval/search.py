@@ -188,8 +188,10 @@ def block_sizes(
     # Blocks of equal length: a short last one multiplies at a lower speed.
     query_block = max(1, math.ceil(queries / math.ceil(max(1, queries) / query_block)))
     left = memory - query_block * per_query
-    gallery_block = min(int(left / (per_score * query_block + per_row)), gallery)
-    return query_block, max(1, gallery_block)
+    gallery_block = int(left / (per_score * query_block + per_row))
+    # Whole groups: the scores are reduced as they lie, without a copy of all but the last few.
+    gallery_block -= gallery_block % _GROUP if gallery_block > _GROUP else 0
+    return query_block, max(1, min(gallery_block, gallery))
 
 
 # The number of rows is left open in both signatures, so each function is traced once in the life
