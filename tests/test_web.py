@@ -250,6 +250,10 @@ def test_upload_click_filter_share_in_a_browser(page, server, shop, browser):
     other = browser.new_page()
     other.goto(shared)
     assert labels(other) == first
+    # A category with a long name does not push its choice over the next one.
+    other.evaluate("document.querySelector('#category').add(new Option('x'.repeat(60)))")
+    left, right = (other.locator(name).bounding_box() for name in ("#category", "#group"))
+    assert left["x"] + left["width"] <= right["x"] or left["y"] + left["height"] <= right["y"]
     # Kept to be looked at.
     pictures = ROOT / "build" / "test-pictures"
     pictures.mkdir(parents=True, exist_ok=True)
