@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from fir_tf.config import Config
+from fir_tf.keras_versions import path_of
 from fir_tf.losses.objective import Objective
 from fir_tf.models.layers import FusedBatchNormalization
 from fir_tf.training.distribution import make_strategy
@@ -84,7 +85,7 @@ def run(name, strategy):
     with strategy.scope():
         model = network(name == "batch_norm")
         unused = {"OC": ["projection"], "OS": ["logits"], "IS": ["logits"]}.get(losses, [])
-        variables = [v for v in model.trainable_variables if v.path.split("/")[0] not in unused]
+        variables = [v for v in model.trainable_variables if path_of(v).split("/")[0] not in unused]
         optimizer = make_optimizer(config, model, variables, 0.05, config.mixed_precision)
         averages = make_averages(variables) if config.ema else None
     step = TrainStep(
@@ -108,7 +109,7 @@ def run(name, strategy):
     result = {f"scalar/{key}": value.numpy() for key, value in scalars.items()}
     result["bad"] = bad.numpy()
     for index, variable in enumerate(model.variables + (averages or [])):
-        result[f"variable/{index}/{variable.path}"] = variable.numpy()
+        result[f"variable/{index}/{path_of(variable)}"] = variable.numpy()
     return result
 
 

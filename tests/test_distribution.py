@@ -181,7 +181,7 @@ def test_two_workers_equal_one_process(inshop, tmp_path):
     models = [fir_tf.load_model(tmp_path / name / "model.keras") for name in ("one", "two")]
     # Where a gradient is all but zero Adam takes a full step in a chance direction.
     for a, b in zip(*(model.weights for model in models), strict=True):
-        assert np.abs(a.numpy() - b.numpy()).mean() < 2e-5 + 1e-3 * np.abs(a.numpy()).mean(), a.path
+        assert np.abs(a.numpy() - b.numpy()).mean() < 2e-5 + 1e-3 * np.abs(a.numpy()).mean(), a.name
     assert sorted(p.name for p in (tmp_path / "two").iterdir()) == sorted(
         p.name for p in (tmp_path / "one").iterdir()
     )

@@ -38,7 +38,8 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
     try:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect(tpu="local")
         return tf.distribute.TPUStrategy(resolver)
-    except (ValueError, tf.errors.OpError) as error:
+    # TensorFlow 2.15 ends in a TypeError of its own where there is no TPU.
+    except (TypeError, ValueError, tf.errors.OpError) as error:
         raise FirError(
             "--distribute=tpu needs a machine with a TPU and a TensorFlow built for it "
             f"(pip install tensorflow-tpu). Received: {str(error).splitlines()[0]}"
