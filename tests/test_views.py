@@ -13,6 +13,7 @@ from fir_tf import datasets
 from fir_tf.config import Config
 from fir_tf.errors import FirError
 from fir_tf.files import write_json
+from fir_tf.keras_versions import path_of
 from fir_tf.models.fir import build_fir
 from fir_tf.options import EvaluateOptions
 from fir_tf.retrieval.encoder import Encoder
@@ -71,9 +72,9 @@ def embedding_at(model, pixels, side):
         weights="none",
         relaxation_width=8,
     )
-    values = {weight.path: weight.numpy() for weight in model.weights}
+    values = {path_of(weight): weight.numpy() for weight in model.weights}
     for weight in twin.weights:
-        weight.assign(values[weight.path])
+        weight.assign(values[path_of(weight)])
     view = tf.image.resize(pixels, [side, side], antialias=True)
     return twin(view, training=False)["embedding"].numpy()
 
