@@ -13,7 +13,7 @@ from fir_tf import datasets
 from fir_tf.config import Config
 from fir_tf.errors import FirError
 from fir_tf.files import write_json
-from fir_tf.keras_versions import path_of
+from fir_tf.keras_versions import KERAS_2
 from fir_tf.models.fir import build_fir
 from fir_tf.options import EvaluateOptions
 from fir_tf.retrieval.encoder import Encoder
@@ -72,13 +72,14 @@ def embedding_at(model, pixels, side):
         weights="none",
         relaxation_width=8,
     )
-    values = {path_of(weight): weight.numpy() for weight in model.weights}
+    values = {weight.path: weight.numpy() for weight in model.weights}
     for weight in twin.weights:
-        weight.assign(values[path_of(weight)])
+        weight.assign(values[weight.path])
     view = tf.image.resize(pixels, [side, side], antialias=True)
     return twin(view, training=False)["embedding"].numpy()
 
 
+@pytest.mark.skipif(KERAS_2, reason="a loaded model's weights have other names there")
 def test_the_mean_of_all_views(run):
     model, config, _ = load_model(run[0])
     images = np.random.default_rng(0).uniform(0, 255, (3, 32, 32, 3)).astype(np.float32)
