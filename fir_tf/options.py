@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from fir_tf.config import DATASET_NAMES, option
 from fir_tf.errors import FirError
@@ -49,11 +50,8 @@ class EvaluateOptions:
     )
 
     def __post_init__(self):
-        for name in ("batch_size", "sheet_rows", "sheet_matches"):
-            _at_least_one(self, name)
-        for name in ("whiten", "expand", "rerank"):
-            if getattr(self, name) < 0:
-                raise FirError(f"`{name}` must be >= 0. Received: {getattr(self, name)}")
+        at_least(self, 1, "batch_size", "sheet_rows", "sheet_matches")
+        at_least(self, 0, "whiten", "expand", "rerank")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,9 +98,8 @@ class ExportOptions:
     )
 
     def __post_init__(self):
-        _at_least_one(self, "top")
-        if self.version < 0:
-            raise FirError(f"`version` must be >= 0. Received: {self.version}")
+        at_least(self, 1, "top")
+        at_least(self, 0, "version")
         if self.format != "saved_model" and (self.gallery or self.precision != "float32"):
             raise FirError(
                 "`gallery` and `precision` are for --format=saved_model. "
@@ -110,9 +107,11 @@ class ExportOptions:
             )
 
 
-def _at_least_one(options, name):
-    if getattr(options, name) < 1:
-        raise FirError(f"`{name}` must be >= 1. Received: {getattr(options, name)}")
+def at_least(options: Any, bound: int, *names: str) -> None:
+    """Raises FirError unless the fields of these names are at least `bound`."""
+    for name in names:
+        if getattr(options, name) < bound:
+            raise FirError(f"`{name}` must be >= {bound}. Received: {getattr(options, name)}")
 
 
 def find_run(run: str | Path, runs: str | Path = "runs") -> Path:

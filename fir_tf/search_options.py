@@ -4,6 +4,7 @@ import dataclasses
 
 from fir_tf.config import DATASET_NAMES, option
 from fir_tf.errors import FirError
+from fir_tf.options import at_least
 
 _INDEX_HELP = "Address of the index: a folder, or what python search.py lists."
 _MODEL_HELP = (
@@ -52,7 +53,7 @@ class IndexOptions:
     def __post_init__(self):
         _required(self, "images")
         _required(self, "index")
-        _at_least_one(self, "batch_size")
+        at_least(self, 1, "batch_size")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,10 +81,8 @@ class QueryOptions:
 
     def __post_init__(self):
         _required(self, "index")
-        _at_least_one(self, "k")
-        for name in ("expand", "rerank"):
-            if getattr(self, name) < 0:
-                raise FirError(f"`{name}` must be >= 0. Received: {getattr(self, name)}")
+        at_least(self, 1, "k")
+        at_least(self, 0, "expand", "rerank")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,8 +97,7 @@ class MeasureOptions:
 
     def __post_init__(self):
         _required(self, "index")
-        for name in ("k", "queries"):
-            _at_least_one(self, name)
+        at_least(self, 1, "k", "queries")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +114,7 @@ class WebOptions:
 
     def __post_init__(self):
         _required(self, "index")
-        _at_least_one(self, "max_upload_mb")
+        at_least(self, 1, "max_upload_mb")
         if not 0 <= self.port <= 65535:
             raise FirError(f"`port` must be between 0 and 65535. Received: {self.port}")
 
@@ -124,8 +122,3 @@ class WebOptions:
 def _required(options, name):
     if not getattr(options, name).strip():
         raise FirError(f"`{name}` must be given: --{name}=...")
-
-
-def _at_least_one(options, name):
-    if getattr(options, name) < 1:
-        raise FirError(f"`{name}` must be >= 1. Received: {getattr(options, name)}")

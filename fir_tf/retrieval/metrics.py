@@ -4,7 +4,7 @@ Every score is a fraction from 0 to 1, computed in float64. Nothing here knows a
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -245,7 +245,7 @@ def retrieval_metrics(
     ks: Iterable[int] = (1, 5, 10, 20, 30, 40, 50),
     unmatched: str = "exclude",
     memory: int = search.DEFAULT_MEMORY,
-    find: Callable[..., tuple[np.ndarray, np.ndarray]] = search.top_k,
+    find: search.SearchFunction = search.top_k,
 ) -> RetrievalResult:
     """Measures how well the queries' items are found in the gallery.
 

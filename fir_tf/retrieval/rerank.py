@@ -1,6 +1,5 @@
 """Better answers from the same embeddings: query expansion, re-ranking, whitening."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +8,7 @@ from tqdm import tqdm
 
 from fir_tf.errors import FirError
 from fir_tf.files import replacing
-from fir_tf.retrieval.search import check_embeddings, top_k
-
-SearchFunction = Callable[..., tuple[np.ndarray, np.ndarray]]
+from fir_tf.retrieval.search import SearchFunction, check_embeddings, top_k
 
 
 def better_search(expand: int = 0, expand_alpha: float = 3.0, rerank: int = 0) -> SearchFunction:

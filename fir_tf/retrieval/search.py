@@ -7,6 +7,7 @@ merged into what earlier blocks left.
 
 import math
 import operator
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import numpy as np
@@ -16,6 +17,9 @@ from numpy.typing import ArrayLike
 from fir_tf.errors import FirError
 
 DEFAULT_MEMORY = 256 * 2**20
+
+# What takes the arguments of `top_k` and returns the like.
+SearchFunction = Callable[..., tuple[np.ndarray, np.ndarray]]
 
 # Scores are compared in groups of this many neighbouring gallery rows before single ones are.
 _GROUP = 16
