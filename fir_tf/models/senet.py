@@ -119,14 +119,15 @@ def _squeeze_excite(x, name):
 
 
 def _convolution(x, filters, kernel_size, name, strides=1, groups=1, use_bias=False):
-    """A convolution padded with zeros all around, as torch does.
-
-    TensorFlow's own "same" padding of a strided convolution is lopsided on even sizes.
-    """
-    if kernel_size > 1:
+    """A convolution padded with zeros all around, as torch does."""
+    padding = "same"
+    if kernel_size > 1 and strides > 1:
+        # TensorFlow's own padding of a strided convolution is lopsided on even sizes.
         x = keras.layers.ZeroPadding2D(kernel_size // 2, name=f"{name}.pad")(x)
+        padding = "valid"
     options = {
         "strides": strides,
+        "padding": padding,
         "use_bias": use_bias,
         # He et al. 2015, over the outputs.
         "kernel_initializer": keras.initializers.VarianceScaling(
