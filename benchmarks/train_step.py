@@ -48,7 +48,7 @@ def tensorflow_side(args):
     from fir_tf.training.step import TrainStep
 
     if args.side == "keras":
-        backbones.with_fused_batch_norm = lambda model, *_: model
+        backbones.with_faster_layers = backbones.rebuilt = lambda model, *_: model
         fir.set_batch_norm = lambda *_: None
     images = BATCH
     config = Config(backbone=args.backbone, image_size=args.image_size)

@@ -26,7 +26,7 @@ from fir_tf.models.layers import (
     GroupedConv2D,
     PixelNormalisation,
     set_batch_norm,
-    with_fused_batch_norm,
+    with_faster_layers,
 )
 from fir_tf.models.pretrained.assign import assign_torch
 from fir_tf.models.pretrained.load import load_file
@@ -55,6 +55,29 @@ PARAMETERS = {
 }
 
 
+def test_densenets_transitions_pool_first_and_compute_the_same():
+    size = (97, 128)
+    stock = keras.applications.DenseNet121(include_top=False, weights=None, input_shape=(*size, 3))
+    rng = np.random.default_rng(0)
+    stock.set_weights(
+        [
+            rng.uniform(0.5, 1.0, value.shape)
+            if value.ndim == 1
+            else rng.normal(0, np.sqrt(2 / np.prod(value.shape[:-1])), value.shape)
+            for value in stock.get_weights()
+        ]
+    )
+    model = build_backbone("densenet121", size, None)
+    model.set_weights(stock.get_weights())
+    images = normal(2, *size, 3)
+    expected = stock(images, training=False)
+    actual = model(images, training=False)
+    assert np.max(np.abs(actual - expected)) < 1e-5 * np.max(np.abs(expected))
+    for number in (2, 3, 4):
+        convolution = model.get_layer(f"pool{number}_conv")
+        assert convolution.input.shape[1] == 97 // 2 ** (number + 1)
+
+
 @pytest.mark.parametrize("name", BACKBONES)
 def test_parameters_output_and_stages(name):
     height, width = 128, 97
@@ -79,8 +102,10 @@ def test_parameters_output_and_stages(name):
         if side > 1:
             scales[stage].add(height // side)
     for stage, scale in enumerate((2, 4, 8, 16, 32)):
-        # The first layers of a stage may still see the size of the stage before.
-        assert scale in scales[stage] and scales[stage] <= {scale, scale // 2}
+        # The first layers of a stage may still see the size of the stage before, and the
+        # convolution that ends one of DenseNet's already that of the next.
+        near = {scale, scale // 2, 2 * scale} if name == "densenet121" else {scale, scale // 2}
+        assert scale in scales[stage] and scales[stage] <= near
     left = [len(model.trainable_variables)]
     for number, stage in enumerate(STAGES):
         assert freeze_stages(model, stage) == sum(one <= number for one in stages)
@@ -180,7 +205,7 @@ def test_keras_weights_files(tmp_path, file):
         if file == "applications.h5":
             save_as_applications_do(model, path)
         else:
-            (with_fused_batch_norm(model) if file.startswith("fused") else model).save_weights(path)
+            (with_faster_layers(model) if file.startswith("fused") else model).save_weights(path)
 
     backbone = BACKBONES["resnet50"]
     saved, loaded = small_network(), small_network()
@@ -436,7 +461,7 @@ def test_swapping_keeps_names_values_and_survives_saving(tmp_path):
     stock = small_network()
     images = normal(4, 8, 8, 3)
     stock(images, training=True)
-    fused = with_fused_batch_norm(stock)
+    fused = with_faster_layers(stock)
     assert [layer.name for layer in fused.layers] == [layer.name for layer in stock.layers]
     assert (fused.get_layer("norm").momentum, fused.get_layer("norm").epsilon) == (0.7, 1e-4)
     expected = stock(images, training=False)
@@ -453,15 +478,46 @@ def test_swapping_keeps_names_values_and_survives_saving(tmp_path):
 
 def test_the_copy_can_have_another_momentum():
     stock = small_network()
-    assert with_fused_batch_norm(stock, 0.8).get_layer("norm").momentum == 0.8
-    assert with_fused_batch_norm(stock).get_layer("norm").momentum == 0.7
+    assert with_faster_layers(stock, 0.8).get_layer("norm").momentum == 0.8
+    assert with_faster_layers(stock).get_layer("norm").momentum == 0.7
+
+
+@pytest.mark.parametrize(
+    ("policy", "device", "expected"),
+    [
+        ("mixed_bfloat16", "CPU", "float32"),
+        ("mixed_bfloat16", "GPU", "bfloat16"),
+        ("mixed_bfloat16", "TPU", "bfloat16"),
+        ("mixed_float16", "CPU", "float16"),
+        ("float32", "CPU", "float32"),
+    ],
+)
+def test_depthwise_convolutions_are_float32_in_bfloat16_on_cpus(
+    policy, device, expected, monkeypatch
+):
+    monkeypatch.setattr(
+        tf.config, "list_logical_devices", lambda kind=None: [kind] * (kind == device)
+    )
+    keras.mixed_precision.set_global_policy(policy)
+    try:
+        images = keras.Input((8, 8, 3))
+        maps = keras.layers.DepthwiseConv2D(3, name="depthwise")(images)
+        model = keras.Model(images, keras.layers.Conv2D(4, 1, name="pointwise")(maps))
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    faster = with_faster_layers(model)
+    assert faster.get_layer("depthwise").compute_dtype == expected
+    assert faster.get_layer("pointwise").compute_dtype == policy.removeprefix("mixed_")
+    images = normal(2, 8, 8, 3)
+    expected = model(images, training=False)
+    assert relative_error(faster(images, training=False), expected) < 0.02
 
 
 def test_a_batch_norm_that_cannot_be_set():
     with pytest.raises(FirError, match="layer norm"):
         set_batch_norm(small_network(), "frozen")
     with pytest.raises(FirError, match="frozen, batch, synchronized. Received: 'live'"):
-        set_batch_norm(with_fused_batch_norm(small_network()), "live")
+        set_batch_norm(with_faster_layers(small_network()), "live")
 
 
 def test_a_frozen_stage_keeps_its_statistics():

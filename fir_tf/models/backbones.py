@@ -11,7 +11,7 @@ import keras
 from fir_tf.errors import FirError
 from fir_tf.keras_versions import without_slashes
 from fir_tf.models.efficientnet_lite import build_efficientnet_lite0, torch_module
-from fir_tf.models.layers import PixelNormalisation, with_fused_batch_norm
+from fir_tf.models.layers import PixelNormalisation, rebuilt, with_faster_layers
 from fir_tf.models.pretrained import WEIGHTS, Weights
 from fir_tf.models.pretrained.assign import densenet121_module, resnet50_module
 from fir_tf.models.pretrained.load import load_file, load_imagenet
@@ -69,6 +69,23 @@ def _build_application(build, input_shape):
     return without_slashes(build(include_top=False, weights=None, input_shape=input_shape))
 
 
+def _build_densenet121(input_shape):
+    """Keras' own, whose transitions pool first and convolve then.
+
+    An average and a 1x1 convolution can change places. Behind the pooling it has a quarter of the
+    work: 7 % less for the whole network.
+    """
+    model = _build_application(keras.applications.DenseNet121, input_shape)
+
+    def make(layer):
+        place = re.fullmatch("(pool[234]_)(conv|pool)", layer.name)
+        if place:
+            layer = model.get_layer(place[1] + {"conv": "pool", "pool": "conv"}[place[2]])
+        return type(layer).from_config(layer.get_config())
+
+    return rebuilt(model, make)
+
+
 def _senet(name, stem, **values):
     stages = (stem, *(rf"layer{number}\." for number in range(1, 5)))
     return Backbone(name, functools.partial(build_senet, name), 2048, stages, **values)
@@ -93,7 +110,7 @@ BACKBONES = {
         _senet("resnet50_v15", "conv1|bn1"),
         Backbone(
             "densenet121",
-            functools.partial(_build_application, keras.applications.DenseNet121),
+            _build_densenet121,
             1024,
             ("conv1_", "conv2_|pool2_", "conv3_|pool3_", "conv4_|pool4_", "conv5_|bn"),
             torch_module=densenet121_module,
@@ -159,7 +176,7 @@ def normalisation(name: str) -> PixelNormalisation:
 def build_backbone(
     name: str, image_size: int | tuple[int, int], weights: str | Path | None = "imagenet"
 ) -> keras.Model:
-    """Builds a backbone with the faster batch normalisation.
+    """Builds a backbone of the faster layers, see `fir_tf.models.layers.with_faster_layers`.
 
     Random weights depend on `keras.utils.set_random_seed` only.
 
@@ -193,7 +210,7 @@ def build_backbone(
         load_imagenet(model, backbone)
     elif weights not in (None, "none"):
         load_file(model, backbone, weights)
-    return with_fused_batch_norm(model, backbone.momentum)
+    return with_faster_layers(model, backbone.momentum)
 
 
 def stage_count(freeze: int | str) -> int:

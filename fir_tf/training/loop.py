@@ -104,7 +104,7 @@ def build_engine(
             f"a batch of {plan.size} images cannot be shared evenly among {replicas} devices. "
             "Give a --batch_size that is a multiple of their number"
         )
-    precision = choose_precision(config.mixed_precision, config.backbone)
+    precision = choose_precision(config.mixed_precision)
 
     def build(**changed):
         return build_fir(

@@ -6,20 +6,15 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-# Their depthwise convolutions have no bfloat16 kernels on CPUs: slower than float32.
-_DEPTHWISE = ("efficientnet_lite0",)
 
-
-def choose_precision(name, backbone):
+def choose_precision(name):
     """Returns "float32", "bfloat16" or "float16" for `--mixed_precision`.
 
     "auto" is bfloat16 on TPUs, on GPUs of compute capability 8 and up, and on CPUs with
-    bfloat16 instructions unless the backbone's convolutions are depthwise; float16 on GPUs of
-    capability 7; float32 elsewhere.
+    bfloat16 instructions; float16 on GPUs of capability 7; float32 elsewhere.
 
     Args:
         name: str, the flag's value.
-        backbone: str, a key of `fir_tf.models.backbones.BACKBONES`.
     """
     if name != "auto":
         return name
@@ -30,9 +25,7 @@ def choose_precision(name, backbone):
         details = tf.config.experimental.get_device_details(gpus[0])
         major = details.get("compute_capability", (0, 0))[0]
         return "bfloat16" if major >= 8 else "float16" if major == 7 else "float32"
-    if backbone not in _DEPTHWISE and {"avx512_bf16", "amx_bf16"} & _cpu_flags():
-        return "bfloat16"
-    return "float32"
+    return "bfloat16" if {"avx512_bf16", "amx_bf16"} & _cpu_flags() else "float32"
 
 
 def _cpu_flags():

@@ -7,7 +7,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file as read_safetensors
 
 from fir_tf.errors import FirError
-from fir_tf.models.layers import with_fused_batch_norm
+from fir_tf.models.layers import with_faster_layers
 from fir_tf.models.pretrained.assign import assign_torch
 from fir_tf.models.pretrained.download import imagenet_file
 from fir_tf.models.torch_file import read_torch_file
@@ -103,7 +103,7 @@ def _load_h5(model, path):
             raise ValueError(f"it has {saved} variables, {len(model.weights)} are expected")
         # Keras addresses the variables in a .weights.h5 file by their layers' class names, so
         # they can only be read into layers of the classes that wrote them.
-        reader = with_fused_batch_norm(model) if fused else model
+        reader = with_faster_layers(model) if fused else model
         reader.load_weights(str(path))
     # h5py and Keras raise OSError, KeyError and ValueError for the many ways not to fit.
     except Exception as error:
