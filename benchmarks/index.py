@@ -1,10 +1,11 @@
-"""Shows how far `search.py index` stays behind the model alone, in images/s.
+"""Shows how far `search.py index` stays behind its two halves, in images/s.
 
   python benchmarks/index.py
 
 Photos of 512 x 512 pixels (rendered garments, JPEG) are embedded and stored in an empty index; the
-model alone embeds as many images that lie decoded in memory. With OpenVINO installed its export
-takes turns too. Medians of --rounds turns, interleaved; random weights.
+model alone embeds as many images that lie decoded in memory, the input alone decodes and resizes
+the photos. With OpenVINO installed its export takes turns too. Medians of --rounds turns,
+interleaved; random weights.
 """
 
 import argparse
@@ -21,25 +22,17 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
 import tensorflow as tf
+from untrained import write_run
 
-from fir_tf.config import Config
 from fir_tf.datasets import boutique
 from fir_tf.files import write_json
-from fir_tf.models.fir import build_fir
+from fir_tf.input.batches import ordered_batches
 from fir_tf.retrieval.encoder import Encoder
 from fir_tf.retrieval.index import build
 from fir_tf.search_options import IndexOptions
 
 ROOT = Path(__file__).parent.parent
 BATCH = 64
-
-
-def make_run(folder, backbone, image_size):
-    """Writes the folder of a run that was not trained."""
-    config = Config(run=str(folder), backbone=backbone, image_size=image_size, weights="none")
-    config.save(folder / "config.json")
-    write_json(folder / "labels.json", {"categories": ["Dresses", "Tops"]})
-    build_fir(backbone, image_size, 2, weights="none").save(folder / "model.keras")
 
 
 def openvino_export(run):
@@ -56,13 +49,14 @@ def measure(models, photos, count, image_size, rounds):
     """Lets the model alone and the index take turns.
 
     Returns:
-        {name: [images/s of the model, images/s of the index]}, medians.
+        {name: (images/s of the model, of the input, of the index)}, medians.
     """
     pixels = tf.constant(
         np.random.default_rng(0).uniform(0, 255, (BATCH, image_size, image_size, 3)), tf.float32
     )
     encoders = {name: Encoder(model) for name, model in models.items()}
-    rates = {name: ([], []) for name in models}
+    rates = {name: ([], [], []) for name in models}
+    files = [str(path) for path in sorted(photos.rglob("*.jpg"))]
     for turn in range(rounds):
         for name, model in models.items():
             network = encoders[name].network
@@ -71,13 +65,17 @@ def measure(models, photos, count, image_size, rounds):
             for _ in range(count // BATCH):
                 network(pixels)["embedding"].numpy()
             rates[name][0].append(count // BATCH * BATCH / (time.perf_counter() - start))
+            start = time.perf_counter()
+            for batch in ordered_batches(files, image_size, "crop", BATCH)[0]:
+                batch["valid"].numpy()
+            rates[name][1].append(len(files) / (time.perf_counter() - start))
             with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(None):
                 options = IndexOptions(
                     model=str(model), images=str(photos), index=f"{folder}/index", batch_size=BATCH
                 )
-                rates[name][1].append(build(options)["images_per_second"])
+                rates[name][2].append(build(options)["images_per_second"])
         print(f"round {turn + 1} of {rounds}", flush=True)
-    return {name: [statistics.median(part) for part in both] for name, both in rates.items()}
+    return {name: tuple(map(statistics.median, parts)) for name, parts in rates.items()}
 
 
 def main():
@@ -99,16 +97,18 @@ def main():
             if given.only not in ("", backbone):
                 continue
             run = folder / backbone
-            make_run(run, backbone, image_size)
+            write_run(
+                run, ["Dresses", "Tops"], backbone=backbone, image_size=image_size, weights="none"
+            )
             models = {"run": run, "OpenVINO export": openvino_export(run)}
             models = {name: model for name, model in models.items() if model}
             found = measure(models, photos / "Img", given.images, image_size, given.rounds)
-            for name, (alone, index) in found.items():
+            for name, (alone, inputs, index) in found.items():
                 label = f"{backbone} {image_size}, {name}"
-                results[label] = {"model_alone": alone, "index": index}
+                results[label] = {"model_alone": alone, "input_alone": inputs, "index": index}
                 print(
-                    f"{label}: model alone {alone:.1f} images/s, index {index:.1f}, "
-                    f"{index / alone:.2f} of it",
+                    f"{label}: model alone {alone:.1f} images/s, input alone {inputs:.1f}, "
+                    f"index {index:.1f}, {index / alone:.2f} of the model",
                     flush=True,
                 )
             write_json(given.output, results)

@@ -35,10 +35,9 @@ import requests
 import tensorflow as tf
 from PIL import Image
 from tqdm import tqdm
+from untrained import write_run
 
-from fir_tf.config import Config
 from fir_tf.files import write_json
-from fir_tf.models.fir import build_fir
 from fir_tf.retrieval.encoder import Encoder
 from fir_tf.retrieval.engines import open_engine
 
@@ -65,13 +64,9 @@ index.build(IndexOptions(*sys.argv[1:], batch_size=4))
 """
 
 
-def make_run(folder):
-    """Writes a run's folder with ImageNet's EfficientNet-Lite0 at 64 pixels; returns it."""
-    config = Config(run=str(folder), backbone="efficientnet_lite0", image_size=64)
-    config.save(folder / "config.json")
-    write_json(folder / "labels.json", {"categories": list(CATEGORIES)})
-    build_fir(config.backbone, config.image_size, len(CATEGORIES)).save(folder / "model.keras")
-    return folder
+def untrained(folder):
+    """Writes a run of ImageNet's EfficientNet-Lite0 at 64 pixels; returns its folder."""
+    return write_run(folder, list(CATEGORIES), backbone="efficientnet_lite0", image_size=64)
 
 
 def photo(seed):
@@ -381,7 +376,7 @@ def lost_in(address, catalogue):
 
 def measure(options, folder):
     """Runs clients, writer and server; returns what goes into the results."""
-    run = Path(options.run) if options.run else make_run(folder / "run")
+    run = Path(options.run) if options.run else untrained(folder / "run")
     catalogue, address = Catalogue(folder / "photos", options.photos), folder / "index"
     catalogue.embed(Encoder(run))
     for path in (*catalogue.stays, *catalogue.changing):

@@ -6,7 +6,8 @@
   python benchmarks/search.py --only=million       256 queries and one x 1,000,000 rows x 512
   python benchmarks/search.py --only=approximate   FAISS IVF-PQ and HNSW at recall@50 >= 0.95
 
-Rows are clustered as embeddings are: 10 rows around each centre.
+Rows are clustered as embeddings are: 10 rows around each centre. --only=approximate takes real
+embeddings with --index=<folder that search.py index wrote>.
 """
 
 import argparse
@@ -121,13 +122,25 @@ def million(repeats, folder):
     return results
 
 
-def approximate(repeats, folder, rows):
+def embedded(index, queries):
+    """Returns (gallery, queries) from a local index: `queries` of its rows are left out of it."""
+    with open_engine(index) as engine:
+        vectors = np.concatenate([read for _, read in engine.scan(vectors=True)])
+    order = np.random.default_rng(0).permutation(len(vectors))
+    return vectors[np.sort(order[queries:])], vectors[order[:queries]]
+
+
+def approximate(repeats, folder, rows, index):
     """FAISS' approximate indexes through fir_tf's engine, each at recall@50 >= 0.95."""
-    gallery, queries = clustered(rows, 512, 128, folder / "small")
+    if index:
+        gallery, queries = embedded(index, 128)
+    else:
+        gallery, queries = clustered(rows, 512, 128, folder / "small")
+    rows, size = gallery.shape
     exact = top_k(queries, gallery, K)[0]
     records = [Record(f"{number}", "", "", "", "") for number in range(rows)]
     with open_engine(folder / "index", create=True) as engine:
-        engine.set_info({"dimension": 512})
+        engine.set_info({"dimension": size})
         for start in range(0, rows, 10_000):
             part = slice(start, start + 10_000)
             engine.upsert(records[part], gallery[part])
@@ -153,20 +166,20 @@ def approximate(repeats, folder, rows):
             if recall >= 0.95:
                 break
         speed = len(queries) / statistics.median(times)
-        size = (folder / "index" / f"faiss-{kind}.index").stat().st_size
+        written = (folder / "index" / f"faiss-{kind}.index").stat().st_size
         print(
-            f"{rows} x 512 {kind:6s} build {build:7.1f} s  {size / 1e6:7.0f} MB  "
+            f"{rows} x {size} {kind:6s} build {build:7.1f} s  {written / 1e6:7.0f} MB  "
             f"effort {effort:2d}  recall@50 {recall:.3f}  {speed:7.1f} queries/s",
             flush=True,
         )
         results[kind] = {
             "build_seconds": build,
-            "bytes": size,
+            "bytes": written,
             "effort": effort,
             "recall@50": float(recall),
             "queries_per_second": speed,
         }
-    return {f"approximate, {rows} x 512": results}
+    return {f"approximate, {rows} x {size}": results}
 
 
 def main():
@@ -177,6 +190,7 @@ def main():
     parser.add_argument("--only", choices=("inshop", "peak", "million", "approximate"))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--rows", type=int, default=100_000, help="rows of --only=approximate")
+    parser.add_argument("--index", default="", help="embeddings of --only=approximate")
     parser.add_argument("--json", default="", help="file for the numbers")
     given = parser.parse_args()
     results = {}
@@ -190,7 +204,7 @@ def main():
         if given.only in (None, "million"):
             results |= million(given.repeats, folder)
         if given.only in (None, "approximate"):
-            results |= approximate(given.repeats, folder, given.rows)
+            results |= approximate(given.repeats, folder, given.rows, given.index)
     if given.json:
         write_json(given.json, results)
 

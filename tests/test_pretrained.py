@@ -13,7 +13,7 @@ from test_backbones import is_filled, normal, relative_error, torch_tensors
 
 from fir_tf import datasets
 from fir_tf.errors import FirError
-from fir_tf.input.images import preprocess
+from fir_tf.input.batches import ordered_batches
 from fir_tf.models.backbones import BACKBONES, build_backbone, get_backbone, normalisation
 from fir_tf.models.pretrained import WEIGHTS
 from fir_tf.models.pretrained.__main__ import main
@@ -333,14 +333,13 @@ def clothing():
 @pytest.mark.slow
 def test_efficientnet_lite0_names_real_clothes(clothing):
     part = clothing.part("test")
-    files = [Path(path).read_bytes() for path in part.files()]
-    images = tf.stack([preprocess(contents, 224, "crop")[0] for contents in files])
     model = build_backbone("efficientnet_lite0", 224)
     tensors = read_torch_file(imagenet_file(WEIGHTS["efficientnet_lite0"]))
     layer = normalisation("efficientnet_lite0")
+    batches, _ = ordered_batches(part.files(), 224, "crop", 32)
     features = np.concatenate(
-        [model(layer(images[n : n + 32]), training=False) for n in range(0, len(part), 32)]
-    ).mean((1, 2))
+        [model(layer(batch["images"]), training=False) for batch in batches]
+    ).mean((1, 2))[: len(part)]
     top = (features @ tensors["_fc.weight"].T + tensors["_fc.bias"]).argmax(1)
     for name, (classes, share) in CLASSES.items():
         found = top[part.category == clothing.categories.index(name)]

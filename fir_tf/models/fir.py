@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from fir_tf.config import Config
 from fir_tf.errors import FirError
 from fir_tf.models.backbones import build_backbone, freeze_stages, normalisation
 from fir_tf.models.layers import set_batch_norm
@@ -79,6 +80,34 @@ def build_fir(
         embedding = keras.layers.Dense(embedding_size, use_bias=False, name="projection")(embedding)
     embedding = keras.layers.UnitNormalization(dtype="float32", name="embedding")(embedding)
     return keras.Model(images, {"category": category, "embedding": embedding}, name="fir")
+
+
+def build_from_config(config: Config, categories: int, **changed: Any) -> keras.Model:
+    """Builds the model that a run's options describe.
+
+    Args:
+        config: Config.
+        categories: int, number of categories.
+        changed: arguments of `build_fir` in place of the options of the same names.
+
+    Returns:
+        keras.Model, see `build_fir`.
+
+    Raises:
+        FirError: see `build_fir`.
+    """
+    names = (
+        "backbone",
+        "image_size",
+        "weights",
+        "embedding_size",
+        "relaxation_width",
+        "dropout",
+        "batch_norm",
+        "freeze",
+    )
+    options = {name: getattr(config, name) for name in names}
+    return build_fir(categories=categories, **{**options, **changed})
 
 
 def training_model(model: keras.Model) -> keras.Model:

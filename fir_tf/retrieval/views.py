@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from fir_tf.config import Config
 from fir_tf.errors import FirError
-from fir_tf.models.fir import build_fir
+from fir_tf.models.fir import build_from_config
 
 Network = Callable[[tf.Tensor], Mapping[str, tf.Tensor]]
 
@@ -63,15 +63,8 @@ def networks_at(
         if scale == 1 or side == config.image_size:
             networks[config.image_size] = network(model)
             continue
-        twin = build_fir(
-            config.backbone,
-            side,
-            model.output["category"].shape[-1],
-            weights=None,
-            embedding_size=config.embedding_size,
-            relaxation_width=config.relaxation_width,
-            dropout=config.dropout,
-        )
+        categories = model.output["category"].shape[-1]
+        twin = build_from_config(config, categories, image_size=side, weights="none")
         twin.set_weights(model.get_weights())
         networks[side] = network(twin)
     return networks

@@ -23,7 +23,7 @@ from fir_tf.files import write_json
 from fir_tf.input.batches import training_batches
 from fir_tf.input.plans import Plan, describe_undrawn, make_plan
 from fir_tf.losses.objective import Objective
-from fir_tf.models.fir import build_fir, head_variables, training_model
+from fir_tf.models.fir import build_from_config, head_variables, training_model
 from fir_tf.models.pretrained import notice
 from fir_tf.retrieval.pictures import training_curves
 from fir_tf.training import actions
@@ -106,27 +106,12 @@ def build_engine(
         )
     precision = choose_precision(config.mixed_precision)
 
-    def build(**changed):
-        return build_fir(
-            config.backbone,
-            config.image_size,
-            len(catalogue.categories),
-            **{
-                "weights": config.weights,
-                "embedding_size": config.embedding_size,
-                "relaxation_width": config.relaxation_width,
-                "dropout": config.dropout,
-                "batch_norm": config.batch_norm,
-                "freeze": config.freeze,
-                **changed,
-            },
-        )
-
+    categories = len(catalogue.categories)
     keras.utils.set_random_seed(config.seed)
     schedule = make_schedule(config, steps_per_epoch)
     with strategy.scope():
         with policy(precision):
-            model = build()
+            model = build_from_config(config, categories)
         variables = _trained_variables(model, config)
         if not variables:
             raise FirError(
@@ -158,7 +143,9 @@ def build_engine(
     if precision == "float32" and replicas == 1 and averages is None:
         served = lambda: model  # noqa: E731
     else:
-        served = _copier(build(weights="none"), model, variables, averages)
+        served = _copier(
+            build_from_config(config, categories, weights="none"), model, variables, averages
+        )
     return _Engine(
         strategy, precision, model, variables, optimizer, schedule, averages, update, served
     )
