@@ -132,10 +132,11 @@ def embedded(index, queries):
 
 def approximate(repeats, folder, rows, index):
     """FAISS' approximate indexes through fir_tf's engine, each at recall@50 >= 0.95."""
+    asked = 128
     if index:
-        gallery, queries = embedded(index, 128)
+        gallery, queries = embedded(index, asked)
     else:
-        gallery, queries = clustered(rows, 512, 128, folder / "small")
+        gallery, queries = clustered(rows, 512, asked, folder / "small")
     rows, size = gallery.shape
     exact = top_k(queries, gallery, K)[0]
     records = [Record(f"{number}", "", "", "", "") for number in range(rows)]
