@@ -16,6 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import fir_tf  # noqa: F401, before TensorFlow, whose environment it sets
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import matplotlib

@@ -18,6 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import fir_tf  # noqa: F401, before TensorFlow, whose environment it sets
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np

@@ -31,11 +31,12 @@ CASES = [
 def tensorflow_side(args):
     """Serves fir_tf's step, or the same with Keras' own batch normalisation and Adam."""
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    # Before TensorFlow, whose environment it sets.
+    from fir_tf.models import layers  # isort: split
+
     import keras
     import numpy as np
     import tensorflow as tf
-
-    from fir_tf.models import layers
 
     if args.side == "keras":
         layers.FusedBatchNormalization = keras.layers.BatchNormalization

@@ -1,6 +1,10 @@
 """Fashion image retrieval in TensorFlow and Keras."""
 
+from fir_tf import onednn
+
 __version__ = "0.1.0"
+
+onednn.switch_on()
 
 
 def __getattr__(name):
