@@ -37,12 +37,13 @@ class Side:
     Args:
         name: str, its row in the results.
         command: list of str.
+        environment: dict of str, the process' environment; None: this one's.
     """
 
-    def __init__(self, name, command):
+    def __init__(self, name, command, environment=None):
         self.name, self.rates, self.cpu, self.memory = name, [], [], 0.0
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
 
     def wait(self):
