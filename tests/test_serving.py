@@ -180,13 +180,14 @@ def test_served_embeddings_are_the_evaluated_ones(signatures, evaluated):
 
 
 @pytest.mark.slow
-def test_without_folding_they_are_equal_to_the_bit(run, tmp_path, evaluated):
+def test_without_folding_they_are_equal_but_for_rounding(run, tmp_path, evaluated):
     part, found = evaluated
     target = export(ExportOptions(run=str(run), output=str(tmp_path / "fir"), fold=False))
     served = tf.saved_model.load(str(target)).signatures["embed"](
         image_bytes=tf.constant(contents_of(part))
     )
-    np.testing.assert_array_equal(served["embedding"].numpy(), found.embedding)
+    # Two graphs of one network: where oneDNN is off, their kernels add up in other orders.
+    np.testing.assert_allclose(served["embedding"].numpy(), found.embedding, rtol=0, atol=1e-6)
 
 
 def test_pixels_give_what_their_file_gives(signatures, run):
