@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+# Bytes; a temporary name is at most this long, or shorter than its file's.
+_LONG_NAME = 100
+
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
@@ -25,7 +28,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")
+    # A name may be as long as the file system allows, and no letter longer.
+    name = path.name if len(os.fsencode(path.name)) <= _LONG_NAME else path.suffix[-16:]
+    temporary = path.with_name(f".{uuid.uuid4().hex[:8]}.{name.removeprefix('.')}")
     try:
         yield temporary
         os.replace(temporary, path)
