@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import numpy as np
 
@@ -16,8 +17,10 @@ _FIELDS = ("path", "item", "category", "domain", "checksum")
 _MOST = 16_384
 _TEXT = 65_535
 _MESSAGE = 2**22
-# Above this many bytes a path has no room in a primary key of every Milvus version.
-_KEY = 4096
+# Bytes of each field. A longer path has no room in a primary key of every Milvus version.
+_SIZES = {"path": 4096, "item": 4096, "category": 4096, "domain": 2048, "checksum": 128}
+# The client writes keys between quotes without escaping them.
+_UNSAFE = re.compile(r"[%\"'\\\x00-\x1f\x7f]")
 
 
 class MilvusEngine(Engine):
@@ -75,8 +78,7 @@ class MilvusEngine(Engine):
             )
         if self._dimension != dimension:
             self._client.drop_collection(self.collection)
-            sizes = {"path": _KEY, "checksum": 128}
-            fields = [(name, sizes.get(name, 2048), name == "path") for name in _FIELDS]
+            fields = [(name, _SIZES[name], name == "path") for name in _FIELDS]
             self._create(self.collection, dimension, fields, self.kind)
             self._client.load_collection(self.collection)
         row = {"name": "info", "value": json.dumps(info), "vector": [0.0, 0.0]}
@@ -102,23 +104,21 @@ class MilvusEngine(Engine):
         if not records:
             return
         vectors = check_vectors("vectors", vectors, self._dimension)
-        for record in records:
-            if len(record.path.encode()) > _KEY:
-                raise FirError(f"a path must be at most {_KEY} bytes. Received: {record.path}")
+        rows = [_row(record) for record in records]
         step = max(1, _MESSAGE // (4 * self._dimension))
         for start in range(0, len(records), step):
             part = slice(start, start + step)
             self._client.upsert(
                 self.collection,
                 [
-                    {**{name: getattr(record, name) for name in _FIELDS}, "vector": vector}
-                    for record, vector in zip(records[part], vectors[part], strict=True)
+                    {**row, "vector": vector}
+                    for row, vector in zip(rows[part], vectors[part], strict=True)
                 ],
             )
 
     def delete(self, paths):
         """See `Engine`."""
-        paths = list(paths)
+        paths = [_key(path) for path in paths]
         for start in range(0, len(paths), 1000):
             self._client.delete(self.collection, ids=paths[start : start + 1000])
 
@@ -170,8 +170,11 @@ class MilvusEngine(Engine):
         paths = list(paths)
         if not paths or not self._dimension:
             return []
-        rows = self._client.get(self.collection, ids=paths, output_fields=[*_FIELDS, "vector"])
-        found = {row["path"]: (_record(row), np.array(row["vector"], np.float32)) for row in rows}
+        rows = self._client.get(
+            self.collection, ids=list(map(_key, paths)), output_fields=[*_FIELDS, "vector"]
+        )
+        records = [(_record(row), np.array(row["vector"], np.float32)) for row in rows]
+        found = {record.path: (record, vector) for record, vector in records}
         return [found[path] for path in paths if path in found]
 
     def flush(self):
@@ -192,9 +195,35 @@ def _expression(where):
         (("category", where.categories), ("domain", where.domains)) if where else ()
     ):
         if allowed:
-            parts.append(f"{field} in {json.dumps(list(allowed), ensure_ascii=False)}")
+            parts.append(f"{field} in [{', '.join(map(_quoted, allowed))}]")
     return " and ".join(parts)
 
 
+def _quoted(text):
+    """Returns a string as Milvus' language writes it; of controls it knows these escapes alone."""
+    for letter, escape in (("\\", "\\\\"), ('"', '\\"'), ("\n", "\\n"), ("\r", "\\r")):
+        text = text.replace(letter, escape)
+    return f'"{text}"'
+
+
+def _key(path):
+    """Returns a path without letters that end a string in Milvus' language: those as %XX."""
+    return _UNSAFE.sub(lambda found: f"%{ord(found[0]):02X}", path)
+
+
+def _row(record):
+    """Returns a Record as Milvus stores it; FirError if a field has no room."""
+    row = {name: getattr(record, name) for name in _FIELDS}
+    row["path"] = _key(record.path)
+    for name, text in row.items():
+        if len(text.encode()) > _SIZES[name]:
+            raise FirError(
+                f"`{name}` must be at most {_SIZES[name]:,} bytes in Milvus. Received: "
+                f"{len(text.encode()):,} bytes, of the photo {record.path!r}"
+            )
+    return row
+
+
 def _record(row):
-    return Record(*(row[name] for name in _FIELDS))
+    path = re.sub("%([0-9A-F]{2})", lambda found: chr(int(found[1], 16)), row["path"])
+    return Record(path, *(row[name] for name in _FIELDS[1:]))
