@@ -22,6 +22,14 @@ BACKBONE_NAMES = (
 )
 DATASET_NAMES = ("inshop", "category", "consumer2shop", "folder", "table")
 
+# What fir_tf.datasets.walk does, for the help of the commands.
+PHOTO_RULE = (
+    "Photos are files ending in .jpg, .jpeg, .jpe, .jfif, .png, .gif, .bmp or .dib, in any case, "
+    "and all others that are JPEG, PNG, GIF or BMP by their first bytes. Hidden (.name) and system "
+    "(__MACOSX, @eaDir, Thumbs.db ...) files and folders are skipped, links are followed, each "
+    "folder is read once; what is skipped is counted."
+)
+
 
 def option(default: Any, help_text: str, choices: Sequence[str] | None = None) -> Any:
     """Declares a dataclass field that is also a flag: its default, --help text and choices."""
@@ -53,7 +61,7 @@ class Config:
     data_dir: str = option(
         "data/inshop",
         "Folder of the data set, or its img_highres or Anno_fine folder to take that one; with "
-        "--dataset=table the CSV or Parquet file.",
+        f"--dataset=table the CSV or Parquet file. In a plain folder: {PHOTO_RULE}",
     )
     extra_data: str = option(
         "",

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from fir_tf.config import DATASET_NAMES, option
+from fir_tf.config import DATASET_NAMES, PHOTO_RULE, option
 from fir_tf.errors import FirError
 from fir_tf.options import at_least
 
@@ -26,7 +26,7 @@ class IndexOptions:
     images: str = option(
         "",
         "Folder of photos, <category>/<item>/<view>.jpg or any other depth, or a table of them "
-        "(CSV or Parquet: path, and any of item, category, domain).",
+        f"(CSV or Parquet: path, and any of item, category, domain). In a folder: {PHOTO_RULE}",
     )
     index: str = option("", _INDEX_HELP)
     dataset: str = option(
@@ -34,6 +34,14 @@ class IndexOptions:
     )
     split: str = option(
         "", "Parts of a benchmark or table to index, such as gallery; all when not given."
+    )
+    remove: bool = option(
+        False, "Remove what is not listed any more, however much of the index it is."
+    )
+    max_removed: float = option(
+        0.1,
+        "Largest share of the index that is removed without --remove; a larger one is refused. The "
+        "same share of photos may be impossible to open before the command fails.",
     )
     batch_size: int = option(64, "Images in a batch.")
     flip: bool = option(False, "Embed the mean of a photo and its mirror image.")
@@ -54,6 +62,8 @@ class IndexOptions:
         _required(self, "images")
         _required(self, "index")
         at_least(self, 1, "batch_size")
+        if not 0 <= self.max_removed <= 1:
+            raise FirError(f"`max_removed` must be between 0 and 1. Received: {self.max_removed}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -99,11 +99,12 @@ def script(*arguments, ok=True):
 
 
 def test_a_folder_of_any_depth(tmp_path):
-    for path in ("a.jpg", "Tops/b.jpg", "WOMEN/Dresses/id_1/c.JPG", ".hidden/d.jpg", "notes.txt"):
+    for path in ("a.jpg", "Tops/b.jpg", "WOMEN/Dresses/id_1/c.JPG", ".hidden/d.jpg"):
         write_jpeg(tmp_path / path)
-    root, records = read_catalogue(tmp_path)
-    assert root == tmp_path
-    assert [(r.path, r.item, r.category) for r in records] == [
+    (tmp_path / "notes.txt").write_text("no photo")
+    found = read_catalogue(tmp_path)
+    assert found.root == tmp_path
+    assert [(r.path, r.item, r.category) for r in found.records] == [
         ("a.jpg", "", ""),
         ("Tops/b.jpg", "", "Tops"),
         ("WOMEN/Dresses/id_1/c.JPG", "WOMEN/Dresses/id_1", "WOMEN/Dresses"),
@@ -114,12 +115,13 @@ def test_a_table_and_a_benchmark(tmp_path, inshop):
     (tmp_path / "shop.csv").write_text(
         "path,item,category,domain,split\nx/1.jpg,A,Tops,shop,gallery\n2.jpg,,,consumer,query\n"
     )
-    root, records = read_catalogue(tmp_path / "shop.csv")
-    assert root == tmp_path and sorted(records, key=lambda record: record.path) == [
+    found = read_catalogue(tmp_path / "shop.csv")
+    assert found.root == tmp_path
+    assert sorted(found.records, key=lambda record: record.path) == [
         Record("2.jpg", "", "", "consumer", ""),
         Record("x/1.jpg", "A", "Tops", "shop", ""),
     ]
-    _, gallery = read_catalogue(inshop, "inshop", "gallery")
+    gallery = read_catalogue(inshop, "inshop", "gallery").records
     assert len(gallery) == 8 and {record.item for record in gallery} == {
         f"id_{number:08d}" for number in range(8, 12)
     }
@@ -154,18 +156,16 @@ def test_only_what_has_changed_is_embedded(run, photos, tmp_path, capsys):
     (photos / "Tops/item3/0.jpg").rename(photos / "Tops/item3/9.jpg")
     (photos / "Dresses/item2/0.jpg").write_bytes(b"no image")
     (photos / "Tops/item1/1.jpg").write_bytes(b"")
-    counts = build(options(run, photos, address))
+    counts = build(options(run, photos, address, remove=True))
     assert (counts["embedded"], counts["kept"], counts["removed"]) == (2, 5, 2)
     assert sorted(counts["unreadable"]) == ["Dresses/item2/0.jpg", "Tops/item1/1.jpg"]
     out = capsys.readouterr().out
-    assert "2 images cannot be read" in out and "Dresses/item2/0.jpg" in out
+    assert "2 images (Dresses/item2/0.jpg, Tops/item1/1.jpg) cannot be read now and stay" in out
     after = stored(address)
-    assert set(after) == set(before) - {
-        "Tops/item3/0.jpg",
-        "Tops/item3/1.jpg",
-        "Dresses/item2/0.jpg",
-        "Tops/item1/1.jpg",
-    } | {"Tops/item3/9.jpg"}
+    gone = {"Tops/item3/0.jpg", "Tops/item3/1.jpg"}
+    assert set(after) == set(before) - gone | {"Tops/item3/9.jpg"}
+    for path in counts["unreadable"]:
+        np.testing.assert_array_equal(after[path][1], before[path][1])
     np.testing.assert_allclose(
         after["Dresses/item0/0.jpg"][1], before["Tops/item1/0.jpg"][1], atol=1e-5
     )

@@ -26,10 +26,11 @@ _HELP = {
 
   python search.py index --model=runs/inshop --images=photos --index=catalogue
 
-Photos that are no longer there are removed from the index, those that cannot be read are listed.
-In a folder the last folder above a photo is its item and those above it its category; with one
-level of folders they are categories. A photo without a category gets the model's guess. An
-interrupted run goes on when the command is given again.
+Photos that are listed no more are removed from the index; over a tenth of it with --remove only.
+Those that cannot be read now, and folders that cannot be, are named, and what the index has of
+them stays. In a folder the last folder above a photo is its item and those above it its category;
+with one level of folders they are categories. A photo without a category gets the model's guess.
+An interrupted run goes on when the command is given again.
 
 --beam embeds on many machines instead (pip install 'fir_tf[beam]'):
 

@@ -7,23 +7,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from fir_tf.datasets.walk import existing_folder, subfolders
 from fir_tf.errors import FirError
 
 # The low resolution first: it is the one that results are published for.
 IMAGE_FOLDERS = ("img", "img_highres")
 LABEL_FOLDERS = ("Anno", "Anno_coarse", "Anno_fine", "Eval")
-
-
-def existing_folder(data_dir):
-    """Returns `data_dir` as a Path; FirError if it is empty or no folder."""
-    if not str(data_dir):
-        raise FirError("`data_dir` must name the folder of the data set. Received: ''")
-    data_dir = Path(data_dir)
-    if not data_dir.is_dir():
-        raise FirError(
-            f"`data_dir` must be an existing folder. Received: {data_dir} (there is no such folder)"
-        )
-    return data_dir
 
 
 def find_file(data_dir, name, folders):
@@ -59,7 +48,7 @@ def has_file(data_dir, name, folders):
 def _places(data_dir, name, folders):
     """Yields (file, benchmark's folder) wherever the file is."""
     data_dir = existing_folder(data_dir)
-    bases = [data_dir, *sorted(path for path in data_dir.iterdir() if path.is_dir())]
+    bases = [data_dir, *subfolders(data_dir)]
     if asked_for(data_dir, IMAGE_FOLDERS + LABEL_FOLDERS):
         bases = [*Path(os.path.abspath(data_dir)).parents[:2], *bases]
     for base in bases:

@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from fir_tf.datasets.labels import composed
+from fir_tf.datasets.walk import listed, printable, unreachable
 from fir_tf.errors import FirError
 
 SPLITS = ("train", "val", "query", "gallery", "test")
@@ -98,8 +100,10 @@ class Catalogue:
             categories: sequence of str, for instance those a model was trained on. Images of
                 a category that is not among them become unknown (-1).
         """
-        position = {name: index for index, name in enumerate(categories)}
-        table = np.array([position.get(name, UNKNOWN) for name in self.categories], np.int32)
+        position = {composed(name): index for index, name in enumerate(categories)}
+        table = np.array(
+            [position.get(composed(name), UNKNOWN) for name in self.categories], np.int32
+        )
         category = np.where(self.category >= 0, _take(table, self.category), UNKNOWN)
         return dataclasses.replace(
             self, category=category.astype(np.int32), categories=tuple(categories)
@@ -137,7 +141,8 @@ def encode(names: ArrayLike) -> tuple[np.ndarray, tuple[str, ...]]:
     """Numbers a column of names in sorted order.
 
     Args:
-        names: sequence of str; an empty name is unknown.
+        names: sequence of str; an empty name is unknown. Names that differ in their Unicode form
+            alone (NFC, NFD) are one.
 
     Returns:
         codes: int32 array, index into `values`, -1 where unknown.
@@ -146,15 +151,20 @@ def encode(names: ArrayLike) -> tuple[np.ndarray, tuple[str, ...]]:
     names = np.array(names, dtype=object)
     names[names == ""] = None
     codes, values = pd.factorize(names, sort=True)
+    forms = [composed(name) for name in values]
+    if forms != values.tolist():
+        place, values = pd.factorize(np.array(forms, object), sort=True)
+        codes = np.append(place, -1)[codes]
     return codes.astype(np.int32), tuple(values.tolist())
 
 
 def unit_hash(name: str, salt: str) -> float:
     """Returns a number in [0, 1) that depends on `name` and `salt` alone.
 
-    A split by this number never moves an old name when new ones are added.
+    A split by this number never moves an old name when new ones are added, and is the same on
+    systems that write names in another Unicode form.
     """
-    digest = hashlib.blake2b(f"{salt}/{name}".encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(f"{salt}/{composed(name)}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 
 
@@ -256,7 +266,7 @@ def split_off_validation(catalogue: Catalogue, fraction: float, salt: str = "val
 def check_paths(catalogue: Catalogue) -> None:
     """Raises FirError naming file and line of a path that leaves the root or stands twice."""
     for row, path in enumerate(catalogue.path):
-        if not path or path[0] == "/" or (".." in path and ".." in path.split("/")):
+        if not path or path[0] == "/" or "\0" in path or ".." in path.split("/"):
             raise FirError(
                 f"{catalogue.location(row)}: an image path must stay below {catalogue.root}: "
                 f"relative to it and without `..`. Received: {path!r}"
@@ -305,23 +315,33 @@ def check_items(catalogue: Catalogue) -> None:
 
 
 def check_files(catalogue: Catalogue) -> None:
-    """Raises FirError naming the rows whose image file does not exist.
+    """Raises FirError naming the rows whose image file does not exist or cannot be looked up.
 
     Folders are listed once each, which is much faster than asking for every file.
     """
     root, listing, missing = str(catalogue.root), {}, []
+    closed = []
     for row, path in enumerate(catalogue.path):
         folder, _, name = path.rpartition("/")
         if folder not in listing:
+            below = os.path.join(root, folder)
             try:
-                listing[folder] = frozenset(os.listdir(os.path.join(root, folder)))
-            except (OSError, ValueError):
+                listing[folder] = frozenset(os.listdir(below))
+            except (FileNotFoundError, NotADirectoryError, ValueError):
                 listing[folder] = frozenset()
+            except OSError as error:
+                listing[folder] = frozenset()
+                closed.append(unreachable(below, error))
         if name not in listing[folder]:
             missing.append(row)
+    if closed:
+        raise FirError(
+            f"{listed(closed, 'folder of images', 'folders of images')} cannot be listed. Make "
+            "them readable; whether their images are there is unknown"
+        )
     if missing:
         shown = "\n".join(
-            f"  {catalogue.location(row)}: {catalogue.root / catalogue.path[row]}"
+            f"  {catalogue.location(row)}: {printable(str(catalogue.root / catalogue.path[row]))}"
             for row in missing[:5]
         )
         more = f"\n  ... and {len(missing) - 5} more" if len(missing) > 5 else ""

@@ -3,7 +3,8 @@
 import argparse
 
 from fir_tf import datasets
-from fir_tf.datasets.folder import IMAGE_SUFFIXES, OTHER_SUFFIXES, load_folder
+from fir_tf.config import PHOTO_RULE
+from fir_tf.datasets.folder import load_folder
 from fir_tf.errors import FirError
 
 
@@ -21,7 +22,9 @@ def add_source(parser):
         "--dataset", choices=tuple(datasets.DATASETS), default="inshop", help="layout (%(default)s)"
     )
     parser.add_argument(
-        "--data_dir", required=True, help="folder of the data set, or the file of a table"
+        "--data_dir",
+        required=True,
+        help=f"folder of the data set, or the file of a table. In a plain folder: {PHOTO_RULE}",
     )
     parser.add_argument(
         "--workers", type=int, default=0, help="processes; 0 is one a core (%(default)s)"
@@ -44,5 +47,5 @@ def load_source(dataset, data_dir):
         FirError: for anything the loader objects to.
     """
     if dataset == "folder":
-        return load_folder(data_dir, IMAGE_SUFFIXES + OTHER_SUFFIXES)
+        return load_folder(data_dir, with_others=True)
     return datasets.DATASETS[dataset](data_dir)

@@ -1,57 +1,40 @@
 """A plain folder of product photos, `root/<category>/<item>/<view>.jpg`, as a Catalogue."""
 
-import os
 from pathlib import Path
 
 import numpy as np
 
-from fir_tf.datasets.annotations import existing_folder
 from fir_tf.datasets.catalogue import UNKNOWN, Catalogue, encode, hash_split
+from fir_tf.datasets.labels import known, read_labels
+from fir_tf.datasets.walk import find_photos, place
 from fir_tf.errors import FirError
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp")
-# Images too, which training cannot read; `python -m fir_tf.datasets prepare` converts them.
-OTHER_SUFFIXES = (".webp", ".tif", ".tiff", ".heic", ".avif", ".jp2")
 
-
-def load_folder(data_dir: str | Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> Catalogue:
+def load_folder(data_dir: str | Path, with_others: bool = False) -> Catalogue:
     """Loads `root/<category>/<item>/<view>.jpg`, split by a hash of `<category>/<item>`.
 
-    See `hash_split`: 60 % of the items train, 10 % val, 30 % test (query and gallery).
+    Which files are photos `fir_tf.datasets.walk` says. See `hash_split`: 60 % of the items train,
+    10 % val, 30 % test (query and gallery). A category or item folder whose name means unknown
+    (`fir_tf.datasets.labels`) is no category and no item.
 
     Args:
         data_dir: str or Path, the root folder.
-        suffixes: tuple of str, the endings of files that are images, in lower case.
+        with_others: bool, whether to take images that training cannot read (WebP, TIFF, HEIC,
+            AVIF, JPEG 2000).
 
     Returns:
-        Catalogue with the splits train, val, query and gallery. A note counts the images with
-        other endings, which are left out.
+        Catalogue with the splits train, val, query and gallery. Notes count what is left out.
 
     Raises:
-        FirError: if the folder is missing, holds no image in that layout, or has no training
-            item or no query.
+        FirError: if the folder is missing, any folder in it cannot be listed, it holds no image
+            in that layout or one elsewhere, or has no training item or no query.
     """
-    root = existing_folder(data_dir)
-    found: list[str] = []
-    stray: list[str] = []
-    other: list[str] = []
-    for folder, folders, names in os.walk(root, followlinks=True):
-        folders.sort()
-        relative = Path(folder).relative_to(root).as_posix()
-        for name in sorted(names):
-            if name.startswith("."):
-                continue
-            if name.lower().endswith(suffixes):
-                (found if relative.count("/") == 1 else stray).append(f"{relative}/{name}")
-            elif name.lower().endswith(OTHER_SUFFIXES):
-                other.append(f"{relative}/{name}")
-    try:
-        "\n".join([*found, *stray, *other]).encode()
-    except UnicodeEncodeError as error:
-        path = error.object.split("\n")[error.object.count("\n", 0, error.start)]
-        raise FirError(
-            f"{root}: file names must be UTF-8. Received: {path!r}. Rename the file"
-        ) from error
+    photos = find_photos(data_dir)
+    photos.check_reachable()
+    root, found = photos.root, photos.photos
+    if with_others:
+        found = sorted([*found, *photos.others], key=place)
+    stray = [path for path in found if path.count("/") != 2]
     if stray:
         raise FirError(
             f"{len(stray)} images are not at <category>/<item>/<view>, the first: "
@@ -59,18 +42,21 @@ def load_folder(data_dir: str | Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES
         )
     if not found:
         raise FirError(
-            f"no image was found. Looked for {root}/<category>/<item>/<view> ending in "
-            f"{', '.join(suffixes)}"
+            "\n".join(
+                [f"no image was found in {root}/<category>/<item>", *photos.notes(with_others)]
+            )
         )
-    item, items = encode([path.rsplit("/", 1)[0] for path in found])
-    category, categories = encode([path.split("/", 1)[0] for path in found])
+    folders = [path.split("/") for path in found]
+    names, category_notes = read_labels(
+        "a category", [category for category, *_ in folders], numbers=False
+    )
+    category, categories = encode(names)
+    # Only what the folder itself is called can mean that its item is unknown.
+    _, item_notes = read_labels("an item", [item for _, item, _ in folders], numbers=False)
+    item, items = encode(
+        [f"{category}/{item}" if known(item) else "" for category, item, _ in folders]
+    )
     paths = np.array(found, object)
-    notes: tuple[str, ...] = ()
-    if other:
-        notes = (
-            f"warning: {len(other):,} images that training cannot read are left out, the first: "
-            f"{root / other[0]}. `python -m fir_tf.datasets prepare` converts them",
-        )
     return Catalogue(
         root=root,
         path=paths,
@@ -82,5 +68,5 @@ def load_folder(data_dir: str | Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES
         items=items,
         source=str(root),
         line=np.zeros(len(paths), np.int32),
-        notes=notes,
+        notes=(*photos.notes(with_others), *category_notes, *item_notes),
     )

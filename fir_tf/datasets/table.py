@@ -1,7 +1,10 @@
 """A table of images, CSV or Parquet, as a Catalogue: anyone's own data."""
 
 import csv
+import os
 import posixpath
+import stat
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +20,8 @@ from fir_tf.datasets.catalogue import (
     encode,
     hash_split,
 )
+from fir_tf.datasets.labels import known, read_labels
+from fir_tf.datasets.walk import unreachable
 from fir_tf.errors import FirError
 
 COLUMNS = ("path", "item", "category", "domain", "split")
@@ -28,11 +33,16 @@ def load_table(data_dir: str | Path, split_by_hash: bool = True) -> Catalogue:
 
     Columns, by their names in the first row and in any order:
 
-    - `path`: the image file, relative to the table's folder, with forward slashes;
-    - `item`, `category` (optional): names of any kind; an empty cell is unknown;
-    - `domain` (optional): shop or consumer; an empty cell is unknown;
+    - `path`: the image file, relative to the table's folder, with forward slashes; blanks around
+      it belong to it only where there is such a file;
+    - `item`, `category` (optional): names of any kind, read in Unicode's NFC;
+    - `domain` (optional): shop or consumer;
     - `split` (optional): train, val, query, gallery or test in every row. Without it the images
       are split by a hash of their items' names, see `hash_split`.
+
+    An empty cell is unknown, and so are `nan`, `None`, `null`, `N/A`, `NA`, `-`, `?`, `unknown`
+    and their like in any case (`fir_tf.datasets.labels.UNKNOWN_NAMES`, which holds what pandas'
+    `na_values` has by default). In a column of whole numbers 12.0 is 12. Notes count both.
 
     Other columns are ignored, and a note says so. In a CSV file cells are separated by commas,
     semicolons or tabs, whichever the first row has most of.
@@ -52,7 +62,13 @@ def load_table(data_dir: str | Path, split_by_hash: bool = True) -> Catalogue:
             item in more than one of train, val and test.
     """
     path = Path(data_dir)
-    if not str(data_dir) or not path.is_file():
+    try:
+        there = bool(str(data_dir)) and stat.S_ISREG(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        there = False
+    except OSError as error:
+        raise FirError(f"the table cannot be reached: {unreachable(path, error)}") from error
+    if not there:
         raise FirError(
             "`data_dir` must be a table of images, a CSV or Parquet file with the columns "
             f"{', '.join(COLUMNS)}. Received: {str(data_dir)!r} (there is no such file)"
@@ -61,13 +77,15 @@ def load_table(data_dir: str | Path, split_by_hash: bool = True) -> Catalogue:
     header, columns, line = read(path)
     if not len(line):
         raise FirError(f"{path} has no rows below its header")
-    paths = np.array([_normal(cell) for cell in columns["path"]], object)
+    paths = np.array([_find(path.parent, cell) for cell in columns["path"]], object)
     empty = [""] * len(paths)
-    item, items = encode(columns.get("item", empty))
-    category, categories = encode(columns.get("category", empty))
+    items_read, item_notes = read_labels("the item", columns.get("item", empty))
+    categories_read, category_notes = read_labels("the category", columns.get("category", empty))
+    item, items = encode(items_read)
+    category, categories = encode(categories_read)
     domain = _choice(path, line, "domain", columns.get("domain", empty), _DOMAINS)
     splits = columns.get("split", empty)
-    if any(splits):
+    if any(known(name) for name in set(splits)):
         allowed = {name: number for number, name in enumerate(SPLITS)}
         split = np.array(SPLITS)[_choice(path, line, "split", splits, allowed)]
     elif not split_by_hash:
@@ -86,11 +104,31 @@ def load_table(data_dir: str | Path, split_by_hash: bool = True) -> Catalogue:
         items=items,
         source=str(path),
         line=line,
-        notes=(f"note: ignored columns of {path}: {', '.join(ignored)}",) if ignored else (),
+        notes=(
+            *((f"note: ignored columns of {path}: {', '.join(ignored)}",) if ignored else ()),
+            *item_notes,
+            *category_notes,
+        ),
     )
     check_paths(catalogue)
     check_items(catalogue)
     return catalogue
+
+
+def _find(root, cell):
+    """Returns the path that a cell means.
+
+    Of a cell with blanks around it or other than ASCII, what the file system has counts: the cell
+    as it stands, without the blanks, or in another Unicode form.
+    """
+    bare = cell.strip()
+    if bare == cell and cell.isascii():
+        return _normal(cell)
+    forms = [cell, bare, *(unicodedata.normalize(form, bare) for form in ("NFC", "NFD"))]
+    for path in dict.fromkeys(map(_normal, forms)):
+        if os.path.lexists(os.path.join(root, path)) and path.strip():
+            return path
+    return _normal(bare)
 
 
 def _normal(path):
@@ -102,7 +140,7 @@ def _normal(path):
 
 def _choice(path, line, column, cells, allowed):
     """Numbers a column whose cells must be keys of `allowed`; returns an int array."""
-    values = np.array([allowed.get(cell, -2) for cell in cells])
+    values = np.array([allowed.get(known(cell), -2) for cell in cells])
     if (values == -2).any():
         row = int(np.argmax(values == -2))
         names = ", ".join(name or "empty" for name in allowed)
@@ -148,21 +186,26 @@ def _read_csv(path):
                     )
                 lines.append(line)
                 for place, column in wanted:
-                    column.append(cells[place].strip())
+                    column.append(cells[place])
     except UnicodeDecodeError as error:
         raise FirError(f"{path} must be UTF-8 text. Received: {error}") from error
     except csv.Error as error:
         raise FirError(f"{path}:{before + 1}: this is no CSV row: {error}") from error
     names = [name for name in COLUMNS if name in header]
-    columns = {name: column for name, (_, column) in zip(names, wanted, strict=True)}
+    columns = {name: _stripped(name, cells) for name, (_, cells) in zip(names, wanted, strict=True)}
     return header, columns, np.array(lines, np.int32)
+
+
+def _stripped(name, cells):
+    """Returns a column's cells without the blanks around them; in a path they may be meant."""
+    return cells if name == "path" else [cell.strip() for cell in cells]
 
 
 def _read_parquet(path):
     """Returns (header, {column: list of str}, int32 row numbers from 1) of a Parquet file."""
     try:
         import pyarrow as pa
-        from pyarrow import parquet
+        from pyarrow import compute, parquet
     except ImportError as error:
         raise FirError(
             f"reading {path} needs pyarrow: pip install 'fir_tf[parquet]', or give a CSV file"
@@ -180,13 +223,15 @@ def _read_parquet(path):
         values = table.column(name)
         try:
             if pa.types.is_floating(values.type):
-                # Whole numbers with gaps come as floats from pandas.
-                values = values.cast(pa.int64())
+                # Whole numbers with gaps come as floats from pandas, gaps as NaN from others.
+                gaps = compute.is_nan(values)
+                values = compute.if_else(gaps, None, values).cast(pa.int64())
             values = values.cast(pa.string()).fill_null("")
         except pa.ArrowException as error:
             raise FirError(
                 f"{path}: the column `{name}` must be text or whole numbers. "
                 f"Received: {table.column(name).type}"
             ) from error
-        columns[name.strip().lower()] = [value.strip() for value in values.to_pylist()]
+        name = name.strip().lower()
+        columns[name] = _stripped(name, values.to_pylist())
     return header, columns, np.arange(1, table.num_rows + 1, dtype=np.int32)

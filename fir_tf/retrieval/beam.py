@@ -26,7 +26,7 @@ from tqdm import tqdm
 from fir_tf.errors import FirError
 from fir_tf.retrieval.encoder import Encoder
 from fir_tf.retrieval.engines import Engine, Record, open_engine
-from fir_tf.retrieval.index import PIECE, changed, checksum, prepared, summary
+from fir_tf.retrieval.index import PIECE, changed, checksum, concluded, held, prepared
 from fir_tf.search_options import IndexOptions
 
 try:
@@ -40,6 +40,7 @@ try:
         StandardOptions,
         WorkerOptions,
     )
+    from apache_beam.pvalue import TaggedOutput
     from apache_beam.runners.runner import PipelineState
 except ImportError as missing:
     raise FirError("--beam needs pip install 'fir_tf[beam]'") from missing
@@ -47,6 +48,8 @@ except ImportError as missing:
 _COUNTS = ("embedded", "kept", "relabelled")
 # Seconds between two looks at how far the index has grown.
 _LOOK = 2.0
+# Behind the listing's name: what workers say they could not read.
+_LOST = ".lost"
 
 
 def build(options: IndexOptions) -> dict[str, Any]:
@@ -71,34 +74,35 @@ def build(options: IndexOptions) -> dict[str, Any]:
             f"milvus+http://HOST:19530/NAME on a cluster. Received: {options.index}"
         )
     settings = pipeline_options(options.beam)
-    with prepared(options) as (engine, encoder, root, records):
+    with prepared(options) as (engine, encoder, listing, before):
         info = engine.info()
         handler = EncoderHandler(
             info["model"],
             info["how"],
             options.batch_size,
-            guess=any(not record.category for record in records),
+            guess=any(not record.category for record in listing.records),
         )
         start = time.perf_counter()
-        with _listing(records, settings) as listing, _progress(engine, len(records)):
-            counts = _run(
-                _pipeline(listing, options.index, info["root"], handler, settings), options.index
-            )
+        count = len(listing.records)
+        with _listing(listing.records, settings) as path, _progress(engine, count):
+            pipeline = _pipeline(path, options.index, info["root"], handler, settings)
+            counts = _run(pipeline, options.index)
+            lost = _read_lost(path)
         seconds = time.perf_counter() - start
-        known = {record.path for part, _ in engine.scan() for record in part}
-        removed = known.difference(record.path for record in records)
+        removed = listing.gone(before)
         engine.delete(removed)
         engine.flush()
+        unreadable = [record.path for record in listing.records if record.path in lost]
         counts.update(
             removed=len(removed),
-            # What can be read is in the index now, what cannot was taken out of it.
-            unreadable=[record.path for record in records if record.path not in known],
+            unreadable=unreadable,
+            unopened=sum(lost[name] for name in unreadable),
+            held=held(listing, before, unreadable),
             seconds=seconds,
             images_per_second=counts["embedded"] / seconds,
             images=len(engine),
         )
-    print(summary(counts, options.index))
-    return counts
+    return concluded(counts, listing, options)
 
 
 def pipeline_options(text: str) -> PipelineOptions:
@@ -170,7 +174,22 @@ def _listing(records: Sequence[Record], settings: PipelineOptions) -> Iterator[s
     try:
         yield path
     finally:
-        FileSystems.delete([path])
+        FileSystems.delete([path, *_lost_files(path)])
+
+
+def _lost_files(listing):
+    """Returns the files that workers wrote beside the listing: photos that cannot be read."""
+    (match,) = FileSystems.match([f"{listing}{_LOST}*"])
+    return [found.path for found in match.metadata_list]
+
+
+def _read_lost(listing):
+    """Returns {path of a photo that cannot be read: whether it could not even be opened}."""
+    lost = {}
+    for path in _lost_files(listing):
+        with FileSystems.open(path) as file:
+            lost.update(json.loads(line) for line in file.read().splitlines())
+    return lost
 
 
 @contextlib.contextmanager
@@ -196,17 +215,26 @@ def _pipeline(listing, address, root, handler, settings):
     """Returns the pipeline from the listing to the index."""
     pipeline = apache_beam.Pipeline(options=settings)
     size = handler.batch_size
-    (
+    compared = (
         pipeline
         | "list" >> apache_beam.io.ReadFromText(listing)
         | "record" >> apache_beam.Map(_parse)
         # Over all workers, however few pieces the file was read in.
         | "spread" >> apache_beam.Reshuffle()
         | "batch" >> apache_beam.BatchElements(size, size)
-        | "compare" >> apache_beam.ParDo(Compare(address, root))
+        | "compare" >> apache_beam.ParDo(Compare(address, root)).with_outputs(_LOST, main="good")
+    )
+    undecoded = (
+        compared["good"]
         | "embed" >> RunInference(KeyedModelHandler(handler))
         | "piece" >> apache_beam.BatchElements(PIECE, PIECE)
         | "store" >> apache_beam.ParDo(Store(address))
+    )
+    (
+        (compared[_LOST], undecoded)
+        | "lost" >> apache_beam.Flatten()
+        | "as text" >> apache_beam.Map(json.dumps)
+        | "write" >> apache_beam.io.WriteToText(f"{listing}{_LOST}")
     )
     return pipeline
 
@@ -293,8 +321,8 @@ class _AtIndex(apache_beam.DoFn):
 class Compare(_AtIndex):
     """Records -> (Record with its checksum, file's contents) of the photos to embed.
 
-    Labels that have changed are stored at once. A photo that cannot be read any more is taken out
-    of the index.
+    Labels that have changed are stored at once. A photo that cannot be opened goes to the output
+    for those, (path, True); what the index has of it stays.
 
     Args:
         address: str, the index's.
@@ -314,15 +342,15 @@ class Compare(_AtIndex):
             )
         super().setup()
 
-    def process(self, batch: list[Record]) -> Iterator[tuple[Record, bytes]]:
+    def process(self, batch: list[Record]) -> Iterator[Any]:
         """See `apache_beam.DoFn`."""
         known = {record.path: (record, vector) for record, vector in self._fetch(batch)}
-        relabelled, unreadable = [], []
+        relabelled = []
         for listed in batch:
             try:
                 contents = Path(self.root, listed.path).read_bytes()
-            except OSError:
-                unreadable.append(listed.path)
+            except (OSError, ValueError):
+                yield TaggedOutput(_LOST, (listed.path, True))
                 continue
             record = dataclasses.replace(listed, checksum=checksum(contents))
             new = changed(record, known.get(record.path, (None, None))[0])
@@ -332,7 +360,6 @@ class Compare(_AtIndex):
                 relabelled.append(new)
             else:
                 self._counters["kept"].inc()
-        self._engine.delete(path for path in unreadable if path in known)
         if relabelled:
             vectors = np.stack([known[record.path][1] for record in relabelled])
             self._engine.upsert(relabelled, vectors)
@@ -343,18 +370,19 @@ class Compare(_AtIndex):
 
 
 class Store(_AtIndex):
-    """(Record, (embedding, category, valid)) in pieces -> the index."""
+    """(Record, (embedding, category, valid)) in pieces -> the index; (path, False) of the rest."""
 
-    def process(self, batch: list[tuple[Record, tuple[np.ndarray, str, bool]]]) -> None:
+    def process(
+        self, batch: list[tuple[Record, tuple[np.ndarray, str, bool]]]
+    ) -> Iterator[tuple[str, bool]]:
         """See `apache_beam.DoFn`."""
-        records, vectors, unreadable = [], [], []
+        records, vectors = [], []
         for record, (vector, category, valid) in batch:
             if valid:
                 records.append(dataclasses.replace(record, category=record.category or category))
                 vectors.append(vector)
             else:
-                unreadable.append(record.path)
-        self._engine.delete(unreadable)
+                yield record.path, False
         if records:
             self._engine.upsert(records, np.stack(vectors))
             self._counters["embedded"].inc(len(records))

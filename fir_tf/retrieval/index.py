@@ -15,10 +15,10 @@ import numpy as np
 from tqdm import tqdm
 
 from fir_tf import datasets
-from fir_tf.datasets.annotations import existing_folder
 from fir_tf.datasets.catalogue import SPLITS
-from fir_tf.datasets.folder import IMAGE_SUFFIXES
+from fir_tf.datasets.labels import composed, known
 from fir_tf.datasets.table import load_table
+from fir_tf.datasets.walk import NO_IMAGE, find_photos, listed, printable
 from fir_tf.errors import FirError
 from fir_tf.files import write_json
 from fir_tf.options import find_run
@@ -34,25 +34,56 @@ PIECE = 512
 """int, a catalogue is embedded and stored in pieces of this many images: what a kill loses."""
 
 
-def read_catalogue(
-    images: str | Path, dataset: str = "", split: str = ""
-) -> tuple[Path, list[Record]]:
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """The photos to index.
+
+    Attributes:
+        root: Path, the folder their paths are relative to.
+        records: list of Record; the checksums are empty, labels as far as known.
+        notes: tuple of str, what a person should know of the catalogue, a line each.
+        unreachable: dict of str by path, folders and files that cannot be looked at, and why.
+            What lies there is unknown: it is not gone.
+        unread: frozenset of str, files that are there, but are no photos that can be read.
+    """
+
+    root: Path
+    records: list[Record]
+    notes: tuple[str, ...] = ()
+    unreachable: dict[str, str] = dataclasses.field(default_factory=dict)
+    unread: frozenset[str] = frozenset()
+
+    def gone(self, paths: Iterable[str]) -> list[str]:
+        """Returns those of an index's paths that are not listed, where they could be looked up."""
+        own = {record.path for record in self.records}
+        return [path for path in paths if path not in own and not self.hidden(path)]
+
+    def hidden(self, path: str) -> bool:
+        """Whether a path may be there, although it cannot be read, or looked at in its folder."""
+        if path in self.unread:
+            return True
+        while path and path not in self.unreachable:
+            path = path.rpartition("/")[0]
+        return path in self.unreachable
+
+
+def read_catalogue(images: str | Path, dataset: str = "", split: str = "") -> Listing:
     """Lists the photos to index.
 
     Args:
         images: str or Path, a folder or a table.
         dataset: str, a benchmark's layout (see `fir_tf.datasets.DATASETS`); empty for a table
-            or for photos in folders of any depth: the last folder is the item, those above it
-            are the category; one level of folders are categories.
+            or for photos in folders of any depth (see `fir_tf.datasets.walk`): the last folder is
+            the item, those above it are the category; one level of folders are categories.
         split: str, parts to take, separated by commas; empty for all.
 
     Returns:
-        (Path of the root, list of Record): the checksums are empty, labels as far as known.
+        Listing.
 
     Raises:
         FirError: there is no photo, or an unknown split.
     """
-    if not dataset and Path(images).is_file():
+    if not dataset and os.path.isfile(images):
         dataset = "table"
     if dataset:
         if dataset not in datasets.DATASETS:
@@ -64,15 +95,18 @@ def read_catalogue(
             catalogue = load_table(images, split_by_hash=False)
         else:
             catalogue = datasets.DATASETS[dataset](images)
-        root, records = catalogue.root, _labelled(catalogue, _splits(split))
+        listing = Listing(catalogue.root, _labelled(catalogue, _splits(split)), catalogue.notes)
     else:
         if split:
             raise FirError(f"`split` needs --dataset or a table. Received: {split!r}")
-        root = existing_folder(images)
-        records = [_from_path(path) for path in _walk(root)]
-    if not records:
-        raise FirError(f"no photo was found in {images} ({', '.join(IMAGE_SUFFIXES)} are read)")
-    return Path(root), records
+        found = find_photos(images)
+        records = [_from_path(path) for path in found.photos]
+        unread = frozenset([*found.others, *found.skipped.get(NO_IMAGE, ())])
+        listing = Listing(found.root, records, found.notes(), found.unreachable, unread)
+    if not listing.records:
+        more = [*listing.notes, *listing.unreachable.values()]
+        raise FirError("\n".join([f"no photo was found in {images}", *more]))
+    return listing
 
 
 def _splits(text):
@@ -100,19 +134,16 @@ def _labelled(catalogue, splits):
     return list(rows.values())
 
 
-def _walk(root):
-    for folder, folders, names in os.walk(root, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
-                yield (Path(folder) / name).relative_to(root).as_posix()
-
-
 def _from_path(path):
     folders = path.split("/")[:-1]
     if len(folders) < 2:
-        return Record(path, "", "/".join(folders), "", "")
-    return Record(path, "/".join(folders), "/".join(folders[:-1]), "", "")
+        return Record(path, "", _name(folders), "", "")
+    return Record(path, _name(folders), _name(folders[:-1]), "", "")
+
+
+def _name(folders):
+    """Returns folders as a label, unless the last one's name means that it is unknown."""
+    return composed("/".join(folders)) if folders and known(folders[-1]) else ""
 
 
 def checksum(contents: bytes) -> str:
@@ -123,7 +154,8 @@ def checksum(contents: bytes) -> str:
 def _file_checksum(path):
     try:
         return checksum(Path(path).read_bytes())
-    except OSError:
+    # A path that no file can have is a ValueError.
+    except (OSError, ValueError):
         return ""
 
 
@@ -134,19 +166,21 @@ def embedding_options(options: IndexOptions) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def prepared(options: IndexOptions) -> Iterator[tuple[Engine, Encoder, Path, list[Record]]]:
+def prepared(options: IndexOptions) -> Iterator[tuple[Engine, Encoder, Listing, dict[str, Record]]]:
     """Opens an index to be filled, new or of the same model, and says in it what fills it.
 
     Args:
         options: IndexOptions.
 
     Yields:
-        (Engine, Encoder, Path of the photos' folder, list of Record as `read_catalogue` gives).
+        (Engine, Encoder, Listing, dict of Record by path: what the index has).
 
     Raises:
-        FirError: no photos, no model, or an index of another model.
+        FirError: no photos, no model, an index of another model, or more of it to be removed than
+            `options` allow. The index is then as it was.
     """
-    root, records = read_catalogue(options.images, options.dataset, options.split)
+    listing = read_catalogue(options.images, options.dataset, options.split)
+    print("\n".join(listing.notes), end="\n" if listing.notes else "")
     how = embedding_options(options)
     encoder = Encoder(options.model or find_run(""), **how)
     with open_engine(options.index, create=True) as engine:
@@ -155,13 +189,26 @@ def prepared(options: IndexOptions) -> Iterator[tuple[Engine, Encoder, Path, lis
             encoder.check(info["model"], f"the index {options.index}")
         else:
             info = {"model": encoder.fingerprint(), "dimension": encoder.dimension}
+        before = {record.path: record for part, _ in engine.scan() for record in part}
+        _check_removal(listing.gone(before), len(before), options)
         info.update(
-            root=str(root.resolve()),
+            root=str(listing.root.resolve()),
             how=how,
             model={**info["model"], "model": str(Path(encoder.model).resolve())},
         )
         engine.set_info(info)
-        yield engine, encoder, root, records
+        yield engine, encoder, listing, before
+
+
+def _check_removal(gone, count, options):
+    if options.remove or len(gone) <= options.max_removed * count:
+        return
+    raise FirError(
+        f"{len(gone):,} of the {count:,} images of the index {options.index} are not in "
+        f"{options.images} any more, over --max_removed={options.max_removed:g} of it: "
+        f"{listed(gone, 'image', 'images')}. Is that the catalogue, whole and in its place? "
+        "Nothing was changed. --remove takes them out of the index"
+    )
 
 
 def changed(record: Record, before: Record | None) -> Record | None:
@@ -185,26 +232,32 @@ def changed(record: Record, before: Record | None) -> Record | None:
 def build(options: IndexOptions) -> dict[str, Any]:
     """Embeds a catalogue into an index; of an existing index only what has changed.
 
+    What is listed no more is removed. What is listed but cannot be read now, or lies in a folder
+    that cannot be, stays in the index as it was.
+
     Args:
         options: IndexOptions.
 
     Returns:
         dict: `images`, `embedded`, `kept`, `removed` and `relabelled` (ints), `unreadable` (list
-        of paths), `seconds` and `images_per_second` of the embedding.
+        of listed paths), `unopened` (int, how many of them are missing or cannot be opened),
+        `held` (list of paths that are in the index although they cannot be read now), `seconds`
+        and `images_per_second` of the embedding.
 
     Raises:
-        FirError: no photos, no model, or an index of another model.
+        FirError: no photos, no model, an index of another model, more to be removed than is
+            allowed; or, when all else is done, folders that cannot be listed or more photos that
+            cannot be opened than might be removed.
     """
-    with prepared(options) as (engine, encoder, root, records):
-        counts = _update(engine, encoder, root, records, options.batch_size)
+    with prepared(options) as (engine, encoder, listing, before):
+        counts = _update(engine, encoder, listing, before, options.batch_size)
         engine.flush()
         counts["images"] = len(engine)
-    print(summary(counts, options.index))
-    return counts
+    return concluded(counts, listing, options)
 
 
-def _update(engine, encoder, root, records, batch_size):
-    files = [str(root / record.path) for record in records]
+def _update(engine, encoder, listing, before, batch_size):
+    files = [str(listing.root / record.path) for record in listing.records]
     with concurrent.futures.ThreadPoolExecutor() as pool:
         sums = list(
             tqdm(
@@ -216,20 +269,15 @@ def _update(engine, encoder, root, records, batch_size):
                 leave=False,
             )
         )
-    records = [
-        dataclasses.replace(record, checksum=total)
-        for record, total in zip(records, sums, strict=True)
-    ]
-    known = {record.path: record for part, _ in engine.scan() for record in part}
-    listed = {record.path for record in records}
-    removed = [path for path in known if path not in listed]
+    removed = listing.gone(before)
     engine.delete(removed)
-    unreadable = [record.path for record in records if not record.checksum]
-    pending, kept, relabelled = [], 0, []
-    for record in records:
-        if not record.checksum:
+    unreadable, pending, kept, relabelled = [], [], 0, []
+    for listed_record, total in zip(listing.records, sums, strict=True):
+        record = dataclasses.replace(listed_record, checksum=total)
+        if not total:
+            unreadable.append(record.path)
             continue
-        new = changed(record, known.get(record.path))
+        new = changed(record, before.get(record.path))
         if new is record:
             pending.append(record)
         elif new:
@@ -240,19 +288,26 @@ def _update(engine, encoder, root, records, batch_size):
         part = relabelled[start : start + PIECE]
         vectors = [vector for _, vector in engine.fetch([record.path for record in part])]
         engine.upsert(part, np.stack(vectors))
-    seconds, bad = _embed(engine, encoder, root, pending, batch_size)
+    unopened = len(unreadable)
+    seconds, bad = _embed(engine, encoder, listing.root, pending, batch_size)
     unreadable += bad
-    # A photo that has become unreadable is no longer what the index shows.
-    engine.delete([path for path in unreadable if path in known])
     return {
         "embedded": len(pending) - len(bad),
         "kept": kept,
         "relabelled": len(relabelled),
         "removed": len(removed),
         "unreadable": unreadable,
+        "unopened": unopened,
+        "held": held(listing, before, unreadable),
         "seconds": seconds,
         "images_per_second": len(pending) / seconds if pending else 0.0,
     }
+
+
+def held(listing: Listing, before: Iterable[str], unreadable: Iterable[str]) -> list[str]:
+    """Returns the paths of an index that stay in it although they cannot be read now."""
+    lost = set(unreadable)
+    return [path for path in before if path in lost or listing.hidden(path)]
 
 
 def _embed(engine, encoder, root, pending, batch_size):
@@ -284,6 +339,39 @@ def _embed(engine, encoder, root, pending, batch_size):
     return time.perf_counter() - start, bad
 
 
+def concluded(counts: dict[str, Any], listing: Listing, options: IndexOptions) -> dict[str, Any]:
+    """Says what a finished `build` has done, and what it could not reach.
+
+    Args:
+        counts: dict, see `build`.
+        listing: Listing.
+        options: IndexOptions.
+
+    Returns:
+        `counts`.
+
+    Raises:
+        FirError: folders could not be looked at, or more of the listed photos could not be opened
+            than would be removed without asking.
+    """
+    print(summary(counts, options.index))
+    problems = []
+    if listing.unreachable:
+        where = listing.unreachable.values()
+        problems.append(f"{listed(where, 'place', 'places')} cannot be looked at")
+    if counts["unopened"] > options.max_removed * len(listing.records):
+        problems.append(
+            f"{counts['unopened']:,} of {len(listing.records):,} photos cannot be opened"
+        )
+    if problems:
+        raise FirError(
+            f"{' and '.join(problems)}; is a share offline? The index has {counts['images']:,} "
+            f"images, {len(counts['held']):,} of them from before and not looked at. All else is "
+            "done; give the command again when they can be read"
+        )
+    return counts
+
+
 def summary(counts: dict[str, Any], address: str) -> str:
     """Returns what is said of a finished `build`, given its counts and the index's address."""
     lines = [
@@ -294,9 +382,16 @@ def summary(counts: dict[str, Any], address: str) -> str:
         lines.append(
             f"embedding: {counts['seconds']:.1f} s, {counts['images_per_second']:.1f} images/s"
         )
-    if counts["unreadable"]:
-        lines.append(f"{len(counts['unreadable'])} images cannot be read and were left out:")
-        lines += [f"  {path}" for path in counts["unreadable"]]
+    if counts["held"]:
+        lines.append(
+            f"{listed(counts['held'], 'image', 'images')} cannot be read now and stay in the index "
+            "as they were"
+        )
+    held = set(counts["held"])
+    left = [printable(path) for path in counts["unreadable"] if path not in held]
+    if left:
+        lines.append(f"{len(left)} images cannot be read and were left out:")
+        lines += [f"  {path}" for path in left]
     return "\n".join(lines)
 
 

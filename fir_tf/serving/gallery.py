@@ -1,7 +1,7 @@
 """The gallery inside the SavedModel: vectors, item ids and the exact search over them."""
 
 import dataclasses
-from pathlib import Path
+import os
 
 import numpy as np
 import tensorflow as tf
@@ -56,8 +56,10 @@ def load_gallery(spec, split, embedder, config):
     """
     name, colon, path = spec.partition(":")
     if not colon or name not in datasets.DATASETS:
-        name, path = ("table" if Path(spec).is_file() else "folder"), spec
+        name, path = ("table" if os.path.isfile(spec) else "folder"), spec
     catalogue = datasets.load(name, path)
+    for note in catalogue.notes:
+        print(note)
     part = catalogue if split == "all" else catalogue.part("gallery")
     if not len(part):
         raise FirError(
