@@ -3,14 +3,18 @@
 `quick_check` is what train.py runs; `python -m fir_tf.datasets check` reads every image too.
 """
 
+import collections
 import dataclasses
 import os
+import re
 import time
 import zlib
 
 import numpy as np
 
 from fir_tf.datasets.image_file import UnreadableImageError, opened, read
+from fir_tf.datasets.labels import plain
+from fir_tf.datasets.walk import printable
 from fir_tf.errors import FirError
 
 SEVERITIES = ("error", "warning", "note")
@@ -19,6 +23,11 @@ HELD_OUT = ("val", "query", "gallery", "test")
 # A data set with more unreadable images than this is broken, not blemished.
 BAD_SHARE_MAX = 0.01
 _FEW_IMAGES = 10
+# An item of as many images, and of so many times more than nine of ten items have, is hardly one
+# garment.
+_CROWD, _CROWDED = 20, 5
+_SCIENTIFIC = re.compile(r"\d([.,]\d+)?[eE]\+\d+")
+_NUMBER = re.compile(r"0*(\d+?)(\.0+)?")
 _HEADERS = 200
 
 
@@ -76,11 +85,18 @@ def label_findings(catalogue):
     Returns:
         list of Finding.
     """
-    return [
-        finding
-        for look in (_shared_items, _queries_without_match, _single_images, _untrained, _sizes)
-        for finding in look(catalogue)
-    ]
+    looks = (
+        _shared_items,
+        _queries_without_match,
+        _spellings,
+        _rounded_numbers,
+        _two_categories,
+        _crowded_items,
+        _single_images,
+        _untrained,
+        _sizes,
+    )
+    return [finding for look in looks for finding in look(catalogue)]
 
 
 def _shared_items(catalogue):
@@ -123,6 +139,117 @@ def _queries_without_match(catalogue):
             "They count as misses. Add the items to the gallery or take the queries out.",
             len(lost),
             [Example((int(row),)) for row in lost],
+        )
+
+
+def _labels(catalogue):
+    """Yields (what it is, its values' names, first row of each that is used by its number)."""
+    for noun, many, column, names in (
+        ("item", "items", catalogue.item, catalogue.items),
+        ("category", "categories", catalogue.category, catalogue.categories),
+    ):
+        values, first = np.unique(column, return_index=True)
+        used = {
+            int(value): int(row) for value, row in zip(values, first, strict=True) if value >= 0
+        }
+        yield noun, many, names, used
+
+
+def _spellings(catalogue):
+    """One label written in several ways: case, blanks, invisible letters, 12 and 012 and 12.0."""
+    for noun, many, names, used in _labels(catalogue):
+        groups = collections.defaultdict(list)
+        for value in used:
+            groups[_alike(names[value])].append(value)
+        groups = [group for group in groups.values() if len(group) > 1]
+        if groups:
+            yield Finding(
+                f"{noun}_spellings",
+                "warning",
+                f"{plural(len(groups), noun, many)} written in more than one way, as by case, "
+                "blanks or look-alike letters",
+                "Each way counts as another label. Write it in one.",
+                len(groups),
+                [
+                    Example(
+                        tuple(used[value] for value in group[:2]),
+                        f"{noun} " + ", ".join(ascii(names[value]) for value in group),
+                    )
+                    for group in groups
+                ],
+            )
+
+
+def _alike(name):
+    name = plain(name)
+    number = _NUMBER.fullmatch(name)
+    return number[1] if number else name
+
+
+def _rounded_numbers(catalogue):
+    for noun, many, names, used in _labels(catalogue):
+        rounded = [value for value in used if _SCIENTIFIC.fullmatch(names[value])]
+        if rounded:
+            yield Finding(
+                f"rounded_{many}",
+                "warning",
+                f"{plural(len(rounded), noun, many)} with a number in scientific notation",
+                "A spreadsheet has rounded long numbers, so that different ones became the same. "
+                "Export the column as text.",
+                len(rounded),
+                [Example((used[value],), f"{noun} {names[value]}") for value in rounded],
+            )
+
+
+def _two_categories(catalogue):
+    rows = np.flatnonzero((catalogue.item >= 0) & (catalogue.category >= 0))
+    items, first, group = np.unique(catalogue.item[rows], return_index=True, return_inverse=True)
+    differs = catalogue.category[rows] != catalogue.category[rows[first[group]]]
+    split, other = np.unique(group[differs], return_index=True)
+    if len(split):
+        pairs = zip(rows[first[split]], rows[differs][other], strict=True)
+        yield Finding(
+            "two_categories",
+            "warning",
+            f"{plural(len(split), 'item')} of {len(items):,} with images in two categories",
+            "An item is one garment. Correct its category, or give the garments items of their "
+            "own.",
+            len(split),
+            [
+                Example(
+                    (int(one), int(two)),
+                    f"item {catalogue.items[catalogue.item[one]]}: "
+                    f"{catalogue.categories[catalogue.category[one]]} and "
+                    f"{catalogue.categories[catalogue.category[two]]}",
+                )
+                for one, two in pairs
+            ],
+        )
+
+
+def _crowded_items(catalogue):
+    rows = np.flatnonzero(catalogue.item >= 0)
+    items, first, count = np.unique(catalogue.item[rows], return_index=True, return_counts=True)
+    if not len(items):
+        return
+    usual = int(np.percentile(count, 90, method="lower"))
+    crowded = np.flatnonzero((count >= _CROWD) & (count > _CROWDED * usual))
+    if len(crowded):
+        yield Finding(
+            "crowded_items",
+            "warning",
+            f"{plural(len(crowded), 'item')} of suspiciously many images (nine of ten items have "
+            f"at most {usual})",
+            "Is the name one that stands for unknown? Then leave it empty: all its images count "
+            "as one garment.",
+            len(crowded),
+            [
+                Example(
+                    (int(rows[first[place]]),),
+                    f"item {catalogue.items[items[place]]}: {plural(int(count[place]), 'image')}",
+                )
+                for place in crowded[np.argsort(-count[crowded], kind="stable")]
+            ],
         )
 
 
@@ -209,7 +336,8 @@ def quick_check(catalogue, seconds=1.0):
     looked, bad = _look_at_files(catalogue, seconds)
     if bad:
         shown = "\n".join(
-            f"  {catalogue.location(row)}: {catalogue.root / catalogue.path[row]}: {reason}"
+            f"  {catalogue.location(row)}: "
+            f"{printable(str(catalogue.root / catalogue.path[row]))}: {reason}"
             for row, reason in bad[:5]
         )
         text = f"{len(bad):,} of {plural(looked, 'image file')} looked at cannot be read:\n{shown}"
@@ -239,7 +367,7 @@ def _look_at_files(catalogue, seconds):
                 bad.append((int(row), "the file has no bytes"))
         except UnreadableImageError as error:
             bad.append((int(row), error.reason))
-        except OSError:
-            bad.append((int(row), "there is no such file"))
+        except OSError as error:
+            bad.append((int(row), error.strerror or "there is no such file"))
         looked += 1
     return looked, sorted(bad)
