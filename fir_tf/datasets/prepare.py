@@ -23,6 +23,7 @@ from fir_tf.datasets.catalogue import CONSUMER, SHOP
 from fir_tf.datasets.command_line import Parser, add_source, load_source
 from fir_tf.datasets.findings import BAD_SHARE_MAX
 from fir_tf.datasets.image_file import UnreadableImageError, is_srgb, opened, read, to_rgb
+from fir_tf.datasets.walk import listed
 from fir_tf.errors import FirError
 from fir_tf.files import replacing, write_json
 
@@ -49,13 +50,18 @@ COLUMNS = (
 # Raised whenever the pixels or the names change, so that an old copy is not gone on with.
 VERSION = 1
 _SHOWN = 10
+# The largest share of a copy that is removed without being asked to.
+REMOVED_MAX = 0.1
+# Bytes that a file's name may have, and what a name with a hash keeps of its source's.
+_NAME_MAX, _NAME_KEPT = 255, 200
 
 
 def copy_names(paths):
     """Names the copies: the source's path, with `.jpg` behind any other ending.
 
     Where two names would be the same file, on a disk that does not tell upper from lower case too,
-    all but those that end in `.jpg` already get a hash of the source's path.
+    all but those that end in `.jpg` already get a hash of the source's path; so do names that would
+    be longer than a file's may be.
 
     Args:
         paths: sequence of str, relative with forward slashes, all different.
@@ -72,9 +78,18 @@ def copy_names(paths):
     )
     for number in order:
         if count[keys[number]] > 1 and keys[number] in seen:
-            names[number] = f"{paths[number]}-{_sha256(paths[number].encode())[:16]}.jpg"
+            names[number] = _hashed_name(paths[number])
         seen.add(keys[number])
-    return names
+    return [
+        _hashed_name(path) if len(os.path.basename(name).encode()) > _NAME_MAX else name
+        for name, path in zip(names, paths, strict=True)
+    ]
+
+
+def _hashed_name(path):
+    folder, slash, name = path.rpartition("/")
+    name = name.encode()[:_NAME_KEPT].decode(errors="ignore")
+    return f"{folder}{slash}{name}-{_sha256(path.encode())[:16]}.jpg"
 
 
 def convert(contents, max_side, quality):
@@ -118,7 +133,8 @@ def convert_file(task):
 
     Returns:
         dict, the entry for the journal without the path: `source_sha256` with `sha256`, `width`
-        and `height`, or with `error`; and `done`, whether anything was written.
+        and `height`, or with `error`; `done`, whether anything was written; and `held`, why the
+        source cannot be read now, where an earlier copy stays for that reason.
 
     Raises:
         OSError: if the copy cannot be written.
@@ -127,6 +143,9 @@ def convert_file(task):
     try:
         contents = read(source)
     except UnreadableImageError as error:
+        # The share may be offline: a copy is no reason to believe that its source is gone.
+        if known and "error" not in known and _is_there(target, known):
+            return known | {"done": False, "held": error.reason}
         return {"source_sha256": "", "error": error.reason, "done": False}
     digest = _sha256(contents)
     if known and known["source_sha256"] == digest and _is_there(target, known):
@@ -156,7 +175,7 @@ def _is_there(target, known):
         return False
 
 
-def prepare(catalogue, out, *, max_side=512, quality=92, workers=0):
+def prepare(catalogue, out, *, max_side=512, quality=92, workers=0, remove=False):
     """Makes a training copy of a catalogue's images and the table that describes it.
 
     A run that was killed goes on: images whose source and copy have the recorded checksums are
@@ -170,15 +189,18 @@ def prepare(catalogue, out, *, max_side=512, quality=92, workers=0):
         max_side: int in [32, 8192], bound of the longest side in pixels.
         quality: int in [50, 100], of JPEG.
         workers: int, processes; 0 for one a core.
+        remove: bool, whether more than a tenth of an earlier copy may be removed because the
+            catalogue lists it no more.
 
     Returns:
         (converted, kept, unreadable): ints, how many images were written, were there already, and
         cannot be read.
 
     Raises:
-        FirError: for a value out of range, a folder of something else, a full disk, or if more
-            than 1 % of the images cannot be read. In the last case the copy of the others is
-            complete all the same.
+        FirError: for a value out of range, a folder of something else, a full disk, more to be
+            removed than is allowed, or if more than 1 % of the images cannot be read. In the last
+            case the copy of the others is complete all the same, and earlier copies of images
+            that cannot be opened now stay.
     """
     for name, value, low, high in (
         ("max_side", max_side, 32, 8192),
@@ -198,7 +220,7 @@ def prepare(catalogue, out, *, max_side=512, quality=92, workers=0):
         _claim(out, settings)
         with open(out / JOURNAL, "a+", encoding="utf-8") as journal:
             _lock(journal, out)
-            return _copy_all(catalogue, out, settings, workers, journal)
+            return _copy_all(catalogue, out, settings, workers, journal, remove)
     except OSError as error:
         raise FirError(
             f"the copy could not be written to {out}: {error}. The same command goes on when there "
@@ -262,18 +284,38 @@ def _read_journal(journal):
     return entries
 
 
-def _copy_all(catalogue, out, settings, workers, journal):
+def _table_sources(out):
+    """Returns the sources' paths of an earlier copy, a set of str; empty where it has no table."""
+    try:
+        with open(out / TABLE, encoding="utf-8", newline="") as file:
+            return {row["source"] for row in csv.DictReader(file)}
+    except FileNotFoundError:
+        return set()
+
+
+def _copy_all(catalogue, out, settings, workers, journal, remove):
     known = _read_journal(journal)
     names = [f"{IMAGES}/{name}" for name in copy_names(catalogue.path)]
     tasks = [
         (source, str(out / name), settings["max_side"], settings["quality"], known.get(path))
         for source, name, path in zip(catalogue.files(), names, catalogue.path, strict=True)
     ]
-    entries, converted = [], 0
+    before = _table_sources(out)
+    gone = before.difference(catalogue.path)
+    if not remove and len(gone) > REMOVED_MAX * len(before):
+        raise FirError(
+            f"{len(gone):,} of the {len(before):,} images of the copy {out} are not in "
+            f"{catalogue.source} any more: {listed(sorted(gone), 'image', 'images')}. Is that the "
+            "data set, whole and in its place? Nothing was changed. --remove takes them out of "
+            "the copy"
+        )
+    entries, converted, held = [], 0, []
     for path, entry in zip(
         catalogue.path, parallel.run(convert_file, tasks, workers, "prepare"), strict=True
     ):
         converted += entry.pop("done")
+        if "held" in entry:
+            held.append(f"{path}: {entry.pop('held')}")
         entries.append(entry)
         if known.get(path) != entry:
             journal.write(json.dumps({"path": path, **entry}) + "\n")
@@ -284,6 +326,14 @@ def _copy_all(catalogue, out, settings, workers, journal):
         raise FirError(f"none of the {len(bad):,} images can be read, see {out / UNREADABLE}")
     _write_table(catalogue, out, names, entries)
     _sweep(out, {name for name, entry in zip(names, entries, strict=True) if "error" not in entry})
+    if held:
+        told = listed(held, "image", "images")
+        print(f"{told} cannot be read now; their earlier copies were kept")
+    if len(held) > BAD_SHARE_MAX * len(entries):
+        raise FirError(
+            f"{len(held):,} of {len(entries):,} images cannot be read now; is a share offline? "
+            f"Their earlier copies were kept, and the copy of the others is complete: {out / TABLE}"
+        )
     if len(bad) > BAD_SHARE_MAX * len(entries):
         raise FirError(
             f"{len(bad):,} of {len(entries):,} images ({len(bad) / len(entries):.1%}) cannot be "
@@ -342,8 +392,11 @@ def _write_table(catalogue, out, names, entries):
 def _write_csv(path, header, rows):
     with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
+        # Readers take a carriage return for a row's end, which the writer by itself does not quote.
+        quoting = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
         writer.writerow(header)
-        writer.writerows(rows)
+        for row in rows:
+            (quoting if any("\r" in str(cell) for cell in row) else writer).writerow(row)
 
 
 def main(argv=None):
@@ -375,6 +428,11 @@ def main(argv=None):
     parser.add_argument(
         "--quality", type=int, default=92, help="quality of the JPEGs (%(default)s)"
     )
+    parser.add_argument(
+        "--remove",
+        action="store_true",
+        help="remove copies of what is not listed any more, even if it is over a tenth of them",
+    )
     args = parser.parse_args(argv)
     catalogue = load_source(args.dataset, args.data_dir)
     print(catalogue.describe(), flush=True)
@@ -384,6 +442,7 @@ def main(argv=None):
         max_side=args.max_side,
         quality=args.quality,
         workers=args.workers,
+        remove=args.remove,
     )
     print(f"{converted:,} images written, {kept:,} were there, {bad:,} cannot be read")
     print(f"train on the copy with --dataset=table --data_dir={Path(args.out) / TABLE}")
