@@ -69,6 +69,17 @@ def test_a_link_to_a_folder_elsewhere_is_followed_once(tmp_path):
     ]
 
 
+def test_links_to_a_folder_and_to_one_in_it_list_it_once(tmp_path):
+    root, shelf = tmp_path / "photos", tmp_path / "shelf"
+    touch(root, "c/1/a.jpg")
+    touch(shelf, "2/b.jpg", "3/c.jpg")
+    (root / "a").symlink_to(shelf / "3")
+    (root / "b").symlink_to(shelf)
+    found = find_photos(root)
+    assert found.photos == ["a/c.jpg", "b/2/b.jpg", "c/1/a.jpg"]
+    assert list(found.skipped.values()) == [["b/3"]]
+
+
 FOLDERS = ("", "a", "a/b", "c", "c/d")
 
 

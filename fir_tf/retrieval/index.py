@@ -56,9 +56,9 @@ class Listing:
     def gone(self, paths: Iterable[str]) -> list[str]:
         """Returns those of an index's paths that are not listed, where they could be looked up."""
         own = {record.path for record in self.records}
-        return [path for path in paths if path not in own and not self.hidden(path)]
+        return [path for path in paths if path not in own and not self.out_of_reach(path)]
 
-    def hidden(self, path: str) -> bool:
+    def out_of_reach(self, path: str) -> bool:
         """Whether a path may be there, although it cannot be read, or looked at in its folder."""
         if path in self.unread:
             return True
@@ -307,7 +307,7 @@ def _update(engine, encoder, listing, before, batch_size):
 def held(listing: Listing, before: Iterable[str], unreadable: Iterable[str]) -> list[str]:
     """Returns the paths of an index that stay in it although they cannot be read now."""
     lost = set(unreadable)
-    return [path for path in before if path in lost or listing.hidden(path)]
+    return [path for path in before if path in lost or listing.out_of_reach(path)]
 
 
 def _embed(engine, encoder, root, pending, batch_size):
