@@ -5,6 +5,7 @@ import errno
 import os
 import shutil
 import tempfile
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,26 @@ def test_a_table_whose_photos_are_all_offline(tmp_path, capsys):
     (tmp_path / "elsewhere").rename(photos)
     counts = build(index_options(table, address))
     assert (counts["kept"], counts["images"], counts["held"]) == (12, 12, [])
+
+
+def test_an_offline_photo_is_known_in_the_form_its_file_had(tmp_path):
+    photos, address = make_photos(tmp_path / "photos", items=4), tmp_path / "index"
+    write_jpeg(photos / unicodedata.normalize("NFD", "é.jpg"), 1, size=(16, 16))
+    write_jpeg(photos / " a.jpg ", 2, size=(16, 16))
+    table = write_table(photos)
+    rows = table.read_text() + "photos/ a.jpg ,7\n"
+    table.write_text(unicodedata.normalize("NFC", rows))
+    build(index_options(table, address))
+    before = stored(address)
+    assert {f"photos/{unicodedata.normalize('NFD', 'é.jpg')}", "photos/ a.jpg "} <= set(before)
+    photos.rename(tmp_path / "offline")
+    with pytest.raises(FirError, match="26 of 26 photos cannot be opened"):
+        build(index_options(table, address))
+    assert stored(address) == before
+    # A photo whose row is gone is removed, whatever a similar name does.
+    (tmp_path / "offline").rename(photos)
+    write_jpeg(photos / "é.jpg", 3, size=(16, 16))
+    assert build(index_options(table, address))["removed"] == 1
 
 
 def test_a_new_index_of_photos_that_are_offline_is_no_success(tmp_path):
@@ -171,6 +192,22 @@ def test_a_table_in_a_folder_without_permission_names_the_folder(open_folder):
     with unprivileged(), pytest.raises(FirError, match=r"40 folders|Permission denied") as error:
         load("table", table)
     assert "do not exist" not in str(error.value)
+
+
+def test_a_share_that_goes_offline_while_photos_are_embedded(tmp_path, monkeypatch):
+    photos, address = make_photos(tmp_path / "photos", items=4), tmp_path / "index"
+    whole = StubEncoder.encode_files
+
+    def goes(self, files, batch_size, guess=False):
+        for number, batch in enumerate(whole(self, files, batch_size, guess)):
+            if number == 2:
+                photos.rename(tmp_path / "offline")
+            yield batch
+
+    monkeypatch.setattr(StubEncoder, "encode_files", goes)
+    with pytest.raises(FirError, match="12 of 24 photos cannot be opened"):
+        build(index_options(photos, address))
+    assert len(stored(address)) == 12
 
 
 def test_a_root_that_fails_after_its_first_look_keeps_everything(tmp_path, monkeypatch):

@@ -56,7 +56,17 @@ class Listing:
     def gone(self, paths: Iterable[str]) -> list[str]:
         """Returns those of an index's paths that are not listed, where they could be looked up."""
         own = {record.path for record in self.records}
-        return [path for path in paths if path not in own and not self.out_of_reach(path)]
+        paths = [path for path in paths if path not in own and not self.out_of_reach(path)]
+        if not paths:
+            return []
+        # Which blanks and Unicode form a table's path means, its file tells while it is there.
+        forms = {composed(path).strip(): path for path in own}
+        same = [forms.get(composed(path).strip()) for path in paths]
+        return [
+            path
+            for path, other in zip(paths, same, strict=True)
+            if other is None or os.path.lexists(self.root / other)
+        ]
 
     def out_of_reach(self, path: str) -> bool:
         """Whether a path may be there, although it cannot be read, or looked at in its folder."""
@@ -257,51 +267,48 @@ def build(options: IndexOptions) -> dict[str, Any]:
 
 
 def _update(engine, encoder, listing, before, batch_size):
-    files = [str(listing.root / record.path) for record in listing.records]
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        sums = list(
-            tqdm(
-                pool.map(_file_checksum, files),
-                total=len(files),
-                desc="checksums",
-                unit="image",
-                disable=None,
-                leave=False,
-            )
-        )
+    records = _with_checksums(listing)
     removed = listing.gone(before)
     engine.delete(removed)
-    unreadable, pending, kept, relabelled = [], [], 0, []
-    for listed_record, total in zip(listing.records, sums, strict=True):
-        record = dataclasses.replace(listed_record, checksum=total)
-        if not total:
-            unreadable.append(record.path)
-            continue
+    pending, relabelled, unreadable = [], [], []
+    for record in records:
         new = changed(record, before.get(record.path))
-        if new is record:
+        if not record.checksum:
+            unreadable.append(record.path)
+        elif new is record:
             pending.append(record)
         elif new:
             relabelled.append(new)
-        else:
-            kept += 1
     for start in range(0, len(relabelled), PIECE):
         part = relabelled[start : start + PIECE]
         vectors = [vector for _, vector in engine.fetch([record.path for record in part])]
         engine.upsert(part, np.stack(vectors))
-    unopened = len(unreadable)
     seconds, bad = _embed(engine, encoder, listing.root, pending, batch_size)
-    unreadable += bad
+    # The share may have gone meanwhile.
+    unopened = [path for path in bad if not _file_checksum(listing.root / path)]
     return {
         "embedded": len(pending) - len(bad),
-        "kept": kept,
+        "kept": len(records) - len(unreadable) - len(pending) - len(relabelled),
         "relabelled": len(relabelled),
         "removed": len(removed),
-        "unreadable": unreadable,
-        "unopened": unopened,
-        "held": held(listing, before, unreadable),
+        "unreadable": [*unreadable, *bad],
+        "unopened": len(unreadable) + len(unopened),
+        "held": held(listing, before, [*unreadable, *bad]),
         "seconds": seconds,
         "images_per_second": len(pending) / seconds if pending else 0.0,
     }
+
+
+def _with_checksums(listing):
+    """Returns the listing's records with their checksums, empty for what cannot be opened."""
+    files = [listing.root / record.path for record in listing.records]
+    bar = {"total": len(files), "desc": "checksums", "unit": "image", "disable": None}
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        sums = tqdm(pool.map(_file_checksum, files), leave=False, **bar)
+        return [
+            dataclasses.replace(record, checksum=total)
+            for record, total in zip(listing.records, sums, strict=True)
+        ]
 
 
 def held(listing: Listing, before: Iterable[str], unreadable: Iterable[str]) -> list[str]:
