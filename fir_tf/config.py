@@ -20,6 +20,7 @@ BACKBONE_NAMES = (
     "seresnext50_v15",
     "efficientnet_lite0",
 )
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 DATASET_NAMES = ("inshop", "category", "consumer2shop", "folder", "table")
 
 # What fir_tf.datasets.walk does, for the help of the commands.
@@ -31,9 +32,26 @@ PHOTO_RULE = (
 )
 
 
-def option(default: Any, help_text: str, choices: Sequence[str] | None = None) -> Any:
-    """Declares a dataclass field that is also a flag: its default, --help text and choices."""
-    return dataclasses.field(default=default, metadata={"help": help_text, "choices": choices})
+def option(
+    default: Any,
+    help_text: str,
+    choices: Sequence[str] | None = None,
+    path: bool = False,
+    alone: str = "",
+) -> Any:
+    """Declares a dataclass field that is also a flag.
+
+    Args:
+        default: its default value.
+        help_text: str, for --help.
+        choices: sequence of str, the values it may have; None for any.
+        path: bool, whether it is a path, or has paths in it.
+        alone: str, the value it has where the flag is given without one; empty where it needs one.
+    """
+    return dataclasses.field(
+        default=default,
+        metadata={"help": help_text, "choices": choices, "path": path, "alone": alone},
+    )
 
 
 def parse_losses(text: str) -> tuple[str, ...]:
@@ -55,18 +73,22 @@ def parse_losses(text: str) -> tuple[str, ...]:
 class Config:
     """What a training run is made of. Each field is a flag of train.py of the same name."""
 
-    run: str = option("runs/inshop", "Folder of the run: everything it writes goes there.")
+    run: str = option(
+        "runs/inshop", "Folder of the run: everything it writes goes there.", path=True
+    )
 
     dataset: str = option("inshop", "Layout of the data.", DATASET_NAMES)
     data_dir: str = option(
         "data/inshop",
         "Folder of the data set, or its img_highres or Anno_fine folder to take that one; with "
         f"--dataset=table the CSV or Parquet file. In a plain folder: {PHOTO_RULE}",
+        path=True,
     )
     extra_data: str = option(
         "",
         "Further sources of training images, as dataset:path[,dataset:path...]; each image takes "
         "part in the losses it has a label for.",
+        path=True,
     )
     gallery_scope: str = option(
         "test",
@@ -89,6 +111,7 @@ class Config:
         "imagenet",
         "Where the backbone starts: imagenet (such weights may carry non-commercial terms), none, "
         "or the path of a weights file (.weights.h5, .h5, .safetensors, .pth).",
+        path=True,
     )
     image_size: int = option(224, "Side of the input images in pixels.")
     embedding_size: int = option(
@@ -240,26 +263,35 @@ class Config:
         """Reads what `save` wrote.
 
         Raises:
-            FirError: if the file is missing, is no JSON or has fields this version lacks.
+            FirError: if the file is missing or damaged or has fields this version lacks.
         """
         path = Path(path)
         if not path.is_file():
             raise FirError(
-                f"{path.parent} is not the folder of a run: {path.name} is missing there. "
-                "Give --run the folder that train.py wrote"
+                f"{path.parent} is not the folder of a run: {path.name} is missing there. A run's "
+                "folder is what train.py wrote: its --run, the --run of evaluate.py and export.py, "
+                "the --model of search.py"
             )
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise FirError(f"{path} must be JSON. Received: {error}") from error
-        known = {field.name for field in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - known)
+        values = files.read_json(path, "Copy the run's folder again, or train again")
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - set(fields))
         if unknown:
             raise FirError(
                 f"{path} has settings this version of fir_tf does not know: {', '.join(unknown)}. "
                 "Use the version that wrote the run (it is named in versions.json)"
             )
-        return cls(**values)
+        for name, value in values.items():
+            kind = type(fields[name].default)
+            fits = (int, float) if kind is float else kind
+            if not isinstance(value, fits) or isinstance(value, bool) != (kind is bool):
+                raise FirError(
+                    f"{path}: `{name}` must be {_KINDS[kind]}. Received: {json.dumps(value)}. "
+                    "Copy the run's folder again, or correct it there"
+                )
+        try:
+            return cls(**values)
+        except FirError as error:
+            raise FirError(f"{path}: {error}") from error
 
     def differences(self, other: "Config") -> dict[str, tuple[Any, Any]]:
         """Returns {name: (own, other's)} for the settings a resumed run may not change."""

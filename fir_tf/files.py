@@ -4,10 +4,13 @@ import contextlib
 import json
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from fir_tf.errors import FirError
 
 # Bytes; a temporary name is at most this long, or shorter than its file's.
 _LONG_NAME = 100
@@ -34,6 +37,11 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        # A full disk does not say which file, and nobody knows the temporary one.
+        if error.filename in (None, str(temporary)):
+            error.filename, error.filename2 = str(path), None
+        raise
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary)
@@ -42,11 +50,68 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Writes a string to `path` (UTF-8) by way of a temporary name."""
+    """Writes a string to `path` (UTF-8) by way of a temporary name.
+
+    What is no Unicode, of a file's name in other bytes, becomes `\\udcff` and the like.
+    """
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def json_text(value: Any) -> str:
+    """Returns `value` as indented JSON that can be written in UTF-8."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        # A file's name in other bytes. JSON's own escapes are read as what they were.
+        text = json.dumps(value, indent=2, allow_nan=False)
+    return text
 
 
 def write_json(path: str | Path, value: Any) -> None:
     """Writes `value` as indented JSON to `path` by way of a temporary name."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json_text(value) + "\n")
+
+
+def read_json(path: str | Path, advice: str) -> dict[str, Any]:
+    """Reads a file that holds a JSON object.
+
+    Args:
+        path: str or Path.
+        advice: str, what to do where it is missing or damaged.
+
+    Raises:
+        FirError: it cannot be read, or holds anything else.
+    """
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise FirError(f"{path} is missing. {advice}") from error
+    except (ValueError, RecursionError) as error:
+        raise FirError(f"{path} must be JSON. Received: {error}. {advice}") from error
+    if not isinstance(value, dict):
+        raise FirError(f"{path} must be a JSON object. Received: {json.dumps(value):.60}. {advice}")
+    return value
+
+
+@contextlib.contextmanager
+def without_wildcards(folder: str | Path) -> Iterator[Path]:
+    """Yields a path to a folder that TensorFlow's checkpoint readers take for no pattern.
+
+    They look for a checkpoint's files by its name, and find none below `runs/[a]`.
+
+    Args:
+        folder: str or Path; created where it does not exist.
+
+    Yields:
+        Path: `folder` itself, or a link to it that is there for the length of the block.
+    """
+    if not set("*?[\\") & set(str(folder)):
+        yield Path(folder)
+        return
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as place:
+        link = Path(place) / "folder"
+        link.symlink_to(Path(folder).absolute(), target_is_directory=True)
+        yield link

@@ -12,8 +12,8 @@ from fir_tf.errors import FirError
 class EvaluateOptions:
     """What evaluate.py is told. Each field is a flag of the same name."""
 
-    run: str = option("", "Folder of the run; the newest below runs/ when not given.")
-    data_dir: str = option("", "Folder of the data set; the run's own when not given.")
+    run: str = option("", "Folder of the run; the newest below runs/ when not given.", path=True)
+    data_dir: str = option("", "Folder of the data set; the run's own when not given.", path=True)
     dataset: str = option(
         "",
         "Layout of the data; the run's own when not given.",
@@ -27,7 +27,9 @@ class EvaluateOptions:
     )
     split: str = option("test", "Part of the data that is measured.", ("test", "val"))
     batch_size: int = option(64, "Images in a batch.")
-    output: str = option("", "Folder for metrics.json and the pictures; the run's when not given.")
+    output: str = option(
+        "", "Folder for metrics.json and the pictures; the run's when not given.", path=True
+    )
     sheet_rows: int = option(8, "Queries on the contact sheet.")
     sheet_matches: int = option(6, "Matches shown for each query.")
     flip: bool = option(False, "Embed the mean of an image and its mirror image.")
@@ -58,11 +60,12 @@ class EvaluateOptions:
 class ExportOptions:
     """What export.py is told. Each field is a flag of the same name."""
 
-    run: str = option("", "Folder of the run; the newest below runs/ when not given.")
+    run: str = option("", "Folder of the run; the newest below runs/ when not given.", path=True)
     output: str = option(
         "",
         "Folder of the model's versions; `export/fir` in the run's folder when not given, for "
         "another --format `export/fir_<format>`.",
+        path=True,
     )
     version: int = option(0, "Version below --output; the next free one when 0.")
     format: str = option(
@@ -83,6 +86,7 @@ class ExportOptions:
         "",
         "Images to search, put into the SavedModel: dataset:path such as inshop:data/inshop, or "
         "the path of a folder <category>/<item>/<view>.jpg or of a table.",
+        path=True,
     )
     gallery_split: str = option(
         "gallery", "Part of --gallery that is searched: its gallery, or all.", ("gallery", "all")
@@ -94,7 +98,9 @@ class ExportOptions:
         ("float32", "bfloat16", "int8"),
     )
     data_dir: str = option(
-        "", "Data set that losses of recall are measured on; the run's own when not given."
+        "",
+        "Data set that losses of recall are measured on; the run's own when not given.",
+        path=True,
     )
 
     def __post_init__(self):

@@ -22,13 +22,15 @@ class IndexOptions:
     model: str = option(
         "",
         "Model: a run's folder or an exported SavedModel; the newest run when not given.",
+        path=True,
     )
     images: str = option(
         "",
         "Folder of photos, <category>/<item>/<view>.jpg or any other depth, or a table of them "
         f"(CSV or Parquet: path, and any of item, category, domain). In a folder: {PHOTO_RULE}",
+        path=True,
     )
-    index: str = option("", _INDEX_HELP)
+    index: str = option("", _INDEX_HELP, path=True)
     dataset: str = option(
         "", "Layout of --images where it is that of a benchmark.", ("", *DATASET_NAMES)
     )
@@ -49,13 +51,14 @@ class IndexOptions:
         "1", "Embed the mean over image sizes, such as 1,1.5 times the model's own."
     )
     whitening: str = option(
-        "", "PCA-whiten embeddings by this file, which evaluate.py --whiten wrote."
+        "", "PCA-whiten embeddings by this file, which evaluate.py --whiten wrote.", path=True
     )
     beam: str = option(
         "",
         "Embed with Apache Beam, which is given these options: '--runner=DirectRunner "
         "--direct_num_workers=2 --direct_running_mode=multi_processing' here, "
         "'--runner=FlinkRunner --flink_master=HOST:8081' on a cluster.",
+        path=True,
     )
 
     def __post_init__(self):
@@ -70,18 +73,28 @@ class IndexOptions:
 class QueryOptions:
     """What `search.py query` is told. Each field is a flag of the same name."""
 
-    index: str = option("", _INDEX_HELP)
-    model: str = option("", _MODEL_HELP)
-    images: str = option("", _IMAGES_HELP)
+    index: str = option("", _INDEX_HELP, path=True)
+    model: str = option("", _MODEL_HELP, path=True)
+    images: str = option("", _IMAGES_HELP, path=True)
     k: int = option(10, "Results for each query.")
     group: bool = option(True, "One result for each item, its best view; otherwise every image.")
     together: bool = option(
         False, "The photos show one garment: one query, the mean of their embeddings."
     )
-    category: str = option("", "Only these categories, separated by commas.")
+    category: str = option("", "Only these categories of the index, separated by commas.")
     domain: str = option("", "Only shop or only consumer photos.", ("", "shop", "consumer"))
-    sheet: str = option("query.png", "Picture of the results, PNG, JPEG or WebP; empty for none.")
-    json: str = option("", "File for the results as JSON; - prints them instead of the table.")
+    sheet: str = option(
+        "query.png",
+        "Picture of the results of the first queries, PNG, JPEG or WebP; --nosheet for none.",
+        path=True,
+        alone="query.png",
+    )
+    json: str = option(
+        "",
+        "--json prints the results as JSON instead of the table, --json=FILE writes them.",
+        path=True,
+        alone="-",
+    )
     expand: int = option(
         0, "Alpha query expansion: average the query with this many of its nearest images."
     )
@@ -99,11 +112,16 @@ class QueryOptions:
 class MeasureOptions:
     """What `search.py measure` is told. Each field is a flag of the same name."""
 
-    index: str = option("", _INDEX_HELP)
+    index: str = option("", _INDEX_HELP, path=True)
     k: int = option(50, "Results for each query.")
     queries: int = option(200, "Vectors of the index, drawn at random, that are asked for.")
     effort: float = option(1.0, _EFFORT_HELP)
-    json: str = option("", "File for the numbers as JSON.")
+    json: str = option(
+        "",
+        "--json prints the numbers as JSON instead of the table, --json=FILE writes them.",
+        path=True,
+        alone="-",
+    )
 
     def __post_init__(self):
         _required(self, "index")
@@ -114,9 +132,9 @@ class MeasureOptions:
 class WebOptions:
     """What `search.py web` is told. Each field is a flag of the same name."""
 
-    index: str = option("", _INDEX_HELP)
-    model: str = option("", _MODEL_HELP)
-    images: str = option("", _IMAGES_HELP)
+    index: str = option("", _INDEX_HELP, path=True)
+    model: str = option("", _MODEL_HELP, path=True)
+    images: str = option("", _IMAGES_HELP, path=True)
     host: str = option("127.0.0.1", "Address to listen at; 0.0.0.0 lets other machines in.")
     port: int = option(8000, "Port to listen at; 0 takes a free one.")
     max_upload_mb: int = option(20, "Largest photo that is taken, in megabytes.")

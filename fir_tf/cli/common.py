@@ -10,6 +10,7 @@ import tempfile
 from absl import app, flags, logging
 
 from fir_tf.errors import FirError
+from fir_tf.shell import given_path, run_command
 
 # TensorFlow's C++ log says nothing a user of the scripts can act on; set before its import.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -28,6 +29,8 @@ def define_flags(fields, **defaults):
         text, choices = field.metadata["help"], field.metadata.get("choices")
         if choices:
             flags.DEFINE_enum(field.name, default, choices, text)
+        elif field.metadata.get("alone"):
+            flags.DEFINE_flag(_AloneFlag(field.metadata["alone"], field.name, default, text))
         elif field.type in (bool, "bool"):
             flags.DEFINE_bool(field.name, default, text)
         elif field.type in (int, "int"):
@@ -40,9 +43,34 @@ def define_flags(fields, **defaults):
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[field.name])
 
 
+class _AloneFlag(flags.Flag):
+    """A string flag that may stand alone, as --name, and be switched off, as --noname."""
+
+    def __init__(self, alone, name, default, text):
+        self._alone = alone
+        plain = flags.ArgumentParser(), flags.ArgumentSerializer()
+        super().__init__(*plain, name, default, text)
+        # absl then asks for no value.
+        self.boolean = True
+
+    def _parse(self, argument):
+        return {"true": self._alone, "false": ""}.get(argument, argument)
+
+    def _serialize(self, value):
+        return f"--{self.name}={value}"
+
+
 def read_flags(cls):
-    """Returns the dataclass `cls` filled from the parsed flags."""
-    return cls(**{field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(cls)})
+    """Returns the dataclass `cls` filled from the parsed flags.
+
+    Raises:
+        FirError: a path cannot be one, see `fir_tf.shell.given_path`, or what `cls` objects to.
+    """
+    values = {}
+    for field in dataclasses.fields(cls):
+        value = flags.FLAGS[field.name].value
+        values[field.name] = given_path(field.name, value) if field.metadata.get("path") else value
+    return cls(**values)
 
 
 @contextlib.contextmanager
@@ -58,7 +86,7 @@ def _quiet_import():
         os.dup2(kept.fileno(), 2)
         try:
             yield
-        except BaseException:
+        except Exception:
             kept.seek(0)
             os.write(screen, kept.read())
             raise
@@ -79,7 +107,7 @@ def load_library(module):
 
 
 def run_script(body, usage, argv=None, arguments=False):
-    """Parses the command line and calls `body`; a FirError becomes a message and status 1.
+    """Parses the command line, calls `body` and ends the process, see `fir_tf.shell.run_command`.
 
     Args:
         body: callable, without parameters, or with one if `arguments`.
@@ -88,20 +116,22 @@ def run_script(body, usage, argv=None, arguments=False):
         arguments: bool, whether `body` takes what stands there beside the flags, a list of str.
     """
 
+    def parse(argv):
+        try:
+            return flags.FLAGS(argv)
+        except flags.Error as error:
+            text = str(error).removeprefix("ERROR:: ")
+            raise FirError(f"{text}. --help lists the flags") from error
+        except UnicodeDecodeError as error:
+            raise FirError(f"`flagfile` must be a text file in UTF-8. Received: {error}") from error
+
     def main(argv):
         if len(argv) > 1 and not arguments:
-            print(
-                f"error: unexpected argument {argv[1]!r}; settings are given as --name=value "
-                "(--help lists them)",
-                file=sys.stderr,
+            raise FirError(
+                f"unexpected argument {argv[1]!r}; settings are given as --name=value "
+                "(--help lists them)"
             )
-            return 1
-        try:
-            body(argv[1:]) if arguments else body()
-        except FirError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
-        return 0
+        body(argv[1:]) if arguments else body()
 
     sys.modules["__main__"].__doc__ = usage
-    app.run(main, argv)
+    sys.exit(run_command(lambda: app.run(main, argv, flags_parser=parse)))

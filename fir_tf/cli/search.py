@@ -9,6 +9,7 @@ from absl import flags
 from fir_tf.cli.common import define_flags, load_library, read_flags, run_script
 from fir_tf.retrieval.engines import ADDRESSES
 from fir_tf.search_options import IndexOptions, MeasureOptions, QueryOptions, WebOptions
+from fir_tf.shell import given_path
 
 USAGE = f"""Visual search: index a catalogue's photos, ask with a photo.
 
@@ -44,7 +45,8 @@ installed.""",
 
   python search.py query photo.jpg [more.jpg ...] --index=catalogue
 
-Each photo is a query of its own, or with --together all of them are one.""",
+Each photo is a query of its own, or with --together all of them are one. --json alone prints the
+results as JSON and nothing else.""",
     "measure": """Compares an index's engine with exact search: recall@k, queries a second.
 
   python search.py measure --index=faiss+ivfpq:catalogue""",
@@ -72,7 +74,7 @@ def _call(command, photos=()):
     if command == "index":
         library.build(options)
     elif command == "query":
-        library.query(options, photos)
+        library.query(options, [given_path("photo", photo) for photo in photos])
     else:
         library.measure(options)
 

@@ -53,7 +53,14 @@ def load_training(config: Config) -> Catalogue:
         FirError: as `load`, `split_off_validation` and `merge_training`.
     """
     extras = parse_sources(config.extra_data)
-    main = split_off_validation(load(config.dataset, config.data_dir), config.val_fraction)
+    main = load(config.dataset, config.data_dir)
+    if not (main.split == "train").any():
+        parts = ", ".join(f"{name}: {count[0]}" for name, count in main.counts().items())
+        raise FirError(
+            f"the split 'train' is empty: {main.source} has no image to train on "
+            f"({parts or 'no image at all'}). evaluate.py measures a run on such data"
+        )
+    main = split_off_validation(main, config.val_fraction)
     if not extras:
         return main
     return merge_training(

@@ -3,7 +3,7 @@
 import sys
 
 from fir_tf.datasets import boutique, check, prepare
-from fir_tf.errors import FirError
+from fir_tf.shell import run_command
 
 COMMANDS = {
     "boutique": (boutique.main, "render a small data set of garments to try things on"),
@@ -24,13 +24,7 @@ def main(argv=None):
             file=sys.stdout if wanted else sys.stderr,
         )
         return 0 if argv and wanted else 2
-    try:
-        return COMMANDS[argv[0]][0](argv[1:])
-    except FirError as error:
-        print(f"error: {error}", file=sys.stderr)
-    except KeyboardInterrupt:
-        print("error: stopped on request", file=sys.stderr)
-    return 1
+    return run_command(lambda: COMMANDS[argv[0]][0](argv[1:]))
 
 
 if __name__ == "__main__":

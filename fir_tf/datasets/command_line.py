@@ -1,4 +1,4 @@
-"""What the commands `check` and `prepare` share."""
+"""What the commands of `python -m fir_tf.datasets` share."""
 
 import argparse
 
@@ -6,10 +6,23 @@ from fir_tf import datasets
 from fir_tf.config import PHOTO_RULE
 from fir_tf.datasets.folder import load_folder
 from fir_tf.errors import FirError
+from fir_tf.shell import given_path
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose objections are FirErrors: status 1, as everywhere."""
+    """An argument parser whose objections are FirErrors: status 1, as everywhere.
+
+    Options of text are paths, see `fir_tf.shell.given_path`.
+    """
+
+    def parse_args(self, args=None, namespace=None):
+        """Returns the options, raises FirError."""
+        options = super().parse_args(args, namespace)
+        for action in self._actions:
+            value = getattr(options, action.dest, None)
+            if isinstance(value, str) and not action.choices:
+                setattr(options, action.dest, given_path(action.dest, value))
+        return options
 
     def error(self, message):
         """Raises FirError."""

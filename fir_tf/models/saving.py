@@ -8,6 +8,7 @@ import keras
 import fir_tf.models.layers  # noqa: F401
 from fir_tf.errors import FirError
 from fir_tf.keras_versions import check_saved_by, saved_version
+from fir_tf.shell import fault
 
 
 def load_model(path: str | Path) -> keras.Model:
@@ -30,7 +31,9 @@ def load_model(path: str | Path) -> keras.Model:
         return keras.models.load_model(path, compile=False)
     # Keras and its readers raise errors of many kinds for a damaged file.
     except Exception as error:
+        if fault(error):
+            raise
         raise FirError(
             f"{path} is not a Keras model, or it is damaged ({type(error).__name__}: "
-            f"{str(error):.300})"
+            f"{str(error):.300}). Copy it again, or train again"
         ) from error

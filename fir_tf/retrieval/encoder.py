@@ -4,7 +4,6 @@ import base64
 import dataclasses
 import hashlib
 import io
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,13 @@ from PIL import Image
 
 from fir_tf.errors import FirError
 from fir_tf.extras import require
+from fir_tf.files import read_json, without_wildcards
 from fir_tf.input.batches import ordered_batches
 from fir_tf.input.images import decode_and_fit, guarded_rows
 from fir_tf.retrieval.evaluate import load_model
 from fir_tf.retrieval.rerank import read_whitening, whiten
 from fir_tf.retrieval.views import averaged, networks_at, parse_scales
+from fir_tf.shell import fault
 
 # Two models that embed the probe photos with less than this cosine are different ones. Other
 # orders of summation (folded batch norm, another machine) move it by about 1e-6.
@@ -102,7 +103,17 @@ class Encoder:
             )
 
     def _open_saved_model(self, folder):
-        self._loaded = tf.saved_model.load(str(folder))
+        try:
+            with without_wildcards(folder) as place:
+                self._loaded = tf.saved_model.load(str(place))
+        # TensorFlow's readers raise errors of many kinds for a damaged model.
+        except Exception as error:
+            if fault(error):
+                raise
+            raise FirError(
+                f"`model` must be a whole export. Received: {folder}, which cannot be loaded "
+                f"({type(error).__name__}: {str(error):.300}). Copy it again, or export again"
+            ) from error
         signatures = self._loaded.signatures
         outputs = signatures["embed"].structured_outputs if "embed" in signatures else {}
         if not {"embedding", "valid"} <= set(outputs):
@@ -123,7 +134,7 @@ class Encoder:
 
     def _open_openvino(self, folder):
         openvino = require("openvino", "openvino")
-        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        facts = read_json(folder / FACTS, "Copy the export again, or export again")
         # In bfloat16, its own choice where the processor has it, vectors would be other ones.
         exact = {"INFERENCE_PRECISION_HINT": "f32"}
         compiled = openvino.Core().compile_model(str(folder / _OPENVINO), "CPU", exact)

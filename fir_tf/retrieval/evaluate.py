@@ -1,6 +1,5 @@
 """What a trained run is worth: metrics.json, the recall curve and the contact sheet."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from fir_tf.config import Config
 from fir_tf.datasets.catalogue import Catalogue, retrieval_sides, split_off_validation
 from fir_tf.datasets.published import is_published_test_set
 from fir_tf.errors import FirError
-from fir_tf.files import write_json
+from fir_tf.files import read_json, write_json
 from fir_tf.models import saving
 from fir_tf.options import EvaluateOptions, find_run
 from fir_tf.retrieval.embed import check_readable, embed
@@ -30,6 +29,10 @@ from fir_tf.retrieval.report import sheet_row, write_projector, write_report
 from fir_tf.retrieval.rerank import better_search, whiten, whitening, write_whitening
 from fir_tf.retrieval.search import top_k
 from fir_tf.retrieval.views import averaged, networks_at, parse_scales
+from fir_tf.shell import draw_or_note, fault
+
+# The splits of a part whose images are classified.
+_CLASSIFIED = {"val": ("val",), "test": ("test", "query", "gallery")}
 
 
 def load_model(run: str | Path) -> tuple[keras.Model, Config, list[str]]:
@@ -42,7 +45,7 @@ def load_model(run: str | Path) -> tuple[keras.Model, Config, list[str]]:
         (keras.Model, Config, list of category names).
 
     Raises:
-        FirError: if the folder is no run or has no model yet.
+        FirError: if the folder is no run, has no model yet, or a file in it is damaged.
     """
     run = Path(run)
     config = Config.load(run / "config.json")
@@ -51,8 +54,30 @@ def load_model(run: str | Path) -> tuple[keras.Model, Config, list[str]]:
         raise FirError(
             f"{run} has no model yet: {path.name} is missing. Let train.py finish an epoch first"
         )
-    labels = json.loads((run / "labels.json").read_text(encoding="utf-8"))
-    return saving.load_model(path), config, labels["categories"]
+    categories = _read_categories(run / "labels.json")
+    model = saving.load_model(path)
+    count = model.output["category"].shape[-1]
+    if len(categories) != count:
+        raise FirError(
+            f"{run / 'labels.json'} must have the {count} categories of {path.name}. "
+            f"Received: {len(categories)}. {_LABELS_ADVICE}"
+        )
+    return model, config, categories
+
+
+_LABELS_ADVICE = (
+    "Copy the run's folder again, or give the run's train.py command again, which writes the file"
+)
+
+
+def _read_categories(path):
+    categories = read_json(path, _LABELS_ADVICE).get("categories")
+    if not isinstance(categories, list) or not all(isinstance(name, str) for name in categories):
+        raise FirError(
+            f"{path} must have a list of names under `categories`. "
+            f"Received: {categories!r:.60}. {_LABELS_ADVICE}"
+        )
+    return categories
 
 
 def _measure_parts(
@@ -63,9 +88,8 @@ def _measure_parts(
     `space` is what `whiten` takes, None for the model's own; `find` ranks as `top_k` does.
     """
     query, gallery = retrieval_sides(catalogue, split, gallery_scope)
-    classified = np.flatnonzero(
-        np.isin(catalogue.split, ("val",) if split == "val" else ("test", "query", "gallery"))
-    )
+    classified = np.flatnonzero(np.isin(catalogue.split, _CLASSIFIED[split]))
+    asked = {"queries": len(query), "gallery images": len(gallery)}
     rows = np.union1d(np.union1d(query, gallery), classified).astype(np.int64)
     if not len(rows):
         return None
@@ -76,7 +100,7 @@ def _measure_parts(
     place = np.full(len(catalogue), -1, np.int64)
     place[rows[embedded.valid]] = np.flatnonzero(embedded.valid)
     query, gallery, classified = (side[place[side] >= 0] for side in (query, gallery, classified))
-    values, protocol, result = {}, {}, None
+    values, protocol, reasons, result = {}, {}, {}, None
     if "OC" in config.loss_kinds():
         labels = catalogue.category[classified]
         values.update(classification_accuracy(embedded.category[place[classified]], labels))
@@ -93,9 +117,16 @@ def _measure_parts(
         )
         values.update(result.values)
         protocol.update(result.protocol)
+    if "category_top1" not in values:
+        reasons["category_topk"] = _why_not_classified(catalogue, config, classified)
+    if "mAP@R" not in values:
+        read = {"queries": len(query), "gallery images": len(gallery)}
+        why = _why_not_retrieved(split, asked, read, result)
+        reasons |= dict.fromkeys(("recall@k", "mAP@R", "R-precision"), why)
     return {
         "values": values,
         "protocol": protocol,
+        "reasons": reasons,
         "result": result,
         "query": query,
         "gallery": gallery,
@@ -107,6 +138,32 @@ def _measure_parts(
         else None,
         "skipped": skipped,
     }
+
+
+def _why_not_classified(catalogue, config, classified):
+    if "OC" not in config.loss_kinds():
+        return f"the run was trained without OC (--losses={config.losses})"
+    if not len(classified):
+        return "no image to classify could be read"
+    names = ", ".join(catalogue.categories[:5]) + (", ..." if len(catalogue.categories) > 5 else "")
+    return f"none of the {len(classified)} images has one of the model's categories ({names})"
+
+
+def _why_not_retrieved(split, asked, read, result):
+    """Says why there is no recall, from the numbers of images on each side: all, and readable."""
+    for side, count in asked.items():
+        if not count:
+            if split == "val":
+                return "no validation image (split `val`) has an item"
+            wanted = {"queries": "query", "gallery images": "gallery"}[side]
+            return f"there are no {side}: no image of the data set is in the split `{wanted}`"
+        if not read[side]:
+            return f"none of the {count} {side} can be read"
+    unknown = result.protocol["queries_of_unknown_item"]
+    text = (
+        f"none of the {len(result.evaluated)} queries has another image of its item in the gallery"
+    )
+    return f"{text} ({unknown} queries are of unknown item)" if unknown else text
 
 
 def measure(
@@ -136,7 +193,8 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     """Measures a run's best model and writes metrics.json, pictures and report.html.
 
     metrics.json has the metrics by name at the top level (fractions, `recall@1` ... `recall@50`,
-    `mAP@R`, `R-precision`, `category_top1` ...), and what they mean under `protocol`.
+    `mAP@R`, `R-precision`, `category_top1` ...), what they mean under `protocol`, and under
+    `not_measured` why those that are missing are.
 
     Args:
         options: EvaluateOptions.
@@ -179,8 +237,8 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     )
     if parts is None:
         raise FirError(
-            f"there is nothing to measure: {catalogue.source} has no image in the part "
-            f"`{options.split}`"
+            f"there is nothing to measure: {catalogue.source} has no image in "
+            f"{', '.join(_CLASSIFIED[options.split])}. Received: --split={options.split}"
         )
     result = parts["result"]
     metrics = {
@@ -196,12 +254,12 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
             "unreadable_images": len(parts["skipped"]),
             **parts["protocol"],
         },
+        "not_measured": parts["reasons"],
         "run": {"folder": str(run), "backbone": config.backbone, "losses": config.losses},
     }
-    write_json(output / "metrics.json", metrics)
     paper = [row for row in PAPER_RESULTS if row.dataset == dataset]
     print(_report(metrics, paper))
-    title, note = f"{Path(data_dir).name}: {config.backbone}, {config.losses}", ""
+    title, note = f"{Path(data_dir).resolve().name}: {config.backbone}, {config.losses}", ""
     if paper and not (scope == "test" and is_published_test_set(dataset, catalogue)):
         note = "the paper's numbers are for DeepFashion's own images, not for these"
         print(f"note: {note}")
@@ -209,23 +267,29 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
         print(f"skipped {len(parts['skipped'])} images that cannot be decoded:")
         for path in parts["skipped"]:
             print(f"  {path}")
+    try:
+        write_json(output / "metrics.json", metrics)
+    except OSError as error:
+        raise FirError(f"{fault(error) or error}. --output takes another folder") from error
     written = [output / "metrics.json"]
     if result:
         written += _draw(catalogue, parts, config, title, note, paper, options, output)
     names = ("query", "gallery", "query_embedding", "gallery_embedding")
-    write_report(
+    written += draw_or_note(
         output / "report.html",
-        title=title,
-        metrics=metrics,
-        catalogue=catalogue,
-        result=result,
-        classified=parts["classified"],
-        category_scores=parts["category_scores"],
-        paper=paper,
-        note=note,
-        **{name: parts[name] for name in names},
+        lambda: write_report(
+            output / "report.html",
+            title=title,
+            metrics=metrics,
+            catalogue=catalogue,
+            result=result,
+            classified=parts["classified"],
+            category_scores=parts["category_scores"],
+            paper=paper,
+            note=note,
+            **{name: parts[name] for name in names},
+        ),
     )
-    written.append(output / "report.html")
     if options.projector:
         if not result:
             raise FirError(
@@ -286,11 +350,14 @@ def _report(metrics, paper):
             for heading, values in columns
         ]
         lines.append((name.ljust(16) + "".join(cells)).rstrip())
+    for reason in dict.fromkeys(metrics["not_measured"].values()):
+        missing = [name for name, why in metrics["not_measured"].items() if why == reason]
+        lines.append(f"not measured: {', '.join(missing)}: {reason}")
     return "\n".join(lines)
 
 
 def _draw(catalogue, parts, config, title, note, paper, options, output):
-    """Writes the recall curve and the contact sheet; returns their paths."""
+    """Draws the recall curve and the contact sheet; returns the paths of what was drawn."""
     result = parts["result"]
     curve, sheet = output / "recall_curve.png", output / "contact_sheet.png"
     recalls = {
@@ -301,11 +368,12 @@ def _draw(catalogue, parts, config, title, note, paper, options, output):
     if not recalls:
         return []
     name = f"this run: {config.backbone}, {config.losses}"
-    recall_curve({name: recalls}, curve, f"{title} ({note})" if note else title, paper=paper)
-    contact_sheet(
-        _sheet_rows(catalogue, parts, options.sheet_rows, options.sheet_matches), sheet, title
-    )
-    return [curve, sheet]
+    heading = f"{title} ({note})" if note else title
+    rows = _sheet_rows(catalogue, parts, options.sheet_rows, options.sheet_matches)
+    return [
+        *draw_or_note(curve, lambda: recall_curve({name: recalls}, curve, heading, paper=paper)),
+        *draw_or_note(sheet, lambda: contact_sheet(rows, sheet, title)),
+    ]
 
 
 def _sheet_rows(catalogue, parts, count, matches):

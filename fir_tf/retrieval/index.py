@@ -4,8 +4,8 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
-import json
 import os
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ from fir_tf.datasets.labels import composed, known
 from fir_tf.datasets.table import load_table
 from fir_tf.datasets.walk import NO_IMAGE, find_photos, listed, printable
 from fir_tf.errors import FirError
-from fir_tf.files import write_json
+from fir_tf.files import json_text, write_json
 from fir_tf.options import find_run
 from fir_tf.retrieval.encoder import Encoder
 from fir_tf.retrieval.engines import Engine, Filter, Hit, Record, open_engine
@@ -29,9 +29,16 @@ from fir_tf.retrieval.pictures import Match, SheetRow, contact_sheet
 from fir_tf.retrieval.rerank import expand_query, k_reciprocal
 from fir_tf.retrieval.search import top_k
 from fir_tf.search_options import IndexOptions, MeasureOptions, QueryOptions
+from fir_tf.shell import draw_or_note
 
 PIECE = 512
 """int, a catalogue is embedded and stored in pieces of this many images: what a kill loses."""
+
+_CHUNK = 32
+"""int, query photos that are read and embedded at a time: about 3 MB each."""
+
+_PICTURED = 50
+"""int, the contact sheet shows the first queries, for a picture of thousands cannot be opened."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -426,7 +433,7 @@ class Index:
         info = self.engine.info()
         if not info:
             raise FirError(f"the index {address} is empty. Fill it with search.py index")
-        self.encoder = Encoder(model or info["model"]["model"], **info["how"])
+        self.encoder = _encoder(info, model, address)
         self.encoder.check(info["model"], f"the index {address}")
         self.root = Path(images or info["root"])
 
@@ -502,6 +509,26 @@ class Index:
         self.close()
 
 
+def _encoder(info, model, address):
+    """Opens the model an index was made with, or the one that is given in its place."""
+    stored, how = Path(info["model"]["model"]), dict(info["how"])
+    if not model and not stored.exists():
+        raise FirError(
+            f"the index {address} was made with the model {stored}, which is no longer there. "
+            "Give its folder as --model"
+        )
+    whitening = Path(how["whitening"])
+    if how["whitening"] and not whitening.is_file():
+        beside = Path(model or stored) / whitening.name
+        if not beside.is_file():
+            raise FirError(
+                f"the index {address} was made with --whitening={whitening}, which is no longer "
+                f"there. Put the file back, or into the model's folder as {beside}"
+            )
+        how["whitening"] = str(beside)
+    return Encoder(model or stored, **how)
+
+
 def best_views(hits: Iterable[Hit]) -> list[Hit]:
     """Returns the first hit of each item, in order; one of no item stands for itself."""
     seen, kept = set(), []
@@ -516,57 +543,126 @@ def best_views(hits: Iterable[Hit]) -> list[Hit]:
 def query(options: QueryOptions, photos: Sequence[str]) -> list[dict[str, Any]]:
     """Answers photos: a table on the screen, a contact sheet, JSON on request.
 
+    The photos are read, embedded and answered a few at a time, and answers are printed as they
+    come. A sheet that cannot be drawn is a note.
+
     Args:
         options: QueryOptions.
         photos: list of str, image files.
 
     Returns:
         list of a dict for each query: `photos`, and `results`, dicts of `rank`, `score`, `item`,
-        `category`, `domain` and `path`.
+        `category`, `domain` and `path`; that of a photo which cannot be read says so as `error`.
 
     Raises:
-        FirError: no photo is given, one cannot be read, or the index does not fit the model.
+        FirError: no photo is given, the index does not fit the model, or, after the answers to
+            the others, a photo cannot be read.
     """
+    _check_photos(photos)
+    answers, pictured, bad = [], [], {}
+    with (
+        Index(options.index, options.model, options.images, options.effort) as index,
+        tqdm(total=len(photos), desc="queries", unit="photo", disable=None, leave=False) as bar,
+    ):
+        where = Filter(
+            _categories(options.category, index.engine), (options.domain,) if options.domain else ()
+        )
+        for groups, vectors, unread in _asked(index.encoder, photos, options.together, bar):
+            found = index.search(
+                vectors,
+                options.k,
+                options.group,
+                where,
+                options.expand,
+                options.expand_alpha,
+                options.rerank,
+            )
+            bad |= unread
+            for group, hits in zip(groups, found, strict=True):
+                results = [_result(rank, hit) for rank, hit in enumerate(hits, 1)]
+                answers.append({"photos": group, "results": results})
+                if len(pictured) < _PICTURED:
+                    pictured.append(_sheet_row(group, hits, index.root))
+                if options.json != "-":
+                    bar.write(_table(answers[-1]))
+            answers += [
+                {"photos": [photo], "results": [], "error": reason}
+                for photo, reason in unread.items()
+            ]
+            sys.stdout.flush()
+        root = index.root
+    _tell(answers, pictured, root, options)
+    if bad:
+        lines = "\n".join(f"  {photo}: {reason}" for photo, reason in bad.items())
+        raise FirError(f"{len(bad)} of {len(photos)} photos cannot be read:\n{lines}")
+    return answers
+
+
+def _check_photos(photos):
     if not photos:
         raise FirError("no photo was given: python search.py query photo.jpg --index=...")
-    contents = []
     for photo in photos:
         if not Path(photo).is_file():
-            raise FirError(f"{photo} is no file. Give the photo to search with")
-        contents.append(Path(photo).read_bytes())
-    with Index(options.index, options.model, options.images, options.effort) as index:
-        encoded = index.encoder.encode(contents)
-        bad = [photo for photo, valid in zip(photos, encoded.valid, strict=True) if not valid]
-        if bad:
-            raise FirError(f"{', '.join(bad)} cannot be decoded. JPEG, PNG, GIF and BMP are read")
-        vectors, groups = encoded.embedding, [[photo] for photo in photos]
-        if options.together:
-            vectors, groups = mean_embedding(vectors)[np.newaxis], [list(photos)]
-        where = Filter(
-            tuple(name.strip() for name in options.category.split(",") if name.strip()),
-            (options.domain,) if options.domain else (),
-        )
-        rows = index.search(
-            vectors,
-            options.k,
-            options.group,
-            where,
-            options.expand,
-            options.expand_alpha,
-            options.rerank,
-        )
-        answers = [
-            {"photos": group, "results": [_result(rank, hit) for rank, hit in enumerate(hits, 1)]}
-            for group, hits in zip(groups, rows, strict=True)
-        ]
-        if options.sheet:
-            sheet = [
-                _sheet_row(group, hits, index.root)
-                for group, hits in zip(groups, rows, strict=True)
-            ]
-            contact_sheet(sheet, options.sheet, f"Nearest in {options.index}")
-    _tell(answers, options)
-    return answers
+            advice = " To write the answers, --json=FILE" if str(photo).endswith(".json") else ""
+            raise FirError(f"{photo} is no file. Give the photo to search with.{advice}")
+
+
+def _asked(encoder, photos, together, bar):
+    """Yields queries a few at a time: (lists of photos, float32 [n, d], {bad photo: reason})."""
+    vectors, bad = [], {}
+    for start in range(0, len(photos), _CHUNK):
+        part = photos[start : start + _CHUNK]
+        embedding, unread = _read_and_embed(encoder, part)
+        bar.update(len(part))
+        if together:
+            vectors.append(embedding)
+            bad |= unread
+        else:
+            kept = [number for number, photo in enumerate(part) if photo not in unread]
+            yield [[part[number]] for number in kept], embedding[kept], unread
+    if together and bad:
+        lines = "; ".join(f"{photo}: {reason}" for photo, reason in bad.items())
+        raise FirError(f"with --together every photo must be readable. Received: {lines}")
+    if together:
+        yield [list(photos)], mean_embedding(np.concatenate(vectors))[np.newaxis], {}
+
+
+def _read_and_embed(encoder, photos):
+    contents, unread = [], {}
+    for photo in photos:
+        try:
+            contents.append(Path(photo).read_bytes())
+        except OSError as error:
+            contents.append(b"")
+            unread[photo] = error.strerror or str(error)
+    encoded = encoder.encode(contents)
+    for photo, valid in zip(photos, encoded.valid, strict=True):
+        if not valid:
+            unread.setdefault(photo, "cannot be decoded. JPEG, PNG, GIF and BMP are read")
+    return encoded.embedding, unread
+
+
+def _categories(text, engine):
+    """Returns the categories that --category names, a tuple of str; their names may have commas."""
+    parts = [part.strip() for part in text.split(",")]
+    if not any(parts):
+        return ()
+    known, names = engine.labels()["category"], []
+    # As they stand between the commas, for a name with one in it.
+    plain = {",".join(part.strip() for part in name.split(",")): name for name in known if name}
+    while parts:
+        lengths = range(len(parts), 0, -1)
+        length = next((n for n in lengths if ",".join(parts[:n]) in plain), 1)
+        name = ",".join(parts[:length])
+        if name and name not in plain:
+            shown = ", ".join(repr(name) for name in [*plain.values()][:20])
+            raise FirError(
+                f"`category` must name categories of the index: {shown or 'it has none'}"
+                f"{', ...' if len(plain) > 20 else ''}. Received: {name!r}"
+            )
+        names += [plain[name]] if name else []
+        parts = parts[length:]
+    return tuple(names)
 
 
 def mean_embedding(vectors: np.ndarray) -> np.ndarray:
@@ -596,24 +692,40 @@ def _sheet_row(group, hits, root):
     return SheetRow(group[0], Path(group[0]).name + more, matches)
 
 
-def _tell(answers, options):
+def _table(answer):
+    """Returns a query's answer as text."""
+    lines = [", ".join(answer["photos"])]
+    if not answer["results"]:
+        lines.append("  nothing was found; is the filter too narrow?")
+    lines += [
+        f"{row['rank']:4d}  {row['score']:.4f}  {row['item'] or '-':30s}  "
+        f"{row['category'] or '-':20s}  {row['path']}"
+        for row in answer["results"]
+    ]
+    return "\n".join(lines)
+
+
+def _tell(answers, pictured, root, options):
+    """Writes the answers, and then the sheet, which is only there to look at."""
+    written = []
     if options.json == "-":
-        print(json.dumps(answers, indent=2, ensure_ascii=False))
-        return
-    for answer in answers:
-        print(", ".join(answer["photos"]))
-        if not answer["results"]:
-            print("  nothing was found; is the filter too narrow?")
-        for row in answer["results"]:
-            print(
-                f"{row['rank']:4d}  {row['score']:.4f}  {row['item'] or '-':30s}  "
-                f"{row['category'] or '-':20s}  {row['path']}"
-            )
-    written = [name for name in (options.sheet, options.json) if name]
-    if options.json:
+        print(json_text(answers), flush=True)
+    elif options.json:
         write_json(options.json, answers)
+        written.append(options.json)
+    # With --json nothing but JSON is on stdout.
+    notes = sys.stderr if options.json == "-" else sys.stdout
+    if options.sheet and pictured:
+        if not root.is_dir():
+            print(f"note: the photos are not in {root}: give their folder as --images", file=notes)
+        if len(answers) > len(pictured):
+            print(f"note: the sheet shows the first {len(pictured)} queries", file=notes)
+        title = f"Nearest in {options.index}"
+        written += draw_or_note(
+            options.sheet, lambda: contact_sheet(pictured, options.sheet, title)
+        )
     if written:
-        print("wrote " + ", ".join(written))
+        print("wrote " + ", ".join(written), file=notes)
 
 
 def measure(options: MeasureOptions) -> dict[str, Any]:
@@ -634,17 +746,17 @@ def measure(options: MeasureOptions) -> dict[str, Any]:
         FirError: the index is empty.
     """
     with open_engine(options.index, effort=options.effort) as engine:
-        pieces = list(engine.scan(vectors=True))
-        if not pieces:
+        count = len(engine)
+        if not count:
             raise FirError(f"the index {options.index} is empty. Fill it with search.py index")
-        vectors = np.concatenate([read for _, read in pieces])
         rng = np.random.default_rng(0)
-        chosen = rng.choice(len(vectors), min(options.queries, len(vectors)), replace=False)
+        chosen = rng.choice(count, min(options.queries, count), replace=False)
+        vectors = _vectors_at(engine, chosen)
         size = vectors.shape[1]
-        noise = rng.standard_normal((len(chosen), size)).astype(np.float32) * 0.3 / np.sqrt(size)
-        queries = vectors[chosen] + noise
+        noise = rng.standard_normal(vectors.shape).astype(np.float32) * 0.3 / np.sqrt(size)
+        queries = vectors + noise
         queries /= np.linalg.norm(queries, axis=1, keepdims=True)
-        k = min(options.k, len(vectors))
+        k = min(options.k, count)
         start = time.perf_counter()
         found = engine.search(queries, k)
         batch = time.perf_counter() - start
@@ -655,19 +767,45 @@ def measure(options: MeasureOptions) -> dict[str, Any]:
             times.append(time.perf_counter() - start)
         values = {
             "engine": options.index,
-            "vectors": len(vectors),
+            "vectors": count,
             "queries": len(queries),
             "k": k,
-            **_recall(found, top_k(queries, vectors, k)[0], k),
+            **_recall(found, _exact_scores(engine, queries, k), k),
             "queries_per_second": len(queries) / batch,
             "seconds_per_query": float(np.median(times)),
         }
+    if options.json == "-":
+        print(json_text(values))
+        return values
     for name, value in values.items():
         print(f"{name:20s} {value:.4f}" if isinstance(value, float) else f"{name:20s} {value}")
     if options.json:
         write_json(options.json, values)
         print(f"wrote {options.json}")
     return values
+
+
+def _vectors_at(engine, places):
+    """Returns the vectors that `scan` comes upon at these places, float32 [len(places), d]."""
+    order, found, start = np.argsort(places), [], 0
+    for _, part in engine.scan(vectors=True):
+        inside = places[(places >= start) & (places < start + len(part))]
+        found.append(part[np.sort(inside) - start])
+        start += len(part)
+    vectors = np.concatenate(found)
+    return vectors[np.argsort(order)]
+
+
+def _exact_scores(engine, queries, k):
+    """Returns the k largest scores of each query among all vectors, float32 [q, k], in order.
+
+    The index is read in pieces: it may be larger than memory.
+    """
+    best = np.empty([len(queries), 0], np.float32)
+    for _, part in engine.scan(vectors=True):
+        scores = top_k(queries, part, min(k, len(part)))[0]
+        best = -np.sort(-np.concatenate([best, scores], axis=1), axis=1)[:, :k]
+    return best
 
 
 def _recall(found, exact, k):

@@ -223,6 +223,10 @@ def _draw_series(axes, points, colour, label):
     return "no finite value"
 
 
+MOST_PIXELS = 2**28
+"""int, of a contact sheet: as many take 768 MB."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Match:
     """A gallery image in a contact sheet.
@@ -271,7 +275,8 @@ def contact_sheet(rows, path, title="", tile=(168, 224)):
         tile: (width, height) of a photo in pixels.
 
     Raises:
-        FirError: `path` has another ending, or there are no rows.
+        FirError: `path` has another ending, there are no rows, or so many that the picture would
+            be larger than its format or `MOST_PIXELS` allow.
     """
     _check_suffix(path, (".png", ".jpg", ".jpeg", ".webp"))
     if not rows:
@@ -280,6 +285,11 @@ def contact_sheet(rows, path, title="", tile=(168, 224)):
     width = sheet.size[0] - 2 * sheet.margin
     lines = _wrapped(title, 17, width)
     sheet = dataclasses.replace(sheet, title_lines=len(lines))
+    if sheet.size[0] * sheet.size[1] > MOST_PIXELS:
+        raise FirError(
+            f"a picture of {sheet.size[0]} x {sheet.size[1]} pixels is too large. Show fewer rows "
+            "or matches"
+        )
     canvas = Image.new("RGB", sheet.size, "white")
     draw = ImageDraw.Draw(canvas)
     for number, line in enumerate(lines):
@@ -305,7 +315,17 @@ def contact_sheet(rows, path, title="", tile=(168, 224)):
             _below(draw, sheet, corner, f"{match.score:.3f}", match.label)
     _legend(canvas, draw, sheet)
     with replacing(path) as temporary:
-        canvas.save(temporary)
+        try:
+            canvas.save(temporary)
+        except (ValueError, OSError) as error:
+            # A full disk has a number, what a format cannot hold has none.
+            if getattr(error, "errno", None):
+                raise
+            width, height = canvas.size
+            raise FirError(
+                f"{Path(path).suffix} cannot hold {width} x {height} pixels ({error}). Take .png, "
+                "or show fewer rows or matches"
+            ) from error
 
 
 @dataclasses.dataclass(frozen=True)

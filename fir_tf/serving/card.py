@@ -1,8 +1,8 @@
 """The model card beside every export, from what the run's folder says (Mitchell et al. 2019)."""
 
-import json
 from pathlib import Path
 
+from fir_tf.files import read_json
 from fir_tf.models.backbones import get_backbone
 
 _TRAINING = (
@@ -55,7 +55,7 @@ def model_card(run, config, categories, facts):
         + _table(
             {
                 "layout": config.dataset,
-                "folder": Path(config.data_dir).name,
+                "folder": Path(config.data_dir).resolve().name,
                 "licence": _data_licence(config.data_dir),
                 "categories": f"{len(categories)}: {', '.join(categories)}",
                 "input": f"{config.image_size} x {config.image_size} pixels, {config.resize}",
@@ -70,7 +70,7 @@ def model_card(run, config, categories, facts):
             }
         ),
         "## Metrics\n\n" + _metrics(run / "metrics.json"),
-        "## Versions at training\n\n" + _table(_read(run / "versions.json")),
+        "## Versions at training\n\n" + _versions(run / "versions.json"),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -82,11 +82,16 @@ def _table(rows):
 
 
 def _metrics(path):
-    metrics = _read(path)
-    if not metrics:
+    if not path.is_file():
         return "Not evaluated: `evaluate.py` was not run before the export."
-    values = {name: f"{metrics[name]:.4f}" for name in _METRICS if name in metrics}
-    protocol = metrics.get("protocol", {})
+    metrics = read_json(path, "Run evaluate.py again, or delete the file")
+    values = {
+        name: f"{metrics[name]:.4f}"
+        for name in _METRICS
+        if isinstance(metrics.get(name), int | float)
+    }
+    protocol = metrics.get("protocol")
+    protocol = protocol if isinstance(protocol, dict) else {}
     return _table(values) + "\n\nProtocol:\n\n" + _table(protocol)
 
 
@@ -95,5 +100,7 @@ def _data_licence(data_dir):
     return f"see {', '.join(found)} in that folder" if found else "no licence file in that folder"
 
 
-def _read(path):
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+def _versions(path):
+    if not path.is_file():
+        return "Not known: the run has no versions.json."
+    return _table(read_json(path, "Delete the file, and the card goes without the versions"))

@@ -62,7 +62,7 @@ def export(options: ExportOptions) -> Path:
     with replacing(target) as temporary:
         if options.format == "saved_model":
             measured = _write_saved_model(
-                options, config, categories, model, network, temporary, base.name, facts
+                options, config, categories, model, network, temporary, base.resolve().name, facts
             )
         else:
             runners = write_format(options.format, network, temporary, config, options.data_dir)

@@ -96,7 +96,7 @@ def write_tflite(network, folder, config, data_dir):
     """Writes `fir_float16.tflite` and `fir_int8.tflite` for LiteRT, one image at a time.
 
     int8 computes in whole numbers between float inputs and outputs; its ranges are read off
-    200 training images.
+    200 training images, or others where there are none.
 
     Args:
         network: keras.Model, folded.
@@ -151,7 +151,9 @@ def _convert_tflite(saved, folder, config, data_dir):
 
 def _representative(config, data_dir):
     """Returns what the converter calls for sample inputs: training images, one at a time."""
-    catalogue = datasets.load(config.dataset, data_dir or config.data_dir).part("train")
+    catalogue = datasets.load(config.dataset, data_dir or config.data_dir)
+    train = catalogue.part("train")
+    catalogue = train if len(train) else catalogue
     # The same images in every export, from all over the set.
     order = np.argsort([unit_hash(str(path), "representative") for path in catalogue.path])
     chosen = catalogue.rows(order[:REPRESENTATIVE_IMAGES])

@@ -46,19 +46,17 @@ class TestSet:
 
         Returns:
             dict: `cosine_mean`, `cosine_min` between the two forms of an image, and for each of
-            RECALLS [the reference's, the other's].
+            RECALLS [the reference's, the other's]; the cosines are missing where no image could be
+            read, the recalls where no query has an image of its item in the gallery.
         """
         lengths = np.linalg.norm(reference, axis=1) * np.linalg.norm(embedding, axis=1)
         good = lengths > 0
         cosine = (reference * embedding).sum(axis=1)[good] / lengths[good]
         before, after = self._recalls(reference), self._recalls(embedding)
-        return {
-            "queries": self.size[0],
-            "gallery": self.size[1],
-            "cosine_mean": float(cosine.mean()),
-            "cosine_min": float(cosine.min()),
-            **{name: [before[name], after[name]] for name in RECALLS},
-        }
+        found = {"queries": self.size[0], "gallery": self.size[1]}
+        if good.any():
+            found |= {"cosine_mean": float(cosine.mean()), "cosine_min": float(cosine.min())}
+        return found | {name: [before[name], after[name]] for name in before}
 
     def _recalls(self, embedding):
         items = self._part.item
@@ -71,9 +69,12 @@ class TestSet:
 
 
 def recalls(queries, gallery, query_items, gallery_items):
-    """Returns {name: value} of RECALLS; embeddings float32 [n, d], items int [n]."""
+    """Returns {name: value} of RECALLS; embeddings float32 [n, d], items int [n].
+
+    Empty where no query has an image of its item in the gallery.
+    """
     result = retrieval_metrics(queries, gallery, query_items, gallery_items)
-    return {name: result.values[name] for name in RECALLS}
+    return {name: result.values[name] for name in RECALLS if name in result.values}
 
 
 def report(name, found):
@@ -81,12 +82,16 @@ def report(name, found):
 
     Args:
         name: str, the form.
-        found: dict, what `TestSet.compare` returns; the cosines may be missing.
+        found: dict, what `TestSet.compare` returns.
 
     Returns:
         dict: `found` and the printed line as `text`.
     """
-    changes = [f"{recall} {found[recall][0]:.3f} -> {found[recall][1]:.3f}" for recall in RECALLS]
+    changes = [
+        f"{recall} {found[recall][0]:.3f} -> {found[recall][1]:.3f}"
+        for recall in RECALLS
+        if recall in found
+    ] or ["recall not measured: no query has an image of its item in the gallery"]
     if "cosine_mean" in found:
         changes.insert(0, f"cosine {found['cosine_mean']:.5f} (lowest {found['cosine_min']:.5f})")
     text = (

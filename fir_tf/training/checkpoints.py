@@ -1,10 +1,15 @@
 """What a run needs to go on exactly: saved often, restored from the newest whole one."""
 
+import contextlib
+import os
+import re
 import time
+from pathlib import Path
 
 import tensorflow as tf
 
 from fir_tf.errors import FirError
+from fir_tf.files import without_wildcards
 from fir_tf.keras_versions import random_states
 
 # Writing a checkpoint of a large network takes seconds: not more often than this.
@@ -22,7 +27,7 @@ class Checkpoints:
     process killed while writing leaves the one before it.
 
     Args:
-        folder: Path of the checkpoints.
+        folder: Path of the checkpoints, created.
         model: keras.Model.
         optimizer: keras optimizer.
         averages: list of keras variables, or None.
@@ -46,7 +51,10 @@ class Checkpoints:
             best=self.best,
             waited=self.waited,
         )
-        self._manager = tf.train.CheckpointManager(self._state, str(folder), max_to_keep=_KEPT)
+        self._folder = Path(folder)
+        self._link = contextlib.ExitStack()
+        place = self._link.enter_context(without_wildcards(folder))
+        self._manager = tf.train.CheckpointManager(self._state, str(place), max_to_keep=_KEPT)
         self._saved = time.monotonic()
 
     def restore(self, folder):
@@ -58,15 +66,16 @@ class Checkpoints:
         Raises:
             FirError: if there are checkpoints and none can be read.
         """
-        state = tf.train.get_checkpoint_state(str(folder))
-        paths = list(reversed(state.all_model_checkpoint_paths)) if state else []
-        for path in paths:
-            try:
-                self._state.restore(path).assert_consumed()
-                return True
-            except _DAMAGE as error:
-                print(f"cannot read the checkpoint {path}: {_reason(error)}", flush=True)
-        if paths:
+        names = _newest_first(folder)
+        with without_wildcards(folder) as place:
+            for name in names:
+                try:
+                    self._state.restore(str(place / name)).assert_consumed()
+                    return True
+                except _DAMAGE as error:
+                    reason = _reason(error)
+                    print(f"cannot read the checkpoint {Path(folder) / name}: {reason}", flush=True)
+        if names:
             raise FirError(
                 f"no checkpoint in {folder} can be read (reasons above). Delete "
                 "the run's folder to start again, or give another --run"
@@ -86,13 +95,24 @@ class Checkpoints:
         try:
             self._manager.save(checkpoint_number=int(self.step))
         except (tf.errors.OpError, OSError) as error:
-            kept = self._manager.latest_checkpoint or "none"
+            kept = next(iter(_newest_first(self._folder)), "none")
             raise FirError(
-                f"cannot write a checkpoint into {self._manager.directory}: {_reason(error)}. "
+                f"cannot write a checkpoint into {self._folder}: {_reason(error)}. "
                 f"Make room there and give the same command again; it resumes from the last "
                 f"whole checkpoint ({kept})"
             ) from error
         self._saved = time.monotonic()
+
+
+def _newest_first(folder):
+    """Returns the names of a folder's checkpoints, str such as "ckpt-20".
+
+    The files themselves are asked, not TensorFlow's list of them: where that is damaged the run
+    would start again. The index is written last, so it is there for whole checkpoints alone.
+    """
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    found = [match for name in names if (match := re.fullmatch(r"(ckpt-(\d+))\.index", name))]
+    return [match[1] for match in sorted(found, key=lambda match: -int(match[2]))]
 
 
 def _reason(error):

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import resource
 import signal
 import sys
@@ -18,7 +19,7 @@ from fir_tf import datasets
 from fir_tf.config import Config
 from fir_tf.datasets.catalogue import Catalogue
 from fir_tf.datasets.findings import quick_check
-from fir_tf.errors import FirError
+from fir_tf.errors import FirError, StoppedError
 from fir_tf.files import write_json
 from fir_tf.input.batches import training_batches
 from fir_tf.input.plans import Plan, describe_undrawn, make_plan
@@ -26,6 +27,7 @@ from fir_tf.losses.objective import Objective
 from fir_tf.models.fir import build_from_config, head_variables, training_model
 from fir_tf.models.pretrained import notice
 from fir_tf.retrieval.pictures import training_curves
+from fir_tf.shell import draw_or_note
 from fir_tf.training import actions
 from fir_tf.training.checkpoints import Checkpoints
 from fir_tf.training.distribution import anywhere, make_strategy, worker_index
@@ -196,13 +198,25 @@ def _distributed_batches(engine, catalogue, plan, config, start):
 
 @contextlib.contextmanager
 def _stop_requests():
-    """Yields a list that becomes non-empty when the process is asked to stop."""
+    """Yields a list that gets the signal by which the process is asked to stop.
+
+    The run then ends with a checkpoint; asked once more by Ctrl-C it ends at once.
+    """
     received = []
     previous = {}
+
+    def ask(number, _):
+        if received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(number)
+        with contextlib.suppress(OSError):
+            # Printing is not allowed here.
+            os.write(2, b"\nstopping at the next step; once more Ctrl-C: at once\n")
+
     for number in (signal.SIGINT, signal.SIGTERM):
         # Only the main thread of a program may set handlers; a library call goes without.
         with contextlib.suppress(ValueError):
-            previous[number] = signal.signal(number, lambda number, _: received.append(number))
+            previous[number] = signal.signal(number, ask)
     try:
         yield received
     finally:
@@ -225,6 +239,7 @@ def train(config: Config) -> Path:
 
     Raises:
         FirError: for bad data, a folder that belongs to another run, NaN or collapse.
+        StoppedError: the process was asked to stop.
     """
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
@@ -264,8 +279,11 @@ def train(config: Config) -> Path:
             print(f"{run} is finished already ({int(checkpoints.step)} steps)")
             return run
         _run_steps(config, folder, catalogue, plan, engine, checkpoints, steps_per_epoch)
-        training_curves(read_history(folder), folder / "training.png")
-    print(f"trained: {run / 'model.keras'} (log: {run / 'log.csv'}, {run / 'training.png'})")
+        drawn = draw_or_note(
+            run / "training.png",
+            lambda: training_curves(read_history(folder), folder / "training.png"),
+        )
+    print(f"trained: {run / 'model.keras'} (log: {', '.join(map(str, [run / 'log.csv', *drawn]))})")
     return run
 
 
@@ -322,8 +340,9 @@ def _run_steps(config, folder, catalogue, plan, engine, checkpoints, steps_per_e
             if moment.values:
                 bar.set_postfix(loss=f"{moment.values['loss']:.3f}")
             if stopping and step < steps:
-                raise FirError(
-                    f"stopped at step {step} of {steps} on request; the same command resumes"
+                raise StoppedError(
+                    f"stopped at step {step} of {steps} on request; the same command resumes",
+                    *(asked[:1] or [signal.SIGTERM]),
                 )
     if moment and moment.stop:
         print(f"ended at step {step} of {steps}: {moment.stop}")

@@ -1,20 +1,20 @@
 """`python -m fir_tf.datasets boutique`."""
 
-import argparse
-import sys
-
 from fir_tf.datasets.boutique.planning import LAYOUTS
 from fir_tf.datasets.boutique.writing import CONTACT, write
-from fir_tf.errors import FirError
+from fir_tf.datasets.command_line import Parser
 
 
 def main(argv=None):
     """The command line of the boutique; `argv` is a list of str, by default that of the process.
 
     Returns:
-        int, 0 when the folder is there, 1 after bad input, whose message went to stderr.
+        int, 0 when the folder is there.
+
+    Raises:
+        FirError: for bad input.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m fir_tf.datasets boutique",
         description="Writes rendered garments in the layout of one of DeepFashion's benchmarks: "
         "a data set to try everything on, without a licence or a download.",
@@ -37,19 +37,15 @@ def main(argv=None):
         "--workers", type=int, help="processes (one a core); the files do not depend on it"
     )
     args = parser.parse_args(argv)
-    try:
-        root = write(
-            args.out,
-            items=args.items,
-            views=args.views,
-            size=args.size,
-            seed=args.seed,
-            workers=args.workers,
-            layout=args.layout,
-        )
-    except FirError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    root = write(
+        args.out,
+        items=args.items,
+        views=args.views,
+        size=args.size,
+        seed=args.seed,
+        workers=args.workers,
+        layout=args.layout,
+    )
     print(f"{args.items} items, {args.items * args.views} photos: {root}")
     print(f"A look at them: {root / CONTACT}")
     return 0

@@ -4,8 +4,8 @@ import argparse
 import os
 import sys
 
-from fir_tf.errors import FirError
 from fir_tf.models.pretrained import LICENCE_NOTE, WEIGHTS, notice
+from fir_tf.shell import given_path, run_command
 
 # TensorFlow's C++ log says nothing a user of the commands can act on; set before its import.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -36,10 +36,11 @@ def _download(options):
 def _convert(options):
     from fir_tf.models.pretrained.convert import convert
 
-    used, left_out = convert(options.backbone, options.source, options.target, options.caffe_layout)
+    source, target = given_path("from", options.source), given_path("to", options.target)
+    used, left_out = convert(options.backbone, source, target, options.caffe_layout)
     classifier = [name for name in left_out if not name.endswith(".num_batches_tracked")]
     print(
-        f"{options.target}: {used} variables of {options.backbone}; left out the classifier "
+        f"{target}: {used} variables of {options.backbone}; left out the classifier "
         f"({', '.join(classifier) or 'not there'}) and {len(left_out) - len(classifier)} step "
         f"counters\nNote: {LICENCE_NOTE}."
     )
@@ -80,13 +81,13 @@ def _parser():
 
 def main(argv=None):
     """Runs one command; returns the exit status."""
-    options = _parser().parse_args(argv)
-    try:
-        {"list": _list, "download": _download, "convert": _convert}[options.command](options)
-    except FirError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    commands = {"list": _list, "download": _download, "convert": _convert}
+
+    def body():
+        options = _parser().parse_args(argv)
+        commands[options.command](options)
+
+    return run_command(body)
 
 
 if __name__ == "__main__":

@@ -50,16 +50,48 @@ class LocalEngine(Engine):
         database = self.folder / _DATABASE
         if not database.is_file():
             self._check_new(create)
+        self._connect()
+        self._version = None
+        self._refresh()
+
+    def _connect(self):
+        database = self.folder / _DATABASE
+        # Without the right to write, a state of the files that no writer changes; else None.
+        self._frozen = None
         try:
-            self._connection = sqlite3.connect(
-                database, timeout=60, isolation_level=None, check_same_thread=False
-            )
+            if database.is_file() and not (_writable(database) and _writable(self.folder)):
+                self._connection = self._read_only(database)
+                return
+            self._connection = _open(database)
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.executescript(_SCHEMA)
         except sqlite3.Error as error:
             raise FirError(f"{database} must be an index's table. Received: {error}") from error
-        self._version = None
-        self._refresh()
+
+    def _read_only(self, database):
+        """Opens the table without the lock and log files that SQLite keeps beside it."""
+        connection = _open(database, "?mode=ro")
+        try:
+            # While a writer elsewhere keeps them, they can be read too.
+            connection.execute("SELECT count(*) FROM record")
+            return connection
+        except sqlite3.OperationalError:
+            connection.close()
+        self._frozen = self._files_state()
+        if self._frozen[1]:
+            raise FirError(
+                f"{self.folder} cannot be written to, and {database.name}-wal in it holds changes "
+                "that a writer has not finished. Let search.py index run there once more, or copy "
+                "the index's whole folder to a place that can be written to"
+            )
+        return _open(database, "?mode=ro&immutable=1")
+
+    def _files_state(self):
+        """Returns what changes when a writer changes the table, and the log's length in bytes."""
+        database = self.folder / _DATABASE
+        found, log = database.stat(), database.with_name(f"{_DATABASE}-wal")
+        state = (found.st_mtime_ns, found.st_size, found.st_ino)
+        return state, log.stat().st_size if log.is_file() else 0
 
     def _check_new(self, create):
         if not create:
@@ -254,6 +286,10 @@ class LocalEngine(Engine):
                 self._connection.execute("COMMIT")
 
     def _begin(self):
+        if self._frozen and self._frozen != self._files_state():
+            self._connection.close()
+            self._connect()
+            self._version = None
         while True:
             self._connection.execute("BEGIN")
             try:
@@ -287,7 +323,7 @@ class LocalEngine(Engine):
         alive = self._connection.execute("SELECT count(*) FROM record").fetchone()[0]
         dimension = json.loads(self._value("info", "{}")).get("dimension", 0)
         path, row_bytes, shape = self._vectors_path(), 4 * dimension, (rows, dimension)
-        if dimension and not rows:
+        if dimension and not rows and not path.exists():
             path.touch()
         if rows and path.stat().st_size < rows * row_bytes:
             raise FirError(
@@ -333,3 +369,19 @@ class LocalEngine(Engine):
     def _records(self, positions):
         rows = self._select("position", positions.tolist())
         return {row[0]: Record(*row[1:]) for row in rows}
+
+
+def _writable(path):
+    effective = os.access in os.supports_effective_ids
+    return os.access(path, os.W_OK, effective_ids=effective)
+
+
+def _open(database, how=""):
+    # A name with `?`, `#` or `%` is quoted.
+    return sqlite3.connect(
+        database.absolute().as_uri() + how,
+        uri=True,
+        timeout=60,
+        isolation_level=None,
+        check_same_thread=False,
+    )
