@@ -12,6 +12,7 @@ from PIL import Image
 
 import fir_tf
 from fir_tf.datasets import boutique, load
+from fir_tf.datasets.__main__ import main
 from fir_tf.datasets.boutique import layouts, writing
 from fir_tf.errors import FirError
 
@@ -483,12 +484,12 @@ def test_command_line(tmp_path, capsys):
     assert str(out / "boutique.png") in printed and "4 items, 8 photos" in printed
     assert len(list(out.rglob("*.jpg"))) == 8
     assert (out / PARTITION).read_text().splitlines()[1].startswith("image_name item_id")
-    assert boutique.main([*command, "--layout=category"]) == 1
+    assert main(["boutique", *command, "--layout=category"]) == 1
     assert "error: `root` must not exist" in capsys.readouterr().err
     other = [f"--out={tmp_path / 'b'}", *command[1:], "--layout=consumer2shop"]
     assert boutique.main(other) == 0
     assert (tmp_path / "b" / PARTITION).read_text().splitlines()[1].startswith("image_pair_name_1")
-    assert boutique.main([f"--out={out}", "--items=2"]) == 1
+    assert main(["boutique", f"--out={out}", "--items=2"]) == 1
     assert "error: `items` must be >= 4. Received: 2" in capsys.readouterr().err
     with pytest.raises(SystemExit) as caught:
         boutique.main(["--help"])

@@ -171,7 +171,7 @@ def test_two_workers_equal_one_process(inshop, tmp_path):
         assert workers[0].poll() is None, workers[0].communicate()[0][-3000:]
         time.sleep(0.01)
     workers[1].send_signal(signal.SIGTERM)
-    for text in finished(workers, 1):
+    for text in finished(workers, 143):
         assert "on request; the same command resumes" in text
     for text in finished(start_workers(command, tmp_path / "two"), 0):
         assert "resuming" in text

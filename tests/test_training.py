@@ -324,7 +324,7 @@ def test_a_killed_run_equals_an_uninterrupted_one(uninterrupted, tmp_path):
         wait_for_step(run, step, process)
         process.send_signal(number)
         text, _ = process.communicate(timeout=300)
-        assert process.returncode == (-9 if number == signal.SIGKILL else 1), text[-2000:]
+        assert process.returncode == (-9 if number == signal.SIGKILL else 143), text[-2000:]
     assert "on request; the same command resumes" in text
     process = start(config)
     text, _ = process.communicate(timeout=600)

@@ -58,7 +58,8 @@ def load_training(config: Config) -> Catalogue:
         parts = ", ".join(f"{name}: {count[0]}" for name, count in main.counts().items())
         raise FirError(
             f"the split 'train' is empty: {main.source} has no image to train on "
-            f"({parts or 'no image at all'}). evaluate.py measures a run on such data"
+            f"({parts}). Give more items, or rows of that split; evaluate.py measures a run on "
+            "such data"
         )
     main = split_off_validation(main, config.val_fraction)
     if not extras:

@@ -192,7 +192,7 @@ def hash_split(
         str array [n] of `SPLITS`.
 
     Raises:
-        FirError: if there are so few items that none is left to train on or to test with.
+        FirError: if there are so few items that none is left to test with.
     """
     known = item >= 0
     score = np.empty(len(paths))
@@ -210,13 +210,13 @@ def hash_split(
     rank = np.arange(len(rows)) - (np.cumsum(count) - count)[group]
     split[rows] = np.where(rank < queries[group], "query", "gallery")
 
-    for names in (("train",), ("test", "query")):
-        if not np.isin(split, names).any():
-            raise FirError(
-                f"the split {names[-1]!r} is empty: {source} has {len(paths)} images of "
-                f"{len(items)} items, and the split by hash left none for it. Give more (about 20 "
-                "items are enough), or a table with a column `split`"
-            )
+    # Whether there is anything to train on is asked where something is trained.
+    if not np.isin(split, ("test", "query")).any():
+        raise FirError(
+            f"the split 'query' is empty: {source} has {len(paths)} images of {len(items)} items, "
+            "and the split by hash left none for it. Give more (about 20 items are enough), or a "
+            "table with a column `split`"
+        )
     return split
 
 

@@ -27,7 +27,7 @@ def load_folder(data_dir: str | Path, with_others: bool = False) -> Catalogue:
 
     Raises:
         FirError: if the folder is missing, any folder in it cannot be listed, it holds no image
-            in that layout or one elsewhere, or has no training item or no query.
+            in that layout or one elsewhere, or has no query.
     """
     photos = find_photos(data_dir)
     photos.check_reachable()
