@@ -18,7 +18,7 @@ from fir_tf.config import DATASET_NAMES
 from fir_tf.errors import FirError
 
 # As shells count: 128 and the signal's number.
-INTERRUPTED, TERMINATED, BROKEN_PIPE = 130, 143, 141
+_INTERRUPTED, _BROKEN_PIPE = 130, 141
 
 # What may stand before a path in a flag's value.
 _BEFORE_PATH = re.compile(
@@ -109,18 +109,17 @@ def run_command(body: Callable[[], int | None]) -> int:
 
 def explain(error: BaseException) -> tuple[str, int] | None:
     """Returns (what is said of an exception, exit status), None for a fault of this package."""
-    if isinstance(error, SystemExit) and not isinstance(error, _Terminated):
+    if isinstance(error, SystemExit):
         if error.code is None or isinstance(error.code, int):
-            return "", error.code or 0
+            line = "stopped on request" if isinstance(error, _Terminated) else ""
+            return line, error.code or 0
         return str(error.code), 1
     if isinstance(error, FirError):
         return f"error: {error}", error.status
     if isinstance(error, KeyboardInterrupt):
-        return "error: stopped on request", INTERRUPTED
-    if isinstance(error, _Terminated):
-        return "error: stopped on request", int(error.code)
+        return "stopped on request", _INTERRUPTED
     if isinstance(error, BrokenPipeError):
-        return "error: stopped, for nobody reads the output any more", BROKEN_PIPE
+        return "stopped, for nobody reads the output any more", _BROKEN_PIPE
     reason = fault(error)
     return (f"error: {reason}", 1) if reason else None
 
@@ -137,7 +136,7 @@ def fault(error: BaseException) -> str:
         # HDF5 has the number in its text alone.
         found = re.search(r"errno = (\d+)", text)
         number = error.errno or (int(found[1]) if found else None)
-        if number not in _OF_THE_WORLD:
+        if number is None or number not in _OF_THE_WORLD:
             return ""
         place = f"{error.filename}: " if error.filename else ""
         advice = f". {_ADVICE[number]}" if number in _ADVICE else ""

@@ -54,12 +54,17 @@ def indexed(run, tmp_path_factory):
     return photos, index
 
 
+@pytest.fixture(scope="module")
+def loaded(run):
+    return load_model(run)
+
+
 @pytest.fixture
-def embedder(run, monkeypatch):
-    """Loads the run's model once for all of a test's evaluations; returns its Config."""
-    loaded = load_model(run)
+def quick(loaded, monkeypatch):
+    """Loads the run's model once, and draws no pictures, whose tests are elsewhere."""
     monkeypatch.setattr(evaluate_module, "load_model", lambda _: loaded)
-    return loaded
+    for name in ("recall_curve", "contact_sheet"):
+        monkeypatch.setattr(evaluate_module, name, lambda *args, **options: None)
 
 
 def measured(run, output, dataset, data_dir, **options):
@@ -85,7 +90,7 @@ def write_table(folder, rows, columns=("path", "item", "category", "split")):
     return folder / "table.csv"
 
 
-def test_a_test_set_alone_is_measured_and_not_trained_on(run, embedder, tmp_path):
+def test_a_test_set_alone_is_measured_and_not_trained_on(run, quick, tmp_path):
     rows = [row for row in inshop_rows() if row[2] != "train"]
     data = write_inshop(tmp_path / "data", rows)
     metrics = measured(run, tmp_path / "out", "inshop", data)
@@ -131,7 +136,7 @@ def test_a_test_set_alone_is_measured_and_not_trained_on(run, embedder, tmp_path
         ),
     ],
 )
-def test_each_number_that_is_missing_has_its_reason(run, embedder, tmp_path, capsys, rows, reasons):
+def test_each_number_that_is_missing_has_its_reason(run, quick, tmp_path, capsys, rows, reasons):
     table = write_table(tmp_path / "data", rows)
     metrics = measured(run, tmp_path / "out", "table", table)
     printed = capsys.readouterr().out
@@ -145,7 +150,7 @@ def test_each_number_that_is_missing_has_its_reason(run, embedder, tmp_path, cap
     assert (tmp_path / "out" / "report.html").is_file()
 
 
-def test_validation_without_items_says_so(run, embedder, tmp_path):
+def test_validation_without_items_says_so(run, quick, tmp_path):
     table = write_table(tmp_path / "data", [{"category": "Tops", "split": "val"}] * 3)
     metrics = measured(run, tmp_path / "out", "table", table, split="val")
     assert "no validation image" in metrics["not_measured"]["mAP@R"]
@@ -154,9 +159,7 @@ def test_validation_without_items_says_so(run, embedder, tmp_path):
         measured(run, tmp_path / "out", "table", table)
 
 
-def test_numbers_are_there_although_nothing_can_be_drawn(
-    run, embedder, tmp_path, monkeypatch, capsys
-):
+def test_numbers_are_there_although_nothing_can_be_drawn(run, quick, tmp_path, monkeypatch, capsys):
     rows = [{"item": "a", "category": "Tops", "split": side} for side in ("query", "gallery")]
     table = write_table(tmp_path / "data", rows)
 

@@ -149,7 +149,7 @@ def test_flags_from_the_command_line_and_from_a_file(tmp_path):
     ("error", "said", "status"),
     [
         (FirError("x"), "error: x", 1),
-        (KeyboardInterrupt(), "error: stopped on request", 130),
+        (KeyboardInterrupt(), "stopped on request", 130),
         (BrokenPipeError(errno.EPIPE, ""), "nobody reads", 141),
         (MemoryError("9 GiB"), "not enough memory. 9 GiB", 1),
         (OSError(errno.ENOSPC, "", "/x/log.csv"), "/x/log.csv: No space left on device. Make", 1),
@@ -216,7 +216,7 @@ def test_a_signal_leaves_nothing_half_written(tmp_path, number, status):
     process = start(code)
     assert process.stdout.readline() == b"ready\n"
     process.send_signal(number)
-    assert ended(process) == (status, "", "error: stopped on request\n")
+    assert ended(process) == (status, "", "stopped on request\n")
     assert not list(tmp_path.iterdir())
 
 
@@ -226,7 +226,7 @@ def test_a_reader_that_leaves_is_one_line():
     process.stdout.close()
     process.stdout = None
     status, _, err = ended(process)
-    assert status == 141 and err == "error: stopped, for nobody reads the output any more\n"
+    assert status == 141 and err == "stopped, for nobody reads the output any more\n"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

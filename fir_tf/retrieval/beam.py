@@ -160,6 +160,11 @@ def _listing(records: Sequence[Record], settings: PipelineOptions) -> Iterator[s
     A pipeline's own description has a limit of some megabytes.
     """
     folder = settings.view_as(GoogleCloudOptions).temp_location or tempfile.gettempdir()
+    if set("*?[") & set(folder):
+        raise FirError(
+            "--temp_location of `beam` must be a folder without * ? [ in its name, which Beam takes "
+            f"for a pattern. Received: {folder}"
+        )
     try:
         path = FileSystems.join(folder, f"fir_tf-{uuid.uuid4().hex}.jsonl")
         with FileSystems.create(path) as file:

@@ -24,8 +24,17 @@ def cache_folder():
     """Returns the Path of the folder the files are kept in.
 
     It is the environment variable FIR_TF_CACHE, or `fir_tf` in the user's own cache folder.
+
+    Raises:
+        FirError: the user has no home.
     """
-    return Path(os.environ.get("FIR_TF_CACHE") or pooch.os_cache("fir_tf")).expanduser()
+    try:
+        return Path(os.environ.get("FIR_TF_CACHE") or pooch.os_cache("fir_tf")).expanduser()
+    except RuntimeError as error:
+        raise FirError(
+            "there is no home folder to keep weights in: set HOME, or the environment variable "
+            "FIR_TF_CACHE to a folder"
+        ) from error
 
 
 def imagenet_file(weights):
