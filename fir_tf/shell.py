@@ -144,7 +144,7 @@ def fault(error: BaseException) -> str:
     if _is_a(error, "sqlite3", "Error") and any(part in text for part in _SQLITE):
         return f"the index's table: {text}"
     if _is_a(error, "tensorflow", "errors.OpError"):
-        line = re.split(r" \[Op:|\n|\{\{", text.removeprefix("{{"))[0].strip()
+        line = first_line(error)
         if "OOM when allocating" in text:
             return f"there is not enough memory on the device. {line}"
         # TensorFlow writes the system's own words behind a file's name.
@@ -153,6 +153,12 @@ def fault(error: BaseException) -> str:
             advice = f". {_ADVICE[numbers[0]]}" if numbers[0] in _ADVICE else ""
             return f"{line}{advice}"
     return ""
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of an exception's message, without TensorFlow's node names."""
+    text = re.sub(r"\{\{.*?\}\}\s*", "", str(error)).strip() or type(error).__name__
+    return text.splitlines()[0].split(" [Op:")[0][:300]
 
 
 def _is_a(error, module, name):

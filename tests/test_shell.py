@@ -157,8 +157,10 @@ def test_flags_from_the_command_line_and_from_a_file(tmp_path):
         (OSError("write failed (errno = 28, error message = 'No'"), "No space left on device", 1),
         (sqlite3.OperationalError("database or disk is full"), "database or disk is full", 1),
         (
-            tf.errors.ResourceExhaustedError(None, None, "/x/y; No space left on device [Op:S]"),
-            "/x/y; No space left on device. Make room",
+            tf.errors.ResourceExhaustedError(
+                None, None, "{{node a}} /x/y; No space left on device [Op:S]"
+            ),
+            "error: /x/y; No space left on device. Make room",
             1,
         ),
         (

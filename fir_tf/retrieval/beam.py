@@ -162,8 +162,8 @@ def _listing(records: Sequence[Record], settings: PipelineOptions) -> Iterator[s
     folder = settings.view_as(GoogleCloudOptions).temp_location or tempfile.gettempdir()
     if set("*?[") & set(folder):
         raise FirError(
-            "--temp_location of `beam` must be a folder without * ? [ in its name, which Beam takes "
-            f"for a pattern. Received: {folder}"
+            "--temp_location of `beam` must be a folder without * ? [ in its name, which Beam "
+            f"takes for a pattern. Received: {folder}"
         )
     try:
         path = FileSystems.join(folder, f"fir_tf-{uuid.uuid4().hex}.jsonl")

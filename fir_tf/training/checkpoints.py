@@ -11,6 +11,7 @@ import tensorflow as tf
 from fir_tf.errors import FirError
 from fir_tf.files import without_wildcards
 from fir_tf.keras_versions import random_states
+from fir_tf.shell import first_line
 
 # Writing a checkpoint of a large network takes seconds: not more often than this.
 CHECKPOINT_SECONDS = 60
@@ -73,7 +74,7 @@ class Checkpoints:
                     self._state.restore(str(place / name)).assert_consumed()
                     return True
                 except _DAMAGE as error:
-                    reason = _reason(error)
+                    reason = first_line(error)
                     print(f"cannot read the checkpoint {Path(folder) / name}: {reason}", flush=True)
         if names:
             raise FirError(
@@ -96,8 +97,9 @@ class Checkpoints:
             self._manager.save(checkpoint_number=int(self.step))
         except (tf.errors.OpError, OSError) as error:
             kept = next(iter(_newest_first(self._folder)), "none")
+            reason = first_line(error).replace(self._manager.directory, str(self._folder))
             raise FirError(
-                f"cannot write a checkpoint into {self._folder}: {_reason(error)}. "
+                f"cannot write a checkpoint into {self._folder}: {reason}. "
                 f"Make room there and give the same command again; it resumes from the last "
                 f"whole checkpoint ({kept})"
             ) from error
@@ -113,9 +115,3 @@ def _newest_first(folder):
     names = os.listdir(folder) if os.path.isdir(folder) else []
     found = [match for name in names if (match := re.fullmatch(r"(ckpt-(\d+))\.index", name))]
     return [match[1] for match in sorted(found, key=lambda match: -int(match[2]))]
-
-
-def _reason(error):
-    """The first line of an exception's message, without TensorFlow's node names."""
-    text = str(error) or type(error).__name__
-    return text.splitlines()[0].removeprefix("{{").strip()[:300]
