@@ -134,7 +134,11 @@ class Encoder:
 
     def _open_openvino(self, folder):
         openvino = require("openvino", "openvino")
-        facts = read_json(folder / FACTS, "Copy the export again, or export again")
+        advice = "Copy the export again, or export again"
+        facts = read_json(folder / FACTS, advice)
+        missing = {"image_size", "resize", "categories"} - set(facts)
+        if missing:
+            raise FirError(f"{folder / FACTS} lacks {', '.join(sorted(missing))}. {advice}")
         # In bfloat16, its own choice where the processor has it, vectors would be other ones.
         exact = {"INFERENCE_PRECISION_HINT": "f32"}
         compiled = openvino.Core().compile_model(str(folder / _OPENVINO), "CPU", exact)
@@ -296,7 +300,7 @@ def _export(folder, name):
     if (folder / name).is_file():
         return folder
     versions = [
-        path for path in folder.glob("*") if path.name.isdigit() and (path / name).is_file()
+        path for path in folder.glob("*") if path.name.isdecimal() and (path / name).is_file()
     ]
     return max(versions, key=lambda path: int(path.name)) if versions else None
 

@@ -229,5 +229,5 @@ def _read_saved_model(folder):
 
 
 def _next_version(base):
-    taken = [int(path.name) for path in base.glob("*") if path.name.isdigit()]
+    taken = [int(path.name) for path in base.glob("*") if path.name.isdecimal()]
     return max(taken, default=0) + 1

@@ -52,11 +52,12 @@ class RunLog:
 
 
 def read_log_rows(path):
-    """Returns log.csv as a list of (step, name, value); a half-written last line is left out."""
+    """Returns log.csv as a list of (step, name, value); half-written lines are left out."""
     entries = []
     if Path(path).is_file():
-        with open(path, newline="", encoding="utf-8") as file:
-            for row in list(csv.reader(file))[1:]:
+        with open(path, newline="", encoding="utf-8", errors="replace") as file:
+            # A disk that lost power leaves zeros.
+            for row in list(csv.reader(line.replace("\0", "") for line in file))[1:]:
                 try:
                     entries.append((int(row[0]), row[1], float(row[2])))
                 except (ValueError, IndexError):
