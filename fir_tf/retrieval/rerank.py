@@ -1,5 +1,6 @@
 """Better answers from the same embeddings: query expansion, re-ranking, whitening."""
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -194,7 +195,7 @@ def read_whitening(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             mean, matrix = file["mean"], file["matrix"]
         good = mean.ndim == 1 and matrix.ndim == 2 and len(mean) == len(matrix)
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise FirError(
             f"`whitening` must be a file that evaluate.py --whiten wrote. Received: {path}: {error}"
         ) from error
