@@ -169,7 +169,7 @@ def _is_a(error, module, name):
     return isinstance(found, type) and isinstance(error, found)
 
 
-def draw_or_note(path: str | Path, draw: Callable[[], object]) -> list[str | Path]:
+def draw_or_note(path: str | Path, draw: Callable[[], object]) -> list[Path]:
     """Draws what only illustrates a result; where that cannot be done it is said and passed over.
 
     Args:
@@ -185,7 +185,7 @@ def draw_or_note(path: str | Path, draw: Callable[[], object]) -> list[str | Pat
         reason = str(error) if isinstance(error, FirError) else fault(error) or str(error)
         _say(f"note: {path} was not drawn: {reason}")
         return []
-    return [path]
+    return [Path(path)]
 
 
 def _open_streams():

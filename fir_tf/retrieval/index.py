@@ -559,7 +559,9 @@ def query(options: QueryOptions, photos: Sequence[str]) -> list[dict[str, Any]]:
             the others, a photo cannot be read.
     """
     _check_photos(photos)
-    answers, pictured, bad = [], [], {}
+    answers: list[dict[str, Any]] = []
+    pictured: list[SheetRow] = []
+    bad: dict[str, str] = {}
     with (
         Index(options.index, options.model, options.images, options.effort) as index,
         tqdm(total=len(photos), desc="queries", unit="photo", disable=None, leave=False) as bar,
@@ -725,7 +727,7 @@ def _tell(answers, pictured, root, options):
             options.sheet, lambda: contact_sheet(pictured, options.sheet, title)
         )
     if written:
-        print("wrote " + ", ".join(written), file=notes)
+        print("wrote " + ", ".join(map(str, written)), file=notes)
 
 
 def measure(options: MeasureOptions) -> dict[str, Any]:
