@@ -280,8 +280,11 @@ def test_a_run_in_a_folder_like_a_pattern_resumes(tmp_path, name, capsys):
     # Without TensorFlow's list the files are still there; a damaged one is passed over.
     (folder / "checkpoint").write_text("nonsense")
     (folder / "ckpt-10.index").write_bytes(b"damaged")
+    (folder / "ckpt-11_temp").mkdir()
+    (folder / "ckpt-11_temp" / "part").write_bytes(b"half")
     again, weight = small_state(folder)
     assert again.restore(folder)
+    assert not (folder / "ckpt-11_temp").exists()
     assert int(again.step) == 3 and float(np.array(weight)[0, 0]) == 3
     assert f"cannot read the checkpoint {folder / 'ckpt-10'}" in capsys.readouterr().out
 

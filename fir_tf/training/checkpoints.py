@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import shutil
 import time
 from pathlib import Path
 
@@ -57,6 +58,7 @@ class Checkpoints:
         place = self._link.enter_context(without_wildcards(folder))
         self._manager = tf.train.CheckpointManager(self._state, str(place), max_to_keep=_KEPT)
         self._saved = time.monotonic()
+        _remove_unfinished(folder)
 
     def restore(self, folder):
         """Restores the newest checkpoint of a folder that is whole; returns whether there was one.
@@ -96,6 +98,7 @@ class Checkpoints:
         try:
             self._manager.save(checkpoint_number=int(self.step))
         except (tf.errors.OpError, OSError) as error:
+            _remove_unfinished(self._folder)
             kept = next(iter(_newest_first(self._folder)), "none")
             reason = first_line(error).replace(self._manager.directory, str(self._folder))
             raise FirError(
@@ -104,6 +107,13 @@ class Checkpoints:
                 f"whole checkpoint ({kept})"
             ) from error
         self._saved = time.monotonic()
+
+
+def _remove_unfinished(folder):
+    """Removes what a writer that was killed, or ran out of room, has left behind."""
+    for name in os.listdir(folder):
+        if re.fullmatch(r"ckpt-\d+_temp", name):
+            shutil.rmtree(Path(folder) / name, ignore_errors=True)
 
 
 def _newest_first(folder):
