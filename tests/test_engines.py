@@ -229,6 +229,8 @@ def test_there_must_be_an_index(address, tmp_path):
         open_engine(address)
 
 
+KILLED_ALWAYS = {("{}", 17), ("faiss+hnsw:{}", 3), ("milvus:{}.db", 3)}
+
 _KILLED = """
 import sys
 sys.path.insert(0, {tests!r})
@@ -245,7 +247,20 @@ for start in range(0, 4000, 50):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("after", [3, 17])
+@pytest.mark.parametrize(
+    ("address", "after"),
+    [
+        # All but Milvus write the same files. Each case starts a process.
+        pytest.param(
+            address,
+            after,
+            marks=[] if (address, after) in KILLED_ALWAYS else pytest.mark.nightly,
+        )
+        for address in ENGINES
+        for after in (3, 17)
+    ],
+    indirect=["address"],
+)
 def test_reopens_after_kill(address, after):
     """What upsert returned from is there after kill -9, and what comes next works."""
     code = textwrap.dedent(_KILLED).format(tests=str(Path(__file__).parent), address=address)

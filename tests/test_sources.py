@@ -12,12 +12,14 @@ import tensorflow as tf
 from conftest import inshop_rows, write_inshop, write_jpeg
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_input import cheap_view
 
 from fir_tf.config import Config
 from fir_tf.datasets import load, load_training
 from fir_tf.datasets.catalogue import CONSUMER, SHOP, Catalogue, split_off_validation
 from fir_tf.datasets.sources import merge_training, parse_sources
 from fir_tf.errors import FirError
+from fir_tf.input import batches
 from fir_tf.input.batches import training_batches
 from fir_tf.input.plans import describe_undrawn, drawn_rows, make_plan
 from fir_tf.losses.objective import Objective
@@ -350,8 +352,9 @@ def test_a_mixed_batch_has_its_share_of_category_images(sources, triplets):
     assert max(abs(count - expected) for count in drawn.values()) <= 4 * np.sqrt(expected)
 
 
-def test_images_with_one_label_take_part_in_that_loss_only(sources):
+def test_images_with_one_label_take_part_in_that_loss_only(sources, monkeypatch):
     """A category-only image moves OC and not IS; the labels reach the losses as they stand."""
+    monkeypatch.setattr(batches, "training_view", cheap_view)
     config = config_of(sources)
     catalogue = load_training(config)
     plan = make_plan(catalogue, config)
