@@ -90,7 +90,7 @@ def without_keras_cv(request, monkeypatch):
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_parameters_output_and_stages(name, without_keras_cv):
-    height, width = 128, 97
+    height, width = 64, 49
     model = build_backbone(name, (height, width), None)
     assert sum(np.prod(v.shape) for v in model.trainable_variables) == PARAMETERS[name]
     assert model.name == name
