@@ -88,7 +88,13 @@ def without_keras_cv(request, monkeypatch):
             monkeypatch.setitem(sys.modules, module, None)
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+QUICK = ("resnet50", "efficientnet_lite0")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in BACKBONES],
+)
 def test_parameters_output_and_stages(name, without_keras_cv):
     height, width = 64, 49
     model = build_backbone(name, (height, width), None)

@@ -24,7 +24,8 @@ CATEGORIES, DOMAINS = ("Dresses", "Denim", 'Tops "new"'), ("shop", "consumer")
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
     """FAISS's threads wait for each other at work, which costs more than these sizes gain."""
-    faiss = pytest.importorskip("faiss")
+    import faiss
+
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
     yield
