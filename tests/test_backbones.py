@@ -57,6 +57,7 @@ PARAMETERS = {
 }
 
 
+@pytest.mark.slow
 def test_densenets_transitions_pool_first_and_compute_the_same():
     size = (33, 64)
     stock = keras.applications.DenseNet121(include_top=False, weights=None, input_shape=(*size, 3))
@@ -268,6 +269,7 @@ def test_wrong_arguments():
             build_backbone("resnet50", size, None)
 
 
+@pytest.mark.slow
 def test_random_weights_follow_the_seed():
     def build(seed):
         keras.utils.set_random_seed(seed)
@@ -684,6 +686,7 @@ def errors():
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", PARTS)
 def test_in_a_process_of_its_own(part, errors):
     assert errors[part] == ""

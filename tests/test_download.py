@@ -294,6 +294,7 @@ def test_a_cache_folder_that_cannot_be(server, tmp_path, monkeypatch):
         download.fetch(published(server))
 
 
+@pytest.mark.slow
 def test_a_backbone_starts_from_downloaded_weights(server, tmp_path, monkeypatch):
     """By way of the table: the file's numbers are in the model, and no damaged file ever is."""
     name = "efficientnet_lite0"

@@ -277,6 +277,7 @@ def test_the_convert_command(tmp_path, capsys):
         assert match in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_resnet50_takes_torch_weights_when_told_their_layout(tmp_path, capsys):
     """The state dicts of ResNet50 v1 and v1.5 look alike; taking one for the other is silent."""
     _, tensors = torch_tensors("resnet50_v15")
