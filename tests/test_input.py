@@ -353,7 +353,7 @@ def test_a_batch_is_a_function_of_seed_and_step(inshop, triplets):
     assert joined_digests(zip(*readers, strict=True), 3) == whole[4:]
 
 
-@pytest.mark.parametrize("triplets", ["all", "explicit"])
+@pytest.mark.parametrize("triplets", ["all", pytest.param("explicit", marks=pytest.mark.slow)])
 def test_shares_make_up_the_batch(inshop, triplets, cheap_views):
     """On 1, 2 or 3 readers, from step 0 or resumed, the global batch is the same bytes."""
     catalogue = load("inshop", inshop)

@@ -247,6 +247,7 @@ def converter(*arguments):
     return main(["convert", *map(str, arguments)])
 
 
+@pytest.mark.slow
 def test_the_convert_command(tmp_path, capsys):
     name = "efficientnet_lite0"
     model, tensors = torch_tensors(name)
