@@ -1,5 +1,7 @@
 """Backbones against published counts and torch's numbers, layers against stock Keras ones."""
 
+import functools
+import json
 import os
 import subprocess
 import sys
@@ -55,8 +57,9 @@ PARAMETERS = {
 }
 
 
+@pytest.mark.slow
 def test_densenets_transitions_pool_first_and_compute_the_same():
-    size = (97, 128)
+    size = (33, 64)
     stock = keras.applications.DenseNet121(include_top=False, weights=None, input_shape=(*size, 3))
     rng = np.random.default_rng(0)
     stock.set_weights(
@@ -67,7 +70,7 @@ def test_densenets_transitions_pool_first_and_compute_the_same():
             for value in stock.get_weights()
         ]
     )
-    model = build_backbone("densenet121", size, None)
+    model = BACKBONES["densenet121"].build((*size, 3))
     model.set_weights(stock.get_weights())
     images = normal(2, *size, 3)
     expected = stock(images, training=False)
@@ -75,12 +78,26 @@ def test_densenets_transitions_pool_first_and_compute_the_same():
     assert np.max(np.abs(actual - expected)) < 1e-5 * np.max(np.abs(expected))
     for number in (2, 3, 4):
         convolution = model.get_layer(f"pool{number}_conv")
-        assert convolution.input.shape[1] == 97 // 2 ** (number + 1)
+        assert convolution.input.shape[1] == 33 // 2 ** (number + 1)
 
 
-@pytest.mark.parametrize("name", BACKBONES)
-def test_parameters_output_and_stages(name):
-    height, width = 128, 97
+@pytest.fixture
+def without_keras_cv(request, monkeypatch):
+    """keras-cv, whose import takes long, is there for its own backbone only."""
+    if request.getfixturevalue("name") != "efficientnet_lite0":
+        for module in {"keras_cv", *(key for key in sys.modules if key.startswith("keras_cv."))}:
+            monkeypatch.setitem(sys.modules, module, None)
+
+
+QUICK = ("resnet50", "efficientnet_lite0")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in BACKBONES],
+)
+def test_parameters_output_and_stages(name, without_keras_cv):
+    height, width = 64, 49
     model = build_backbone(name, (height, width), None)
     assert sum(np.prod(v.shape) for v in model.trainable_variables) == PARAMETERS[name]
     assert model.name == name
@@ -113,7 +130,13 @@ def test_parameters_output_and_stages(name):
     assert left == sorted(set(left), reverse=True) and left[-1] == 0
 
 
-def torch_tensors(name, size=32):
+@functools.cache
+def shared_backbone(name):
+    """A backbone whose numbers may be changed, and nothing else: it takes seconds to build."""
+    return build_backbone(name, 32, None)
+
+
+def torch_tensors(name):
     """A backbone, and a torch state dict for it: variable number n is n everywhere."""
     backbone = BACKBONES[name]
     suffixes = {
@@ -124,7 +147,9 @@ def torch_tensors(name, size=32):
         "moving_mean": "running_mean",
         "moving_variance": "running_var",
     }
-    model = build_backbone(name, size, None)
+    model = shared_backbone(name)
+    for _, variable in variables_of(model):
+        variable.assign(np.full(variable.shape, -1.0, "float32"))
     tensors = {key: np.zeros(1000, "float32") for key in backbone.torch_classifier}
     for number, (layer, variable) in enumerate(variables_of(model)):
         module, shape = backbone.torch_module(layer.name), tuple(variable.shape)
@@ -222,15 +247,18 @@ def test_keras_weights_files(tmp_path, file):
 
 def test_weights_that_cannot_be_loaded(tmp_path):
     with pytest.raises(FirError, match="no file .*nowhere.h5"):
-        build_backbone("resnet50", 32, "nowhere.h5")
+        build_backbone("efficientnet_lite0", 32, "nowhere.h5")
+    backbone, model = BACKBONES["efficientnet_lite0"], small_network()
+    before = model.get_weights()
     for name in ("junk.h5", "junk.weights.h5", "junk.pth", "junk.safetensors"):
         path = tmp_path / name
         path.write_bytes(b"not weights at all")
         with pytest.raises(FirError, match=name):
-            build_backbone("efficientnet_lite0", 32, path)
+            load_file(model, backbone, path)
     (tmp_path / "weights.txt").write_text("")
     with pytest.raises(FirError, match=r"\.safetensors or \.pth.*weights\.txt"):
-        build_backbone("resnet50", 32, tmp_path / "weights.txt")
+        load_file(model, backbone, tmp_path / "weights.txt")
+    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
 
 
 def test_wrong_arguments():
@@ -241,12 +269,14 @@ def test_wrong_arguments():
             build_backbone("resnet50", size, None)
 
 
+@pytest.mark.slow
 def test_random_weights_follow_the_seed():
     def build(seed):
         keras.utils.set_random_seed(seed)
         return build_backbone("efficientnet_lite0", 32, None).get_weights()
 
-    one, again, other = build(1), build(1), build(2)
+    one, again = build(1), build(1)
+    other = shared_backbone("efficientnet_lite0").get_weights()
     assert all(np.array_equal(a, b) for a, b in zip(one, again, strict=True))
     assert not np.array_equal(one[0], other[0])
 
@@ -540,19 +570,12 @@ def test_stages_that_do_not_exist():
             stage_count(value)
 
 
-def test_keras_cv_is_imported_for_its_own_backbone_only():
-    code = (
-        "import sys; from fir_tf.models.backbones import build_backbone;"
-        "build_backbone('seresnet50', 32, None); assert 'keras_cv' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
-
+IMPORTS = """
+import fir_tf.models.backbones
+assert "keras_cv" not in sys.modules
+"""
 
 TWO_REPLICAS = """
-import sys
-import numpy as np, tensorflow as tf
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from fir_tf.keras_versions import tensor_of
 from fir_tf.models.layers import FusedBatchNormalization
 random = np.random.RandomState(0)
@@ -613,20 +636,7 @@ for actual, wanted in zip(step(alone, tf.constant(images), upstream), expected, 
 """
 
 
-def run_python(code):
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_the_statistics_of_two_replicas_are_averaged():
-    run_python(TWO_REPLICAS + AVERAGED)
-
-
-def test_synchronized_replicas_equal_one_with_the_whole_batch():
-    run_python(TWO_REPLICAS + SYNCHRONIZED)
-
-
 WITHOUT_ONEDNN = """
-import tensorflow as tf
 from fir_tf.models.layers import GroupedConv2D
 layer = GroupedConv2D(8, 3, 4, padding="same")
 images = tf.ones((2, 5, 5, 8))
@@ -639,6 +649,44 @@ tf.debugging.assert_near(gradient[0, 2, 2], tf.reshape(tf.transpose(middle), [-1
 """
 
 
-def test_grouped_convolution_trains_where_tensorflow_has_no_gradient_for_it():
-    environment = {**os.environ, "TF_ENABLE_ONEDNN_OPTS": "0"}
-    subprocess.run([sys.executable, "-c", WITHOUT_ONEDNN], check=True, env=environment)
+PARTS = {
+    "keras-cv is not imported with the backbones": IMPORTS,
+    "the statistics of two replicas are averaged": TWO_REPLICAS + AVERAGED,
+    "synchronized replicas equal one with the whole batch": TWO_REPLICAS + SYNCHRONIZED,
+    "a grouped convolution trains where TensorFlow has no gradient for it": WITHOUT_ONEDNN,
+}
+
+RUN_PARTS = """
+import json, sys, traceback
+import numpy as np, tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+errors = {}
+for name, code in json.load(sys.stdin).items():
+    try:
+        exec(code, {"np": np, "tf": tf, "sys": sys})
+        errors[name] = ""
+    except Exception:
+        errors[name] = traceback.format_exc()
+print(json.dumps(errors))
+"""
+
+
+@pytest.fixture(scope="module")
+def errors():
+    """What each of `PARTS` ended with, in one process of its own: two devices, no oneDNN."""
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_PARTS],
+        input=json.dumps(PARTS),
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TF_ENABLE_ONEDNN_OPTS": "0"},
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", PARTS)
+def test_in_a_process_of_its_own(part, errors):
+    assert errors[part] == ""

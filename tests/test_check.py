@@ -9,16 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from odd_images import encoded, odd_images, picture, turned
 from PIL import Image, ImageEnhance
+from test_input import preprocessed
 
 from fir_tf.datasets import DATASETS
 from fir_tf.datasets import near_duplicates as near
 from fir_tf.datasets.__main__ import main
 from fir_tf.datasets.findings import quick_check
 from fir_tf.errors import FirError
-from fir_tf.input.images import preprocess
 
 ERRORS = {"missing", "empty", "truncated", "unreadable", "too_large", "format"}
 KINDS = ERRORS | {
@@ -107,8 +106,7 @@ def test_training_reads_what_is_no_error_and_nothing_that_is_broken(odd):
         path = f"odd/{name}"
         # Formats and sizes are bounded by policy, not by what a version of TensorFlow can do.
         if path in broken or path not in wrong:
-            contents = tf.constant((table.parent / path).read_bytes())
-            _, valid = preprocess(contents, 32, "crop")
+            _, valid = preprocessed((table.parent / path).read_bytes(), 64, "crop")
             assert bool(valid) == (path not in broken), name
 
 

@@ -15,11 +15,13 @@ import keras
 import numpy as np
 import pytest
 from safetensors.numpy import save
-from test_backbones import is_filled, torch_tensors
+from test_backbones import is_filled, shared_backbone, torch_tensors
 
 from fir_tf.errors import FirError
 from fir_tf.models.backbones import BACKBONES, build_backbone
 from fir_tf.models.pretrained import WEIGHTS, download
+from fir_tf.models.pretrained.__main__ import main
+from fir_tf.models.pretrained.load import load_file, load_imagenet
 
 # Read in pieces of a power of two: of a half, a quarter ... no byte is lost at the break.
 CONTENT = np.random.RandomState(0).bytes(2**18)
@@ -292,6 +294,7 @@ def test_a_cache_folder_that_cannot_be(server, tmp_path, monkeypatch):
         download.fetch(published(server))
 
 
+@pytest.mark.slow
 def test_a_backbone_starts_from_downloaded_weights(server, tmp_path, monkeypatch):
     """By way of the table: the file's numbers are in the model, and no damaged file ever is."""
     name = "efficientnet_lite0"
@@ -300,41 +303,41 @@ def test_a_backbone_starts_from_downloaded_weights(server, tmp_path, monkeypatch
     monkeypatch.setitem(WEIGHTS, name, weights)
     monkeypatch.setattr(download, "TIMEOUT_SECONDS", (5, 60))
     server.script = ["corrupt"]
+    backbone, model = BACKBONES[name], shared_backbone(name)
     with pytest.raises(FirError, match="another file"):
-        build_backbone(name, 32)
+        load_imagenet(model, backbone)
     assert is_filled(build_backbone(name, 32))
     # Offline, by the path of the file: the same.
     path = tmp_path / "cache" / weights.file
-    assert is_filled(build_backbone(name, 32, path))
+    load_file(model, backbone, path)
+    assert is_filled(model)
     path.write_bytes(server.content[:-100])
     with pytest.raises(FirError, match=f"{path}.*not a whole safetensors file"):
         build_backbone(name, 32, path)
 
 
-def command(*arguments, **environment):
-    done = subprocess.run(
-        [sys.executable, "-m", "fir_tf.models.pretrained", *arguments],
-        capture_output=True,
-        text=True,
-        env={**os.environ, **environment},
-    )
-    return done.returncode, done.stdout, done.stderr
-
-
-def test_the_download_command(server, tmp_path):
+def test_the_download_command(server, tmp_path, monkeypatch, capsys):
     """The server has another file than seresnet50's: refused, with a message and status 1."""
-    arguments = ("download", "--backbone=seresnet50")
-    status, out, error = command(*arguments, FIR_TF_MIRROR=server.url)
-    assert status == 1 and "non-commercial" in out
+    monkeypatch.setenv("FIR_TF_MIRROR", server.url)
+    assert main(["download", "--backbone=seresnet50"]) == 1
+    out, error = capsys.readouterr()
+    assert "non-commercial" in out
     assert error.startswith("error: cannot get") and "another file" in error
     assert "Traceback" not in error and files(tmp_path) == []
-    status, out, _ = command("download", "--backbone=efficientnet_lite0")
-    assert status == 0 and out.strip().endswith("efficientnet-lite0-57934424.pth")
+    assert main(["download", "--backbone=efficientnet_lite0"]) == 0
+    assert capsys.readouterr().out.strip().endswith("efficientnet-lite0-57934424.pth")
 
 
 def test_the_list_command():
-    status, out, _ = command("list")
-    assert status == 0 and out.count("non-commercial") == 1
+    """As a process, so that the module is one that `python -m` runs."""
+    done = subprocess.run(
+        [sys.executable, "-m", "fir_tf.models.pretrained", "list"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    out = done.stdout
+    assert out.count("non-commercial") == 1
     for name, weights in WEIGHTS.items():
         assert f"{name}\n" in out and weights.file.split("-")[0] in out and weights.licence in out
 

@@ -295,9 +295,9 @@ def test_a_second_run_makes_only_what_changed(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on(tmp_path):
-    images = clean_set(items=100)
-    for number in range(40):
-        # Some that take long enough to be caught at work.
+    images = clean_set(items=60)
+    for number in range(24):
+        # Some at the end that take long enough for the run to be caught at work.
         contents = encoded(picture(number, (900, 1200)), "PNG", compress_level=0)
         images[f"large/{number}.png"] = (contents, "item0", "coat", "train")
     table = write_set(tmp_path / "data", images)
@@ -307,7 +307,7 @@ def test_a_killed_run_goes_on(tmp_path):
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
         journal = copy / "journal.jsonl"
         end = time.monotonic() + 120
-        while not journal.exists() or journal.read_text().count("\n") < 310:
+        while not journal.exists() or journal.read_text().count("\n") < 60:
             assert time.monotonic() < end and run.poll() is None
             time.sleep(0.01)
         helpers = psutil.Process(run.pid).children(recursive=True)
@@ -317,7 +317,9 @@ def test_a_killed_run_goes_on(tmp_path):
     assert not psutil.wait_procs(helpers, timeout=20)[1], "workers outlive the run"
     assert not (copy / "catalogue.csv").exists()
     made = [path for path in (copy / "images").rglob("*.jpg") if not path.name.startswith(".")]
-    assert 300 <= len(made) < len(images)
+    noted = journal.read_text().count("\n")
+    # The images are written by other processes than the journal, which may be far ahead.
+    assert 60 <= noted < len(images) and noted <= len(made)
     for path in made:
         with Image.open(path) as image:
             image.load()
@@ -325,7 +327,6 @@ def test_a_killed_run_goes_on(tmp_path):
     with open(journal, "a") as file:
         file.write('{"path": "good/1_1.jp')
     times = {path: path.stat().st_mtime_ns for path in made}
-    noted = journal.read_text().count("\n")
 
     done = subprocess.run([*command], capture_output=True, text=True, check=True)
     written = int(done.stdout.split(" images written")[0].split("\n")[-1])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from safetensors.numpy import save_file
-from test_backbones import is_filled, normal, relative_error, torch_tensors
+from test_backbones import is_filled, normal, relative_error, small_network, torch_tensors
 
 from fir_tf import datasets
 from fir_tf.errors import FirError
@@ -19,7 +19,7 @@ from fir_tf.models.pretrained import WEIGHTS
 from fir_tf.models.pretrained.__main__ import main
 from fir_tf.models.pretrained.assign import assign_torch
 from fir_tf.models.pretrained.download import imagenet_file
-from fir_tf.models.pretrained.load import load_torch
+from fir_tf.models.pretrained.load import load_file, load_torch
 from fir_tf.models.torch_file import read_torch_file
 
 # The network of timm that each backbone equals, and its parameters with 1000 classes as published.
@@ -247,9 +247,10 @@ def converter(*arguments):
     return main(["convert", *map(str, arguments)])
 
 
+@pytest.mark.slow
 def test_the_convert_command(tmp_path, capsys):
     name = "efficientnet_lite0"
-    _, tensors = torch_tensors(name)
+    model, tensors = torch_tensors(name)
     source, target = tmp_path / "x.safetensors", tmp_path / "folder" / "x.weights.h5"
     save_file(tensors, source)
     options = (f"--backbone={name}", f"--from={source}", f"--to={target}")
@@ -257,7 +258,8 @@ def test_the_convert_command(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "left out the classifier (_fc.bias, _fc.weight) and 49 step counters" in out
     assert out.count("non-commercial") == 1
-    assert is_filled(build_backbone(name, 32, target))
+    load_file(model, BACKBONES[name], target)
+    assert is_filled(model)
 
     target.unlink()
     surplus = [f"extra.{number}.weight" for number in range(8)]
@@ -276,13 +278,14 @@ def test_the_convert_command(tmp_path, capsys):
         assert match in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_resnet50_takes_torch_weights_when_told_their_layout(tmp_path, capsys):
     """The state dicts of ResNet50 v1 and v1.5 look alike; taking one for the other is silent."""
     _, tensors = torch_tensors("resnet50_v15")
     source, target = tmp_path / "x.safetensors", tmp_path / "x.weights.h5"
     save_file(tensors, source)
     with pytest.raises(FirError, match=f"{source}.*--backbone=resnet50_v15"):
-        build_backbone("resnet50", 32, source)
+        load_file(small_network(), BACKBONES["resnet50"], source)
     options = ("--backbone=resnet50", f"--from={source}", f"--to={target}")
     assert converter(*options) == 1
     assert "say so with --caffe_layout" in capsys.readouterr().err and not target.exists()
