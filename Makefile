@@ -1,29 +1,40 @@
-# make quickstart   environment, boutique, train, evaluate, export (under 6 minutes on 2 cores)
-# make test         environment and the whole test suite
-# make test-quick   the tests that take seconds
-# make test-addons  the core of it with TensorFlow 2.15, Keras 2 and tensorflow-addons
-# make lint         style, types, documentation
-# make docs         the documentation site, in build/docs
+# make quickstart     environment, boutique, train, evaluate, export (under 6 minutes on 2 cores)
+# make test           environment and the whole test suite but the nightly tests
+# make test-quick     the tests that take seconds
+# make test-addons    the core of it with TensorFlow 2.15, Keras 2 and tensorflow-addons
+# make test-nightly   everything, on every kernel, beside torch and with Beam: hours (docs/testing.md)
+# make lint           style, types, documentation
+# make docs           the documentation site, in build/docs
 # make reproduce TABLE=1|2|fig3|fig4 DATA=<folder>   the paper's runs, and its table beside ours
-# On a machine with an NVIDIA GPU: make EXTRAS=test,cuda ...
+# On a machine with an NVIDIA GPU: make EXTRAS=cuda ...
 
 VENV ?= .venv
-EXTRAS ?= test
 VENV_ADDONS ?= .venv-addons
+VENV_ORACLE ?= .venv-oracle
+VENV_BEAM ?= .venv-beam
+# Extras of setup.cfg, with commas, beside those that a target needs.
+EXTRAS ?=
 PY = $(VENV)/bin/python
 # Tests run side by side; each of these processes may take 3 GB.
 WORKERS ?= 2
-TESTS = -m pytest -n $(WORKERS) --dist worksteal
+QUICK = not slow and not nightly
+# The suite on the kernels of other processors: oneDNN off, and without what came after AVX2, SSE4.1.
+KERNELS = off avx2 sse41
+# What is skipped must be listed on that page: else the run fails.
+CHECKED = -m pytest --listed-skips=docs/testing.md
+TESTS = $(CHECKED) -n $(WORKERS) --dist worksteal --durations=25
 
-.PHONY: help env quickstart test test-quick test-addons lint docs reproduce clean
+# $(call env,test docs) brings what is missing in $(VENV).
+env = @sh tools/setup_env.sh $(VENV) $(EXTRAS) $(1)
+
+.PHONY: help env env-addons chromium quickstart test test-quick test-addons test-nightly test-all \
+	test-onednn $(KERNELS:%=test-onednn-%) test-oracle test-beam lint docs reproduce clean
 
 help:
-	@sed -n '1,8s/^# //p' Makefile
+	@sed -n '/^$$/q;s/^# //p' Makefile
 
-env: $(VENV)/.installed
-
-$(VENV)/.installed: setup.cfg pyproject.toml tools/setup_env.sh
-	@sh tools/setup_env.sh $(VENV) $(EXTRAS)
+env:
+	$(call env)
 
 quickstart: env
 	$(PY) -m fir_tf.datasets boutique --out=data/boutique
@@ -31,11 +42,13 @@ quickstart: env
 	$(PY) evaluate.py --run=runs/quickstart
 	$(PY) export.py --run=runs/quickstart
 
-test: env
+test:
+	$(call env,test)
 	$(PY) $(TESTS)
 
-test-quick: env
-	$(PY) $(TESTS) -m "not slow"
+test-quick:
+	$(call env,test)
+	$(PY) $(TESTS) -m "$(QUICK)"
 
 # What the versions of TensorFlow and Keras can change, then the scripts as a user runs them. Each
 # environment reads what the other one writes, if that is there.
@@ -46,26 +59,54 @@ ADDONS_SLOW = tests/test_backbones.py \
 	tests/test_index.py::test_the_commands \
 	tests/test_input.py::test_a_batch_is_a_function_of_seed_and_step[all]
 
-test-addons: $(VENV_ADDONS)/.installed
+env-addons:
+	@sh tools/setup_env.sh $(VENV_ADDONS) addons test-addons
+
+test-addons: env-addons
 	FIR_TF_OTHER_PYTHON="$$([ ! -x $(PY) ] || echo $(abspath $(PY)))" \
-		$(VENV_ADDONS)/bin/python $(TESTS) -m "not slow" $(ADDONS_TESTS:%=tests/test_%.py)
+		$(VENV_ADDONS)/bin/python $(TESTS) -m "$(QUICK)" $(ADDONS_TESTS:%=tests/test_%.py)
 	$(VENV_ADDONS)/bin/python $(TESTS) $(ADDONS_SLOW:%='%')
 
-$(VENV_ADDONS)/.installed: setup.cfg pyproject.toml tools/setup_env.sh
-	@sh tools/setup_env.sh $(VENV_ADDONS) addons,test-addons
+# One that fails does not keep the others from being run.
+test-nightly:
+	@$(MAKE) --keep-going test-all $(KERNELS:%=test-onednn-%) test-oracle test-beam test-addons
 
-lint: env
+test-all:
+	$(call env,test)
+	$(PY) $(TESTS) -m ""
+
+test-onednn-off: export TF_ENABLE_ONEDNN_OPTS = 0
+test-onednn-avx2: export ONEDNN_MAX_CPU_ISA = AVX2
+test-onednn-sse41: export ONEDNN_MAX_CPU_ISA = SSE41
+
+test-onednn: $(KERNELS:%=test-onednn-%)
+
+$(KERNELS:%=test-onednn-%):
+	$(call env,test)
+	$(PY) $(TESTS)
+
+test-oracle:
+	@sh tools/setup_env.sh $(VENV_ORACLE) oracle test-core
+	$(VENV_ORACLE)/bin/python $(TESTS) -m "" tests/test_pretrained.py
+
+test-beam:
+	@sh tools/setup_env.sh $(VENV_BEAM) beam test-core
+	$(VENV_BEAM)/bin/python $(CHECKED) -m "" --durations=25 tests/test_beam.py
+
+# The browser of the search page's tests.
+chromium:
+	@sh tools/setup_chromium.sh
+
+lint:
+	$(call env,test docs)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	@$(MAKE) --no-print-directory docs
 
-docs: $(VENV)/.docs
+docs:
+	$(call env,docs)
 	$(PY) -m sphinx -W --keep-going -q -b html docs build/docs
-
-$(VENV)/.docs: $(VENV)/.installed
-	$(PY) -m pip install --quiet --disable-pip-version-check --editable ".[docs]"
-	@touch $@
 
 # BACKBONES, LOSSES and SEEDS (with commas) narrow or widen the grid; FLAGS are train.py's.
 reproduce: env
@@ -74,4 +115,4 @@ reproduce: env
 		$(if $(SEEDS),--seeds=$(SEEDS)) -- $(FLAGS)
 
 clean:
-	rm -rf $(VENV) $(VENV_ADDONS) build dist *.egg-info
+	rm -rf $(VENV) $(VENV_ADDONS) $(VENV_ORACLE) $(VENV_BEAM) build dist *.egg-info

@@ -11,6 +11,8 @@ from PIL import Image
 # Before a test imports TensorFlow: it sets TensorFlow's environment.
 import fir_tf  # noqa: F401
 
+pytest_plugins = ["listed_skips"]
+
 
 def write_jpeg(path, seed=0, size=(48, 64), channel=None, **options):
     """Writes a JPEG of smooth random colours, (width, height) in pixels, one channel full."""

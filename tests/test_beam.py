@@ -18,8 +18,7 @@ from fir_tf.retrieval.index import build
 
 pytest.importorskip(
     "apache_beam",
-    reason="Beam has an environment of its own: python -m venv beam; beam/bin/pip install -e "
-    "'.[beam]' pytest; beam/bin/python -m pytest tests/test_beam.py",
+    reason="Beam has an environment of its own: make test-beam",
 )
 from fir_tf.retrieval import beam
 

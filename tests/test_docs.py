@@ -168,6 +168,10 @@ def test_commands_are_of_a_kind_that_is_checked():
 def test_make_targets_exist():
     targets = {tuple(words[1:]) for page in NAMES for words in commands(page) if words[0] == "make"}
     assert {("quickstart",), ("test",), ("lint",)} <= targets
+    # Those in the running text too.
+    for page in NAMES:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        targets |= {tuple(told.split()) for told in re.findall(r"`make ([^`]+)`", text)}
     for words in targets:
         done = subprocess.run(["make", "-n", *words], capture_output=True, text=True, cwd=ROOT)
         assert done.returncode == 0, done.stderr

@@ -193,7 +193,9 @@ def browser():
     if not CHROMIUM:
         pytest.skip("no chromium here: apt-get install chromium")
     with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        # Beside the flags of Playwright, which keep it from asking the network by itself.
+        flags = ["--no-sandbox", "--disable-gpu", "--disable-quic"]
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=flags)
         yield browser
         browser.close()
 

@@ -1,11 +1,34 @@
 #!/bin/sh
-# Makes the virtual environment that the Makefile uses: sh tools/setup_env.sh FOLDER EXTRAS
+# Makes the virtual environment that the Makefile uses: sh tools/setup_env.sh FOLDER EXTRAS...
 # Finds a Python 3.10 to 3.13 by itself, to 3.11 for the extra `addons`; PYTHON=... names one.
+# FOLDER/.installed and FOLDER/.installed-EXTRA say what is there already, which is left alone.
 set -eu
 folder=$1
-extras=$2
-case ",$extras," in
-    *,addons,*) newest=11 ;;
+shift
+extras=$(echo "$@" | tr ',' ' ')
+
+known=$(sed -n '/^\[options.extras_require\]/,/^\[options.entry/s/^\([a-z-]*\) =$/\1/p' setup.cfg)
+for extra in $extras; do
+    if ! echo "$known" | grep -qx -e "$extra"; then
+        echo "error: EXTRAS must be extras of setup.cfg, with commas. Received: $extra" >&2
+        echo "There are:" $known >&2
+        exit 1
+    fi
+done
+
+is_there() {
+    [ -f "$1" ] && [ -z "$(find setup.cfg pyproject.toml tools/setup_env.sh -newer "$1")" ]
+}
+
+missing=""
+for extra in $extras; do
+    is_there "$folder/.installed-$extra" || missing="$missing,$extra"
+done
+missing=${missing#,}
+[ -n "$missing" ] || ! is_there "$folder/.installed" || exit 0
+
+case " $extras " in
+    *" addons "*) newest=11 ;;
     *) newest=13 ;;
 esac
 
@@ -49,6 +72,26 @@ if [ ! -x "$folder/bin/python" ] || ! "$folder/bin/python" -c "import pip" 2>/de
     [ -x "$folder/bin/python" ] || "$python" -m venv "$folder"
 fi
 
+# Pip fetches the newest TensorFlow that the package itself allows before it reads which one an extra
+# wants, 570 MB for nothing: the extras' bounds are given to it at once.
+bounds="$folder/bounds.txt"
+"$folder/bin/python" - $extras >"$bounds" <<'END'
+import configparser
+import sys
+
+config = configparser.ConfigParser()
+config.read("setup.cfg")
+for extra in sys.argv[1:]:
+    for line in config["options.extras_require"][extra].splitlines():
+        if line and not line.startswith("#") and "[" not in line:
+            print(line)
+END
+
 # `tensorflow` without [and-cuda]: no CUDA packages are downloaded. With a GPU: EXTRAS=cuda.
-"$folder/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".[$extras]"
+# What is imported gets compiled then; all of it would take as long as the download.
+"$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile \
+    --constraint "$bounds" --editable ".${missing:+[$missing]}"
 touch "$folder/.installed"
+for extra in $extras; do
+    touch "$folder/.installed-$extra"
+done
