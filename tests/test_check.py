@@ -18,7 +18,7 @@ from fir_tf.datasets import near_duplicates as near
 from fir_tf.datasets.__main__ import main
 from fir_tf.datasets.findings import quick_check
 from fir_tf.errors import FirError
-from fir_tf.input.images import preprocess
+from fir_tf.images.decode import preprocess
 
 ERRORS = {"missing", "empty", "truncated", "unreadable", "too_large", "format"}
 KINDS = ERRORS | {

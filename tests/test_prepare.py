@@ -27,8 +27,8 @@ from test_check import clean_set, write_set
 
 from fir_tf.datasets import DATASETS, load
 from fir_tf.datasets.__main__ import main
-from fir_tf.datasets.image_file import UnreadableImageError
 from fir_tf.datasets.prepare import convert, copy_names
+from fir_tf.images.file import UnreadableImageError
 
 
 def run_prepare(table, out, *options):

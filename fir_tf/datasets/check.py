@@ -10,7 +10,8 @@ import pandas as pd
 from fir_tf.datasets import near_duplicates, parallel
 from fir_tf.datasets.command_line import Parser, add_source, load_source
 from fir_tf.datasets.findings import HELD_OUT, Example, Finding, label_findings, plural
-from fir_tf.datasets.image_file import (
+from fir_tf.datasets.report import Report, write_report
+from fir_tf.images.file import (
     TRAINING_FORMATS,
     TRAINING_MAX_BYTES,
     TRAINING_MAX_PIXELS,
@@ -20,7 +21,6 @@ from fir_tf.datasets.image_file import (
     read,
     to_rgb,
 )
-from fir_tf.datasets.report import Report, write_report
 
 EXIT_CLEAN, EXIT_FAILED, EXIT_FOUND = 0, 1, 2
 

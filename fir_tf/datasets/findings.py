@@ -10,8 +10,8 @@ import zlib
 
 import numpy as np
 
-from fir_tf.datasets.image_file import UnreadableImageError, opened, read
 from fir_tf.errors import FirError
+from fir_tf.images.file import UnreadableImageError, opened, read
 
 SEVERITIES = ("error", "warning", "note")
 HELD_OUT = ("val", "query", "gallery", "test")

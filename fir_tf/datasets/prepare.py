@@ -22,9 +22,9 @@ from fir_tf.datasets import parallel
 from fir_tf.datasets.catalogue import CONSUMER, SHOP
 from fir_tf.datasets.command_line import Parser, add_source, load_source
 from fir_tf.datasets.findings import BAD_SHARE_MAX
-from fir_tf.datasets.image_file import UnreadableImageError, is_srgb, opened, read, to_rgb
 from fir_tf.errors import FirError
 from fir_tf.files import replacing, write_json
+from fir_tf.images.file import UnreadableImageError, is_srgb, opened, read, to_rgb
 
 TABLE, UNREADABLE, SETTINGS, JOURNAL, IMAGES = (
     "catalogue.csv",

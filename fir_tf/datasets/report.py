@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from fir_tf.datasets.findings import SEVERITIES
-from fir_tf.datasets.image_file import UnreadableImageError, opened, read, to_rgb
 from fir_tf.datasets.parallel import cores
 from fir_tf.files import write_json, write_text
+from fir_tf.images.file import UnreadableImageError, opened, read, to_rgb
 
 _TEXT_EXAMPLES, _PICTURES, _LISTED = 3, 12, 10_000
 _THUMBNAIL = 144

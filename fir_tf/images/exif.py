@@ -5,7 +5,7 @@ Everything here is TensorFlow ops, so the served graph turns a photo as evaluati
 
 import tensorflow as tf
 
-from fir_tf.input.header import is_jpeg, read_bytes, unsigned
+from fir_tf.images.header import is_jpeg, read_bytes, unsigned
 
 # Two segments of the largest size.
 _METADATA_BYTES = 2**17

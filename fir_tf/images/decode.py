@@ -8,8 +8,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from fir_tf.input.exif import orientation, upright
-from fir_tf.input.header import decodable
+from fir_tf.images.exif import orientation, upright
+from fir_tf.images.header import decodable
 
 # Evaluation resizes the short side to 256 for a centre crop of 224 (PAPER: images).
 CROP_FRACTION = 224 / 256
@@ -57,7 +57,7 @@ def decode(
         window measured in these pixels. Where the window's sides cannot be halved evenly, `extent`
         is up to half a pixel more or less than the shape of `pixels`.
 
-    The EXIF orientation is left to the caller (`fir_tf.input.exif`): turning the fitted image is
+    The EXIF orientation is left to the caller (`fir_tf.images.exif`): turning the fitted image is
     cheaper than turning the decoded one.
     """
     contents = decodable(contents)
@@ -166,7 +166,7 @@ def _pad(pixels, extent, image_size):
 def decode_and_fit(contents: tf.Tensor, image_size: int, resize: str) -> tf.Tensor:
     """Decodes a file (string scalar), fits it, see `fit`, and turns it upright.
 
-    A file that cannot be decoded, or is too large (`fir_tf.input.header`), is an error.
+    A file that cannot be decoded, or is too large (`fir_tf.images.header`), is an error.
     A JPEG much larger than `image_size` is decoded at reduced size.
     """
 

@@ -16,7 +16,7 @@ from PIL import Image, ImageCms
 MAX_PIXELS = 2**27
 MAX_BYTES = 2**29
 
-# What training, evaluation and serving take (fir_tf/input/header.py). 64 Mi pixels: a phone's
+# What training, evaluation and serving take (fir_tf/images/header.py). 64 Mi pixels: a phone's
 # 64-megapixel photo passes. Decoded they take 192 MiB.
 TRAINING_FORMATS = ("JPEG", "PNG", "GIF", "BMP")
 TRAINING_MAX_PIXELS = 64 * 2**20

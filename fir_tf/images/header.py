@@ -6,8 +6,8 @@ the bound holds in evaluation, in the index and inside a C++ server alike.
 
 import tensorflow as tf
 
-from fir_tf.datasets.image_file import TRAINING_MAX_BYTES as MAX_BYTES
-from fir_tf.datasets.image_file import TRAINING_MAX_PIXELS as MAX_PIXELS
+from fir_tf.images.file import TRAINING_MAX_BYTES as MAX_BYTES
+from fir_tf.images.file import TRAINING_MAX_PIXELS as MAX_PIXELS
 
 # Where GIF stands among the formats other than JPEG.
 _GIF = 1
