@@ -17,6 +17,7 @@ import unicodedata
 from pathlib import Path
 
 import PIL
+import tensorflow as tf
 
 from fir_tf.datasets import parallel
 from fir_tf.datasets.catalogue import CONSUMER, SHOP
@@ -24,7 +25,8 @@ from fir_tf.datasets.command_line import Parser, add_source, load_source
 from fir_tf.datasets.findings import BAD_SHARE_MAX
 from fir_tf.errors import FirError
 from fir_tf.files import replacing, write_json
-from fir_tf.images.file import UnreadableImageError, is_srgb, opened, read, to_rgb
+from fir_tf.images.file import UnreadableImageError, opened, read
+from fir_tf.images.picture import see_or_convert
 
 TABLE, UNREADABLE, SETTINGS, JOURNAL, IMAGES = (
     "catalogue.csv",
@@ -47,7 +49,7 @@ COLUMNS = (
 )
 
 # Raised whenever the pixels or the names change, so that an old copy is not gone on with.
-VERSION = 1
+VERSION = 2
 _SHOWN = 10
 
 
@@ -78,10 +80,10 @@ def copy_names(paths):
 
 
 def convert(contents, max_side, quality):
-    """Makes the training copy of one image.
+    """Makes the training copy of one image: the picture that training sees in the original.
 
-    A JPEG that is upright, RGB, sRGB and small enough already is passed on as it is: encoding it
-    again would only lose detail.
+    A JPEG that is upright, of three colours and small enough already is passed on as it is:
+    encoding it again would only lose detail.
 
     Args:
         contents: bytes, the image file.
@@ -94,15 +96,20 @@ def convert(contents, max_side, quality):
     Raises:
         UnreadableImageError: if it cannot be decoded whole.
     """
-    with opened(contents) as (image, header):
-        plain = header.single and header.mode == "RGB" and header.orientation == 1
-        if plain and max(image.size) <= max_side and is_srgb(image):
-            image.load()
-            return contents, *image.size
-        picture = to_rgb(image, header.orientation, max_side)
-        buffer = io.BytesIO()
-        picture.save(buffer, "JPEG", quality=quality, subsampling="4:2:0", optimize=True)
-        return buffer.getvalue(), *picture.size
+    picture, fault = see_or_convert(contents, max_side)
+    sides = (picture.width, picture.height)
+    if not fault and picture.orientation == 1 and max(sides) <= max_side and _is_plain(contents):
+        return contents, *sides
+    buffer = io.BytesIO()
+    picture.image.save(buffer, "JPEG", quality=quality, subsampling="4:2:0", optimize=True)
+    return buffer.getvalue(), *picture.image.size
+
+
+def _is_plain(contents):
+    """Returns whether a file is one RGB JPEG and nothing else."""
+    with contextlib.suppress(UnreadableImageError), opened(contents) as (_, header):
+        return header.single and header.mode == "RGB"
+    return False
 
 
 def _sha256(contents):
@@ -160,8 +167,9 @@ def prepare(catalogue, out, *, max_side=512, quality=92, workers=0):
     """Makes a training copy of a catalogue's images and the table that describes it.
 
     A run that was killed goes on: images whose source and copy have the recorded checksums are
-    passed over. The bytes of the copy depend on the sources, `max_side`, `quality` and the version
-    of Pillow alone. Files below `<out>/images` that are not in the table are removed.
+    passed over. The bytes of the copy depend on the sources, `max_side`, `quality` and the versions
+    of TensorFlow and Pillow alone. Files below `<out>/images` that are not in the table are
+    removed.
 
     Args:
         catalogue: Catalogue.
@@ -193,6 +201,7 @@ def prepare(catalogue, out, *, max_side=512, quality=92, workers=0):
         "max_side": max_side,
         "quality": quality,
         "pillow": PIL.__version__,
+        "tensorflow": tf.__version__,
     }
     try:
         _claim(out, settings)
@@ -228,7 +237,7 @@ def _claim(out, settings):
             "something else. Choose another folder"
         ) from error
     changed = [name for name in settings if found.get(name) != settings[name]]
-    if changed == ["pillow"]:
+    if changed and set(changed) <= {"pillow", "tensorflow"}:
         # Another version may give other bytes: everything is made again.
         (out / JOURNAL).unlink(missing_ok=True)
         write_json(out / SETTINGS, settings)

@@ -6,51 +6,44 @@ the bound holds in evaluation, in the index and inside a C++ server alike.
 
 import tensorflow as tf
 
-from fir_tf.images.file import TRAINING_MAX_BYTES as MAX_BYTES
-from fir_tf.images.file import TRAINING_MAX_PIXELS as MAX_PIXELS
+from fir_tf.images import gif
+from fir_tf.images.binary import read_bytes, unsigned
 
-# Where GIF stands among the formats other than JPEG.
-_GIF = 1
+FORMATS = ("JPEG", "PNG", "GIF", "BMP")
 
-# A GIF of more blocks than this before the end of its first frame is not worth reading.
-_GIF_BLOCKS_MAX = 2**18
+# 64 Mi pixels: a phone's 64-megapixel photo passes. Decoded they take 192 MiB.
+MAX_PIXELS = 64 * 2**20
+MAX_BYTES = 32 * 2**20
 
+# The formats other than JPEG, in the order of `other_format`.
+_PNG, _GIF, _BMP = 0, 1, 2
+_STARTS = (b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM")
 
-def read_bytes(contents, position, count):
-    """Reads bytes of a string as numbers.
-
-    Args:
-        contents: string scalar.
-        position: int32 scalar >= 0.
-        count: int32 scalar or int >= 0.
-
-    Returns:
-        int32 [count], zeros where the string has ended.
-    """
-    position = tf.minimum(position, tf.strings.length(contents))
-    raw = tf.io.decode_raw(tf.strings.substr(contents, position, count), tf.uint8)
-    values = tf.pad(tf.cast(raw, tf.int32), [[0, count - tf.size(raw)]])
-    return tf.ensure_shape(values, [count]) if isinstance(count, int) else values
-
-
-def unsigned(values, little_endian=False):
-    """Joins bytes to a number.
-
-    Args:
-        values: int32 [count], bytes.
-        little_endian: bool, or bool scalar tensor.
-
-    Returns:
-        int64 scalar.
-    """
-    values = tf.cast(values, tf.int64)
-    values = tf.where(little_endian, values, tf.reverse(values, [0]))
-    return tf.reduce_sum(tf.bitwise.left_shift(values, 8 * tf.range(tf.size(values, tf.int64))))
+# A BMP's fields are red, green, blue and, where it has one, alpha, a byte each in this order.
+_BMP_MASKS = (0x00FF0000, 0x0000FF00, 0x000000FF)
+_BMP_ALPHA = 0xFF000000
+_BMP_PLAIN, _BMP_FIELDS = 0, 3
 
 
 def is_jpeg(contents):
     """Returns a bool scalar, whether the string scalar `contents` begins as a JPEG does."""
     return tf.equal(tf.strings.substr(contents, 0, 3), b"\xff\xd8\xff")
+
+
+def is_png(contents):
+    """Returns a bool scalar, whether the string scalar `contents` begins as a PNG does."""
+    return tf.equal(tf.strings.substr(contents, 0, 8), _STARTS[_PNG])
+
+
+def is_known(contents):
+    """Returns a bool scalar, whether the string scalar begins as JPEG, PNG, GIF or BMP do."""
+    return is_jpeg(contents) | (other_format(contents) < len(_STARTS))
+
+
+def other_format(contents):
+    """Returns an int32 scalar: 0 if the file is a PNG, 1 GIF, 2 BMP, 3 none of these."""
+    found = [tf.equal(tf.strings.substr(contents, 0, len(start)), start) for start in _STARTS]
+    return tf.argmax(tf.stack([*found, True]), output_type=tf.int32)
 
 
 def dimensions(contents):
@@ -60,8 +53,9 @@ def dimensions(contents):
         contents: string scalar, a JPEG, PNG, GIF or BMP file.
 
     Returns:
-        int64 [2]: height and width in pixels; zeros for another format and for a BMP other than
-        of 24 or 32 bits a pixel (TensorFlow decodes palette indices as brightness).
+        int64 [2]: height and width in pixels; zeros for another format, for a GIF without a frame
+        and for a BMP that TensorFlow would misread: other than 24 or 32 bits a pixel (palette
+        indices become brightness), compressed, with fields in another order, or of OS/2's kind.
 
     Raises:
         tf.errors.InvalidArgumentError: when run, for a JPEG without a readable header.
@@ -69,13 +63,8 @@ def dimensions(contents):
     return tf.cond(
         is_jpeg(contents),
         lambda: tf.image.extract_jpeg_shape(contents, tf.int64)[:2],
-        lambda: _other_dimensions(contents),
+        lambda: _other_dimensions(_without_animation(contents)),
     )
-
-
-def is_known(contents):
-    """Returns a bool scalar, whether the string scalar begins as JPEG, PNG, GIF or BMP do."""
-    return is_jpeg(contents) | tf.reduce_any(_other_formats(contents))
 
 
 def decodable(contents):
@@ -85,21 +74,17 @@ def decodable(contents):
         contents: string scalar.
 
     Returns:
-        string scalar: `contents`; of a GIF what is needed for its first frame, because the
-        decoder unpacks every frame before it returns the first. Empty, which no decoder takes,
-        if the format is unknown or there are more than MAX_PIXELS pixels or MAX_BYTES bytes.
+        string scalar: `contents`; of a GIF its first frame alone, see `gif.first_frame`. Empty,
+        which no decoder takes, if the format is unknown or there are more than MAX_PIXELS pixels
+        or MAX_BYTES bytes.
 
     Raises:
         tf.errors.InvalidArgumentError: when run, for a JPEG without a readable header.
     """
 
     def other():
-        kept = tf.cond(
-            _other_formats(contents)[_GIF],
-            lambda: tf.strings.substr(contents, 0, _gif_first_frame(contents)[0]) + b";",
-            lambda: tf.identity(contents),
-        )
-        return tf.where(_is_bounded(_other_dimensions(contents)), kept, "")
+        kept = _without_animation(contents)
+        return tf.where(_is_bounded(_other_dimensions(kept)), kept, "")
 
     def jpeg():
         sides = tf.image.extract_jpeg_shape(contents, tf.int64)[:2]
@@ -110,11 +95,23 @@ def decodable(contents):
     return tf.where(tf.strings.length(contents) <= MAX_BYTES, passed, "")
 
 
-def _other_formats(contents):
-    """Returns bool [3]: whether the file begins as PNG, GIF, BMP do."""
-    starts = (b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM")
-    return tf.stack(
-        [tf.equal(tf.strings.substr(contents, 0, len(start)), start) for start in starts]
+def bmp_has_alpha(contents):
+    """Returns a bool scalar: whether the BMP `contents` (string scalar) says what is transparent.
+
+    Without fields the fourth byte of a pixel means nothing and is 0 more often than not.
+    """
+    return (
+        (_number(contents, 14) >= 56)
+        & (_number(contents, 30) == _BMP_FIELDS)
+        & (_number(contents, 66) == _BMP_ALPHA)
+    )
+
+
+def _without_animation(contents):
+    return tf.cond(
+        tf.equal(other_format(contents), _GIF),
+        lambda: gif.first_frame(contents),
+        lambda: tf.identity(contents),
     )
 
 
@@ -125,66 +122,37 @@ def _is_bounded(sides):
     return (pixels > 0) & (pixels <= MAX_PIXELS)
 
 
+def _number(contents, position):
+    """The 4 bytes from int `position` on, the lowest first, as an int64 scalar."""
+    return unsigned(read_bytes(contents, position, 4), True)
+
+
 def _other_dimensions(contents):
+    """`dimensions` of what is no JPEG; of a GIF the first frame alone is given."""
+
     def png():
         head = read_bytes(contents, 16, 8)
         return tf.stack([unsigned(head[4:]), unsigned(head[:4])])
 
-    def gif():
-        # The decoder makes room for the frame or for the screen, whichever is larger.
-        screen, frame = read_bytes(contents, 6, 4), _gif_first_frame(contents)[1]
-        sides = [
-            tf.maximum(unsigned(screen[a : a + 2], True), unsigned(frame[a : a + 2], True))
-            for a in (2, 0)
-        ]
-        return tf.stack(sides)
-
     def bmp():
-        head = read_bytes(contents, 18, 12)
-        sides = tf.stack([unsigned(head[4:8], True), unsigned(head[:4], True)])
+        sides = tf.stack([_number(contents, 22), _number(contents, 18)])
         # A negative height stands for rows from top to bottom.
         sides = tf.where(sides >= 2**31, 2**32 - sides, sides)
-        bits = unsigned(head[10:12], True)
-        return tf.where((bits == 24) | (bits == 32), sides, 0)
+        return tf.where(_is_plain_bmp(contents), sides, 0)
 
     none = tf.zeros([2], tf.int64)
-    kind = tf.argmax(tf.concat([_other_formats(contents), [True]], 0), output_type=tf.int32)
-    return tf.switch_case(kind, [png, gif, bmp, lambda: none])
+    return tf.switch_case(
+        other_format(contents),
+        [png, lambda: tf.cast(gif.canvas(contents)[1], tf.int64), bmp, lambda: none],
+    )
 
 
-def _gif_first_frame(contents):
-    """Returns (int32 scalar, where the first frame's data ends; int32 [4], its size's bytes)."""
-    flags = read_bytes(contents, 10, 1)[0]
-    length = tf.strings.length(contents)
-    start = 13 + _colour_table(flags)
-
-    def skip_sub_blocks(position):
-        """The position behind a chain of sub-blocks, each led by its length, 0 at the end."""
-
-        def advance(position, _):
-            size = read_bytes(contents, position, 1)[0]
-            return position + 1 + size, (size > 0) & (position < length)
-
-        return tf.while_loop(
-            lambda _, more: more,
-            advance,
-            (position, tf.constant(True)),
-            maximum_iterations=_GIF_BLOCKS_MAX,
-        )[0]
-
-    # Extensions (comments, delays) stand before the frame.
-    start = tf.while_loop(
-        lambda position: tf.equal(read_bytes(contents, position, 1)[0], 0x21),
-        lambda position: (skip_sub_blocks(position + 2),),
-        (start,),
-        maximum_iterations=_GIF_BLOCKS_MAX,
-    )[0]
-    descriptor = read_bytes(contents, start, 10)
-    data = start + 10 + _colour_table(descriptor[9]) + 1
-    return tf.minimum(skip_sub_blocks(data), length), descriptor[5:9]
-
-
-def _colour_table(flags):
-    """The bytes of the colour table that a GIF's flags announce."""
-    size = 3 * tf.bitwise.left_shift(2, tf.bitwise.bitwise_and(flags, 7))
-    return tf.where(flags >= 128, size, 0)
+def _is_plain_bmp(contents):
+    bits = unsigned(read_bytes(contents, 28, 2), True)
+    packing = _number(contents, 30)
+    masks = [
+        tf.equal(_number(contents, 54 + 4 * place), mask) for place, mask in enumerate(_BMP_MASKS)
+    ]
+    in_fields = tf.equal(bits, 32) & tf.equal(packing, _BMP_FIELDS) & tf.reduce_all(masks)
+    in_bytes = (tf.equal(bits, 24) | tf.equal(bits, 32)) & tf.equal(packing, _BMP_PLAIN)
+    return (_number(contents, 14) >= 40) & (in_bytes | in_fields)
