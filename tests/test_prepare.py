@@ -102,9 +102,13 @@ def test_modes_become_rgb(mode):
     assert_close(converted(encoded(image, form)), image.convert("RGB"), 30 if mode in "1P" else 6)
 
 
-def test_colours_follow_the_embedded_profile():
-    swapped = np.asarray(picture(9))[..., [1, 0, 2]]
-    assert_close(converted(swapped_primaries(9)), swapped)
+def test_colours_follow_the_embedded_profile_where_training_has_none():
+    """A format that training reads keeps the colours it sees; others become sRGB."""
+    photo = swapped_primaries(9)
+    assert_close(converted(photo), picture(9))
+    with Image.open(io.BytesIO(photo)) as image:
+        other = encoded(image, "TIFF", icc_profile=image.info["icc_profile"])
+    assert_close(converted(other), np.asarray(picture(9))[..., [1, 0, 2]])
 
 
 def test_a_transparent_palette_is_put_on_white():
