@@ -133,6 +133,8 @@ def jpegs():
     yield "MPO", encoded(PHOTO, "MPO", quality=95, append_images=[PHOTO], save_all=True), RGB
     yield "something behind", plain + b"\xff\xd8 and a film" * 99, RGB
     yield "one row", encoded(PHOTO.crop((0, 9, 40, 10)), "JPEG", quality=98), RGB[9:10]
+    long = PHOTO.resize((4000, 3), Image.BICUBIC)
+    yield "long and thin", encoded(long, "JPEG", quality=98, subsampling=0), np.asarray(long)
     yield "one column", encoded(PHOTO.crop((7, 0, 8, 32)), "JPEG", quality=98), RGB[:, 7:8]
     yield "swapped profile", swapped_primaries(1), np.asarray(picture(1))
 
@@ -518,7 +520,7 @@ def test_a_bad_image_leaves_its_neighbours_alone(served):
 @pytest.mark.parametrize("name", SEEN)
 def test_the_prepared_copy_is_the_same_picture(name):
     contents, expected = SEEN[name]
-    copy, width, height = convert(contents, 512, 95)
+    copy, width, height = convert(contents, 4096, 95)
     found = np.asarray(Image.open(io.BytesIO(copy)).convert("RGB"))
     assert found.shape == expected.shape == (height, width, 3)
     assert difference(resized(found), resized(expected)) < 12

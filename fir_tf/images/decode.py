@@ -97,8 +97,10 @@ def decode(
 def _jpeg_window(contents, window, ratio):
     # Edges go to the nearest pixel of the smaller image.
     edges = (tf.stack([window[:2], window[:2] + window[2:]]) + ratio // 2) // ratio
+    # A long and thin photo keeps a pixel of its short side.
+    sides = tf.maximum(edges[1] - edges[0], 1)
     return tf.io.decode_and_crop_jpeg(
-        contents, tf.concat([edges[0], edges[1] - edges[0]], axis=0), channels=3, ratio=ratio
+        contents, tf.concat([edges[0], sides], axis=0), channels=3, ratio=ratio
     )
 
 
