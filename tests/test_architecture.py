@@ -8,7 +8,18 @@ import keras
 import fir_tf
 
 # Each package may import those before it and itself.
-ORDER = ("base", "datasets", "input", "models", "losses", "retrieval", "training", "serving", "cli")
+ORDER = (
+    "base",
+    "images",
+    "datasets",
+    "input",
+    "models",
+    "losses",
+    "retrieval",
+    "training",
+    "serving",
+    "cli",
+)
 # The exceptions to the order: a stage that must not be reached although it comes before.
 FORBIDDEN = {("serving", "training"), ("serving", "losses"), ("retrieval", "losses")}
 

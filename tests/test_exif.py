@@ -9,9 +9,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from fir_tf.input import header
-from fir_tf.input.exif import orientation, upright
-from fir_tf.input.images import guarded
+from fir_tf.images import header
+from fir_tf.images.decode import guarded
+from fir_tf.images.exif import orientation, upright
 
 ORIENTATIONS = range(1, 9)
 

@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 from fir_tf.config import Config
 from fir_tf.datasets import load
 from fir_tf.errors import FirError
+from fir_tf.images.decode import decode, fit, guarded_rows, halvings, preprocess
 from fir_tf.input import batches
 from fir_tf.input.augment import (
     DRAWS,
@@ -27,7 +28,6 @@ from fir_tf.input.augment import (
     window,
 )
 from fir_tf.input.batches import ordered_batches, training_batches
-from fir_tf.input.images import decode, fit, guarded_rows, halvings, preprocess
 from fir_tf.input.plans import make_plan
 
 

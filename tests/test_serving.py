@@ -196,7 +196,7 @@ def test_pixels_give_what_their_file_gives(signatures, run):
     from_bytes = signatures["embed"](image_bytes=tf.constant([png]))["embedding"].numpy()
     from_uint8 = signatures["embed_pixels_uint8"](pixels=pixels[None])["embedding"].numpy()
     np.testing.assert_array_equal(from_uint8, from_bytes)
-    from fir_tf.input.images import fit
+    from fir_tf.images.decode import fit
 
     fitted = fit(pixels, SIZE, Config.load(run / "config.json").resize)
     from_float = signatures["embed_pixels"](pixels=tf.stack([fitted, fitted * float("nan")]))

@@ -1,14 +1,15 @@
 """`python -m fir_tf.datasets COMMAND`: what can be done to a data set from the shell."""
 
+import importlib
+import os
 import sys
 
-from fir_tf.datasets import boutique, check, prepare
 from fir_tf.shell import run_command
 
 COMMANDS = {
-    "boutique": (boutique.main, "render a small data set of garments to try things on"),
-    "check": (check.main, "read every image and say what is wrong with files and labels"),
-    "prepare": (prepare.main, "make a training copy: upright RGB JPEGs of a bounded size"),
+    "boutique": "render a small data set of garments to try things on",
+    "check": "read every image and say what is wrong with files and labels",
+    "prepare": "make a training copy: upright RGB JPEGs of a bounded size",
 }
 
 
@@ -16,7 +17,7 @@ def main(argv=None):
     """Runs one command; returns the exit status."""
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] not in COMMANDS:
-        lines = "\n".join(f"  {name:12s}{text}" for name, (_, text) in COMMANDS.items())
+        lines = "\n".join(f"  {name:12s}{text}" for name, text in COMMANDS.items())
         wanted = not argv or argv[0] in ("-h", "--help")
         print(
             f"usage: python -m fir_tf.datasets COMMAND [options]\n\ncommands:\n{lines}\n\n"
@@ -24,8 +25,17 @@ def main(argv=None):
             file=sys.stdout if wanted else sys.stderr,
         )
         return 0 if argv and wanted else 2
-    return run_command(lambda: COMMANDS[argv[0]][0](argv[1:]))
+
+    def run():
+        # Imported here: rendering needs no TensorFlow.
+        return importlib.import_module(f"fir_tf.datasets.{argv[0]}").main(argv[1:])
+
+    return run_command(run)
 
 
 if __name__ == "__main__":
+    # The decoder says of each bad image what the report says anyway; and it needs no GPU, which
+    # may be somebody else's. Workers inherit both.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     sys.exit(main())

@@ -1,6 +1,7 @@
 """`python -m fir_tf.datasets check`: reads every image of a data set and says what is wrong."""
 
 import argparse
+import contextlib
 import dataclasses
 import hashlib
 
@@ -10,17 +11,10 @@ import pandas as pd
 from fir_tf.datasets import near_duplicates, parallel
 from fir_tf.datasets.command_line import Parser, add_source, load_source
 from fir_tf.datasets.findings import HELD_OUT, Example, Finding, label_findings, plural
-from fir_tf.datasets.image_file import (
-    TRAINING_FORMATS,
-    TRAINING_MAX_BYTES,
-    TRAINING_MAX_PIXELS,
-    UnreadableImageError,
-    has_transparency,
-    opened,
-    read,
-    to_rgb,
-)
 from fir_tf.datasets.report import Report, write_report
+from fir_tf.images.file import UnreadableImageError, has_transparency, opened, read
+from fir_tf.images.header import FORMATS, MAX_BYTES, MAX_PIXELS
+from fir_tf.images.picture import see_or_convert
 
 EXIT_CLEAN, EXIT_FAILED, EXIT_FOUND = 0, 1, 2
 
@@ -60,21 +54,20 @@ _KINDS = {
         "error",
         "image is larger than training takes",
         "images are larger than training takes",
-        f"The bounds are {TRAINING_MAX_PIXELS:,} pixels and {TRAINING_MAX_BYTES:,} bytes. "
+        f"The bounds are {MAX_PIXELS:,} pixels and {MAX_BYTES:,} bytes. "
         "`prepare` makes smaller copies.",
     ),
     "format": (
         "error",
         "image has a format that training cannot read",
         "images have a format that training cannot read",
-        f"Training reads {', '.join(TRAINING_FORMATS)} (BMP of 24 or 32 bits). `prepare` makes "
-        "JPEG copies.",
+        f"Training reads {', '.join(FORMATS)} (BMP of 24 or 32 bits). `prepare` makes JPEG copies.",
     ),
     "rotated": (
         "warning",
         "photo is stored turned and upright only by its EXIF orientation",
         "photos are stored turned and upright only by their EXIF orientation",
-        "Programs differ in whether they obey it. `prepare` turns the pixels.",
+        "Training and search turn it; other programs differ. `prepare` turns the pixels.",
     ),
     "animated": (
         "warning",
@@ -86,13 +79,8 @@ _KINDS = {
         "warning",
         "image has CMYK colours",
         "images have CMYK colours",
-        "Training guesses the colours. `prepare` converts them by the embedded profile.",
-    ),
-    "transparent": (
-        "warning",
-        "image has transparent parts",
-        "images have transparent parts",
-        "Training sees whatever colour lies behind them. `prepare` puts them on white.",
+        "Training and search convert the colours without their profile. Save them as sRGB if they "
+        "look wrong here.",
     ),
     "small": (
         "warning",
@@ -111,6 +99,12 @@ _KINDS = {
         "image has 16 bits a channel",
         "images have 16 bits a channel",
         "Training uses the upper 8.",
+    ),
+    "transparent": (
+        "note",
+        "image has transparent parts",
+        "images have transparent parts",
+        "Training and search see them on white, as they are shown here.",
     ),
     "grayscale": ("note", "image has no colour", "images have no colour", ""),
 }
@@ -149,40 +143,47 @@ def inspect(task):
     try:
         contents = read(path)
         digest = hashlib.sha256(contents).digest()[:16]
-        with opened(contents) as (image, header):
-            # Reading the palette or the frames changes what the image says of itself.
-            see_through = has_transparency(image) if image.has_transparency_data else False
-            small = to_rgb(image, header.orientation, _LOOK)
-            kinds = _kinds(header, contents, see_through, small)
-            detail = f"{header.format} {header.mode} {header.width} x {header.height}"
-            found = near_duplicates.fingerprint(small) if wanted else (None, None)
-            return Inspection(kinds, detail, digest, *found)
+        picture, fault = see_or_convert(contents, _LOOK)
     except UnreadableImageError as error:
         return Inspection((error.kind,), error.reason, digest, None, None)
+    hints, form = _hints(contents)
+    kinds = tuple(name for name in _KINDS if name in {fault, *_kinds(picture), *hints})
+    detail = f"{form} {picture.width} x {picture.height}".strip()
+    found = near_duplicates.fingerprint(picture.image) if wanted else (None, None)
+    return Inspection(kinds, detail, digest, *found)
 
 
-def _kinds(header, contents, see_through, small):
-    sides = (header.width, header.height)
-    wrong_bmp = header.bmp_kind is not None and (
-        header.bmp_kind[0] not in (24, 32) or header.bmp_kind[1] not in (0, 3)
-    )
-    too_large = (
-        header.width * header.height > TRAINING_MAX_PIXELS or len(contents) > TRAINING_MAX_BYTES
-    )
-    pixels = np.asarray(small).astype(np.int16)
+def _kinds(picture):
+    """What the pixels tell: a list of keys of `_KINDS`."""
+    sides = (picture.width, picture.height)
+    spread = np.ptp(np.asarray(picture.image).astype(np.int16), axis=2)
     holds = {
-        "too_large": too_large,
-        "format": header.format not in TRAINING_FORMATS or wrong_bmp,
-        "rotated": header.orientation != 1,
-        "animated": header.animated,
-        "cmyk": header.mode == "CMYK",
-        "transparent": see_through,
+        "rotated": picture.orientation != 1,
         "small": min(sides) < _SMALL,
         "large": max(sides) > _LARGE,
-        "sixteen_bit": header.sixteen_bit,
-        "grayscale": int(np.ptp(pixels, axis=2).max()) <= _GRAY_STEPS,
+        "grayscale": int(spread.max()) <= _GRAY_STEPS,
     }
-    return tuple(name for name, value in holds.items() if value)
+    return [name for name, value in holds.items() if value]
+
+
+def _hints(contents):
+    """What Pillow says of a file: (a list of keys of `_KINDS`, format and mode).
+
+    Pillow stumbles over some files that training reads; of them only the pixels are known.
+    """
+    hints, form = [], ""
+    with contextlib.suppress(UnreadableImageError), opened(contents) as (image, header):
+        form = f"{header.format} {header.mode}"
+        holds = {
+            "animated": header.animated,
+            "cmyk": header.mode == "CMYK",
+            "sixteen_bit": header.sixteen_bit,
+        }
+        hints += [name for name, value in holds.items() if value]
+        # Last, because it reads the pixels.
+        if has_transparency(image):
+            hints.append("transparent")
+    return hints, form
 
 
 def check(catalogue, near=True, workers=0):

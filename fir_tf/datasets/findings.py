@@ -12,10 +12,11 @@ import zlib
 
 import numpy as np
 
-from fir_tf.datasets.image_file import UnreadableImageError, opened, read
 from fir_tf.datasets.labels import plain
 from fir_tf.datasets.walk import printable
 from fir_tf.errors import FirError
+from fir_tf.images.file import UnreadableImageError, read
+from fir_tf.images.picture import claimed_size
 
 SEVERITIES = ("error", "warning", "note")
 HELD_OUT = ("val", "query", "gallery", "test")
@@ -361,8 +362,7 @@ def _look_at_files(catalogue, seconds):
             break
         try:
             if looked < _HEADERS:
-                with opened(read(files[row])):
-                    pass
+                claimed_size(read(files[row]))
             elif not os.path.getsize(files[row]):
                 bad.append((int(row), "the file has no bytes"))
         except UnreadableImageError as error:

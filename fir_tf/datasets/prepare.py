@@ -17,15 +17,17 @@ import unicodedata
 from pathlib import Path
 
 import PIL
+import tensorflow as tf
 
 from fir_tf.datasets import parallel
 from fir_tf.datasets.catalogue import CONSUMER, SHOP
 from fir_tf.datasets.command_line import Parser, add_source, load_source
 from fir_tf.datasets.findings import BAD_SHARE_MAX
-from fir_tf.datasets.image_file import UnreadableImageError, is_srgb, opened, read, to_rgb
 from fir_tf.datasets.walk import listed
 from fir_tf.errors import FirError
 from fir_tf.files import replacing, write_json
+from fir_tf.images.file import UnreadableImageError, opened, read
+from fir_tf.images.picture import see_or_convert
 
 TABLE, UNREADABLE, SETTINGS, JOURNAL, IMAGES = (
     "catalogue.csv",
@@ -48,7 +50,7 @@ COLUMNS = (
 )
 
 # Raised whenever the pixels or the names change, so that an old copy is not gone on with.
-VERSION = 1
+VERSION = 2
 _SHOWN = 10
 # The largest share of a copy that is removed without being asked to.
 REMOVED_MAX = 0.1
@@ -93,10 +95,10 @@ def _hashed_name(path):
 
 
 def convert(contents, max_side, quality):
-    """Makes the training copy of one image.
+    """Makes the training copy of one image: the picture that training sees in the original.
 
-    A JPEG that is upright, RGB, sRGB and small enough already is passed on as it is: encoding it
-    again would only lose detail.
+    A JPEG that is upright, of three colours and small enough already is passed on as it is:
+    encoding it again would only lose detail.
 
     Args:
         contents: bytes, the image file.
@@ -109,15 +111,20 @@ def convert(contents, max_side, quality):
     Raises:
         UnreadableImageError: if it cannot be decoded whole.
     """
-    with opened(contents) as (image, header):
-        plain = header.single and header.mode == "RGB" and header.orientation == 1
-        if plain and max(image.size) <= max_side and is_srgb(image):
-            image.load()
-            return contents, *image.size
-        picture = to_rgb(image, header.orientation, max_side)
-        buffer = io.BytesIO()
-        picture.save(buffer, "JPEG", quality=quality, subsampling="4:2:0", optimize=True)
-        return buffer.getvalue(), *picture.size
+    picture, fault = see_or_convert(contents, max_side)
+    sides = (picture.width, picture.height)
+    if not fault and picture.orientation == 1 and max(sides) <= max_side and _is_plain(contents):
+        return contents, *sides
+    buffer = io.BytesIO()
+    picture.image.save(buffer, "JPEG", quality=quality, subsampling="4:2:0", optimize=True)
+    return buffer.getvalue(), *picture.image.size
+
+
+def _is_plain(contents):
+    """Returns whether a file is one RGB JPEG and nothing else."""
+    with contextlib.suppress(UnreadableImageError), opened(contents) as (_, header):
+        return header.single and header.mode == "RGB"
+    return False
 
 
 def _sha256(contents):
@@ -179,8 +186,9 @@ def prepare(catalogue, out, *, max_side=512, quality=92, workers=0, remove=False
     """Makes a training copy of a catalogue's images and the table that describes it.
 
     A run that was killed goes on: images whose source and copy have the recorded checksums are
-    passed over. The bytes of the copy depend on the sources, `max_side`, `quality` and the version
-    of Pillow alone. Files below `<out>/images` that are not in the table are removed.
+    passed over. The bytes of the copy depend on the sources, `max_side`, `quality` and the versions
+    of TensorFlow and Pillow alone. Files below `<out>/images` that are not in the table are
+    removed.
 
     Args:
         catalogue: Catalogue.
@@ -215,6 +223,7 @@ def prepare(catalogue, out, *, max_side=512, quality=92, workers=0, remove=False
         "max_side": max_side,
         "quality": quality,
         "pillow": PIL.__version__,
+        "tensorflow": tf.__version__,
     }
     try:
         _claim(out, settings)
@@ -250,7 +259,7 @@ def _claim(out, settings):
             "something else. Choose another folder"
         ) from error
     changed = [name for name in settings if found.get(name) != settings[name]]
-    if changed == ["pillow"]:
+    if changed and set(changed) <= {"pillow", "tensorflow"}:
         # Another version may give other bytes: everything is made again.
         (out / JOURNAL).unlink(missing_ok=True)
         write_json(out / SETTINGS, settings)

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from fir_tf.datasets.findings import SEVERITIES
-from fir_tf.datasets.image_file import UnreadableImageError, opened, read, to_rgb
 from fir_tf.datasets.parallel import cores
 from fir_tf.files import write_json, write_text
+from fir_tf.images.file import UnreadableImageError, read
+from fir_tf.images.picture import see_or_convert
 
 _TEXT_EXAMPLES, _PICTURES, _LISTED = 3, 12, 10_000
 _THUMBNAIL = 144
@@ -257,14 +258,13 @@ def _printable(text):
 
 
 def _thumbnail(path):
-    """Returns a picture as a data URI, upright as a person sees it; "" if it cannot be read."""
+    """Returns a picture as the model sees it as a data URI; "" if it cannot be read."""
     try:
-        with opened(read(path)) as (image, header):
-            small = to_rgb(image, header.orientation, _THUMBNAIL)
-            buffer = io.BytesIO()
-            small.save(buffer, "JPEG", quality=80)
+        picture, _ = see_or_convert(read(path), _THUMBNAIL)
     except UnreadableImageError:
         return ""
+    buffer = io.BytesIO()
+    picture.image.save(buffer, "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 

@@ -4,8 +4,8 @@ import math
 
 import tensorflow as tf
 
-from fir_tf.input.exif import orientation, upright
-from fir_tf.input.images import decode, halvings
+from fir_tf.images.decode import decode, halvings
+from fir_tf.images.exif import orientation, upright
 
 _TRIES = 10
 _LOG_RATIO = math.log(4 / 3)

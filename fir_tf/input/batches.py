@@ -7,8 +7,8 @@ import tensorflow as tf
 from fir_tf.config import Config
 from fir_tf.datasets.catalogue import Catalogue
 from fir_tf.errors import FirError
+from fir_tf.images.decode import decode_and_fit, guarded_rows
 from fir_tf.input.augment import DRAWS, training_view
-from fir_tf.input.images import decode_and_fit, guarded_rows
 from fir_tf.input.plans import Plan
 
 # Images that one call decodes, one after the other; cores share the calls.
@@ -151,7 +151,7 @@ def ordered_batches(
     Args:
         files: their paths. One that is missing or cannot be decoded is not valid.
         image_size: int, side of the images in pixels.
-        resize: "crop", "squash" or "pad", see `fir_tf.input.images.fit`.
+        resize: "crop", "squash" or "pad", see `fir_tf.images.decode.fit`.
         batch_size: int.
 
     Returns:

@@ -48,7 +48,7 @@ def embed(
         embedder: see `make_embedder`.
         catalogue: Catalogue, of at least one row.
         image_size: int, side of the images in pixels.
-        resize: str, how they are fitted, see `fir_tf.input.images.fit`.
+        resize: str, how they are fitted, see `fir_tf.images.decode.fit`.
         batch_size: int.
         label: str, what the progress bar says.
 

@@ -15,8 +15,8 @@ from PIL import Image
 from fir_tf.errors import FirError
 from fir_tf.extras import require
 from fir_tf.files import read_json, without_wildcards
+from fir_tf.images.decode import decode_and_fit, guarded_rows
 from fir_tf.input.batches import ordered_batches
-from fir_tf.input.images import decode_and_fit, guarded_rows
 from fir_tf.retrieval.evaluate import load_model
 from fir_tf.retrieval.rerank import read_whitening, whiten
 from fir_tf.retrieval.views import averaged, networks_at, parse_scales

@@ -20,6 +20,8 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from fir_tf.errors import FirError
 from fir_tf.files import replacing
+from fir_tf.images.file import UnreadableImageError, read
+from fir_tf.images.picture import see
 
 # Okabe and Ito's colours, told apart with any colour vision.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -265,8 +267,8 @@ def contact_sheet(rows, path, title="", tile=(168, 224)):
     Each row is a query (blue frame) and its matches in order. A match of the query's item has a
     green frame and a badge with a check mark, another one a red frame and a badge with a cross,
     so that it can be read without colours; one of which nothing is known has a grey frame. Below
-    stand score and item. Photos keep their shape and are turned as their EXIF orientation says.
-    One that cannot be read becomes a grey tile with its name.
+    stand score and item. Photos keep their shape and are otherwise as the model sees them
+    (`fir_tf.images.picture.see`). One that cannot be read becomes a grey tile with its name.
 
     Args:
         rows: list of SheetRow.
@@ -386,19 +388,11 @@ def _framed(canvas, corner, tile, path, colour):
 
 
 def _photo(path, size):
-    """Returns the photo letterboxed on white, or a grey tile with its name."""
+    """Returns what the model sees, letterboxed on white, or a grey tile with the photo's name."""
     try:
-        with Image.open(path) as image:
-            # JPEGs far larger than the tile are decoded at a fraction of their size.
-            image.draft("RGB", (2 * max(size), 2 * max(size)))
-            image = ImageOps.exif_transpose(image)
-            if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            return ImageOps.pad(image.convert("RGB"), size, Image.Resampling.LANCZOS, "white")
-    # Pillow's decoders raise nearly anything on broken files (SyntaxError, struct.error,
-    # DecompressionBombError); none of it is worth losing the sheet for.
-    except Exception:
+        image = see(read(path), 2 * max(size)).image
+        return ImageOps.pad(image, size, Image.Resampling.LANCZOS, "white")
+    except UnreadableImageError:
         tile = Image.new("RGB", size, UNREADABLE_COLOUR)
         draw = ImageDraw.Draw(tile)
         middle = size[1] // 2

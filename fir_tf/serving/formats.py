@@ -1,6 +1,6 @@
 """The network alone in other runtimes' formats: fitted pixels -> embedding and categories.
 
-Decoding and fitting stay with the caller (`fir_tf.input.images`, or `fir_tf.serving.client` for a
+Decoding and fitting stay with the caller (`fir_tf.images.decode`, or `fir_tf.serving.client` for a
 server), because none of these runtimes has TensorFlow's decoders.
 """
 

@@ -2,8 +2,8 @@
 
 import tensorflow as tf
 
-from fir_tf.input.header import MAX_BYTES, MAX_PIXELS, dimensions, is_known
-from fir_tf.input.images import decode_and_fit, fit, guarded_rows
+from fir_tf.images.decode import decode_and_fit, fit, guarded_rows
+from fir_tf.images.header import MAX_BYTES, MAX_PIXELS, dimensions, is_known
 from fir_tf.keras_versions import tensor_of
 
 # What stands in `error` of a row that is not valid.
@@ -107,7 +107,7 @@ class Servable(tf.Module):
         }
 
     def embed_pixels(self, pixels):
-        """Embeds images that are fitted already (`fir_tf.input.images.fit`).
+        """Embeds images that are fitted already (`fir_tf.images.decode.fit`).
 
         Args:
             pixels: float32 [n, image_size, image_size, 3], RGB in [0, 255].

@@ -11,9 +11,10 @@ import time
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from fir_tf.errors import FirError
+from fir_tf.images.file import UnreadableImageError, read
+from fir_tf.images.picture import see
 from fir_tf.retrieval.engines import Filter
 from fir_tf.retrieval.index import Index
 
@@ -28,8 +29,6 @@ try:
 except ImportError as missing:
     raise FirError("the page needs pip install 'fir_tf[web]'") from missing
 
-# Photos a person takes have up to about 50 million pixels; decoded they are three bytes each.
-_MOST_PIXELS = 64_000_000
 _MOST_RESULTS = 200
 # Links to uploaded photos keep working until this many later uploads, or a restart.
 _LINKS = 1000
@@ -77,12 +76,13 @@ class _Service:
     def upload(self, contents):
         """Embeds a photo; returns the name it can be asked for by."""
         with self._turn:
-            picture = _small(contents)
+            try:
+                picture = _thumbnail(contents)
+            except UnreadableImageError as error:
+                raise _refusal(error) from error
             encoded = self.index.encoder.encode([contents])
         if not encoded.valid[0]:
-            raise HTTPException(
-                415, "This is no photo that can be read: JPEG, PNG, GIF and BMP are."
-            )
+            raise _refusal(UnreadableImageError("unreadable", ""))
         name = secrets.token_urlsafe(12)
         with self._lock:
             self._uploads[name] = _Upload(encoded.embedding[0], picture)
@@ -123,38 +123,22 @@ class _Service:
         if not found:
             raise HTTPException(404, "This image is not in the index.")
         try:
-            with Image.open(self.index.root / found[0][0].path) as image:
-                return _jpeg(image)
-        # Pillow's decoders raise nearly anything on broken files.
-        except Exception as error:
+            return _thumbnail(read(self.index.root / found[0][0].path))
+        except UnreadableImageError as error:
             raise HTTPException(404, "This image's file cannot be read.") from error
 
 
-def _small(contents):
-    """Returns a thumbnail, having refused what is no picture or would take too much memory."""
-    try:
-        with Image.open(io.BytesIO(contents)) as image:
-            if image.width * image.height > _MOST_PIXELS:
-                raise HTTPException(
-                    413,
-                    f"The photo has {image.width} x {image.height} pixels; "
-                    f"{_MOST_PIXELS // 1_000_000} million are the most that are taken.",
-                )
-            return _jpeg(image)
-    except HTTPException:
-        raise
-    except Exception as error:
-        raise HTTPException(
-            415, "This is no photo that can be read: JPEG, PNG, GIF and BMP are."
-        ) from error
+def _refusal(error):
+    """Returns the HTTPException of a photo that cannot be read, an UnreadableImageError."""
+    if error.kind == "too_large":
+        return HTTPException(413, f"The photo is too large: {error.reason}.")
+    return HTTPException(415, "This is no photo that can be read: JPEG, PNG, GIF and BMP are.")
 
 
-def _jpeg(image):
-    image.draft("RGB", (2 * _THUMBNAIL, 2 * _THUMBNAIL))
-    image = ImageOps.exif_transpose(image)
-    image.thumbnail((_THUMBNAIL, _THUMBNAIL))
+def _thumbnail(contents):
+    """Returns a small JPEG of what the model sees in an image file, both bytes."""
     file = io.BytesIO()
-    image.convert("RGB").save(file, "JPEG", quality=85)
+    see(contents, _THUMBNAIL).image.save(file, "JPEG", quality=85)
     return file.getvalue()
 
 

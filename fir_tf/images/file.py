@@ -1,6 +1,7 @@
-"""One image file as it comes from the world: what it is, whether it is whole, its pixels.
+"""One image file as it comes from the world, as Pillow reads it.
 
-Everything is done by Pillow, which reads more formats than training does (JPEG, PNG, GIF and BMP).
+Pillow reads more formats than training does, and says more about a file. What training reads is
+decoded by `fir_tf.images.picture`.
 """
 
 import contextlib
@@ -15,12 +16,6 @@ from PIL import Image, ImageCms
 # The largest image that is unpacked here: a 108-megapixel phone's photos pass.
 MAX_PIXELS = 2**27
 MAX_BYTES = 2**29
-
-# What training, evaluation and serving take (fir_tf/input/header.py). 64 Mi pixels: a phone's
-# 64-megapixel photo passes. Decoded they take 192 MiB.
-TRAINING_FORMATS = ("JPEG", "PNG", "GIF", "BMP")
-TRAINING_MAX_PIXELS = 64 * 2**20
-TRAINING_MAX_BYTES = 32 * 2**20
 
 _ORIENTATION_TAG = 0x0112
 _TURNS = {
@@ -43,7 +38,7 @@ class UnreadableImageError(Exception):
     """An image file that gives no pixels.
 
     Args:
-        kind: str, "missing", "empty", "truncated", "too_large" or "unreadable".
+        kind: str, "missing", "empty", "truncated", "too_large", "format" or "unreadable".
         reason: str, in words.
     """
 
@@ -66,7 +61,6 @@ class Header:
         orientation: int, 1 to 8 (EXIF 2.3, section 4.6.4: Orientation); 1 is upright.
         animated: bool, whether there is more than one frame.
         sixteen_bit: bool, whether a channel has 16 bits.
-        bmp_kind: (bits a pixel, compression) of a BMP, else None.
         single: bool, whether the file is exactly one JPEG.
     """
 
@@ -77,7 +71,6 @@ class Header:
     orientation: int
     animated: bool
     sixteen_bit: bool
-    bmp_kind: tuple
     single: bool
 
 
@@ -146,12 +139,6 @@ def opened(contents):
 
 def _header(image, contents):
     multi = image.format == "MPO"
-    bmp_kind = None
-    if image.format == "BMP" and len(contents) >= 34:
-        bmp_kind = (
-            int.from_bytes(contents[28:30], "little"),
-            int.from_bytes(contents[30:34], "little"),
-        )
     deep = image.mode.startswith(("I", "F")) or (
         image.format == "PNG" and len(contents) > 24 and contents[24] == 16
     )
@@ -163,7 +150,6 @@ def _header(image, contents):
         orientation=_orientation(image),
         animated=not multi and _is_animated(image),
         sixteen_bit=deep,
-        bmp_kind=bmp_kind,
         single=image.format == "JPEG",
     )
 

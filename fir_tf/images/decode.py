@@ -8,8 +8,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from fir_tf.input.exif import orientation, upright
-from fir_tf.input.header import decodable
+from fir_tf.images import gif, png
+from fir_tf.images.exif import orientation, upright
+from fir_tf.images.header import bmp_has_alpha, decodable, other_format
 
 # Evaluation resizes the short side to 256 for a centre crop of 224 (PAPER: images).
 CROP_FRACTION = 224 / 256
@@ -57,40 +58,94 @@ def decode(
         window measured in these pixels. Where the window's sides cannot be halved evenly, `extent`
         is up to half a pixel more or less than the shape of `pixels`.
 
-    The EXIF orientation is left to the caller (`fir_tf.input.exif`): turning the fitted image is
-    cheaper than turning the decoded one.
+    What is transparent is seen on white, the ground of most catalogue photos. Colour profiles and
+    gamma are not applied. The EXIF orientation is left to the caller (`fir_tf.images.exif`):
+    turning the fitted image is cheaper than turning the decoded one.
     """
     contents = decodable(contents)
 
     def from_jpeg():
         shape = tf.io.extract_jpeg_shape(contents)
         window, count = choose(shape[0], shape[1])
-
-        def at(ratio):
-            # Edges go to the nearest pixel of the smaller image.
-            edges = (tf.stack([window[:2], window[:2] + window[2:]]) + ratio // 2) // ratio
-            return tf.io.decode_and_crop_jpeg(
-                contents,
-                tf.concat([edges[0], edges[1] - edges[0]], axis=0),
-                channels=3,
-                ratio=ratio,
-            )
-
-        ratios = [2**power for power in range(_HALVINGS_MAX + 1)]
-        pixels = tf.switch_case(count, [lambda ratio=ratio: at(ratio) for ratio in ratios])
+        # A window's decoder does not notice that a file is cut off below it. A file that ends as
+        # it should is not; of others (something may follow the photo) the whole is decoded too.
+        ends = tf.equal(tf.strings.substr(contents, -2, 2), b"\xff\xd9")
+        whole = tf.reduce_all(tf.equal(window, tf.concat([[0, 0], shape[:2]], axis=0)))
+        steps = range(_HALVINGS_MAX + 1)
+        pixels = tf.switch_case(
+            count + tf.where(ends | whole, 0, len(steps)),
+            [
+                lambda step=step, file=file: _jpeg_window(file(), window, 2**step)
+                for file in (lambda: contents, lambda: _whole_jpeg(contents))
+                for step in steps
+            ],
+        )
         return pixels, tf.cast(window[2:], tf.float32) / tf.cast(2**count, tf.float32)
 
     def from_other():
-        pixels = tf.io.decode_image(contents, channels=3, expand_animations=False)
-        pixels.set_shape([None, None, 3])
+        pixels = _other_pixels(contents)
         shape = tf.shape(pixels)
         window, _ = choose(shape[0], shape[1])
         top, left, height, width = tf.unstack(window)
         cut = pixels[top : top + height, left : left + width]
-        return cut, tf.cast(window[2:], tf.float32)
+        return _on_white(cut), tf.cast(window[2:], tf.float32)
 
     pixels, extent = tf.cond(tf.io.is_jpeg(contents), from_jpeg, from_other)
     return tf.ensure_shape(pixels, [None, None, 3]), extent
+
+
+def _jpeg_window(contents, window, ratio):
+    # Edges go to the nearest pixel of the smaller image.
+    edges = (tf.stack([window[:2], window[:2] + window[2:]]) + ratio // 2) // ratio
+    # A long and thin photo keeps a pixel of its short side.
+    sides = tf.maximum(edges[1] - edges[0], 1)
+    return tf.io.decode_and_crop_jpeg(
+        contents, tf.concat([edges[0], sides], axis=0), channels=3, ratio=ratio
+    )
+
+
+def _whole_jpeg(contents):
+    """Passes a JPEG on if all of it can be decoded."""
+    pixels = tf.io.decode_jpeg(contents, channels=3, ratio=8)
+    # Always 0, but TensorFlow does not know: it leaves out what no value depends on.
+    start = tf.cast(pixels[0, 0, 0], tf.int32) // 256
+    return tf.strings.substr(contents, start, tf.strings.length(contents))
+
+
+def _other_pixels(contents):
+    """Decodes what is no JPEG to uint8 [height, width, 3 or 4]."""
+
+    def decoded(has_alpha, decoder):
+        return tf.cond(
+            has_alpha(contents),
+            lambda: decoder(contents, channels=4),
+            lambda: decoder(contents, channels=3),
+        )
+
+    pixels = tf.switch_case(
+        other_format(contents),
+        [
+            lambda: decoded(png.has_alpha, tf.io.decode_png),
+            lambda: gif.decode_frame(contents),
+            lambda: decoded(bmp_has_alpha, tf.io.decode_bmp),
+            # Refused, with the decoder's words.
+            lambda: tf.io.decode_png(contents, channels=3),
+        ],
+    )
+    return tf.ensure_shape(pixels, [None, None, None])
+
+
+def _on_white(pixels):
+    """uint8 [height, width, 3 or 4] -> [height, width, 3]."""
+
+    def blended():
+        alpha = tf.cast(pixels[..., 3:], tf.float32) * (1 / 255)
+        colour = tf.cast(pixels[..., :3], tf.float32)
+        return tf.cast(255.5 + (colour - 255.0) * alpha, tf.uint8)
+
+    return tf.cond(
+        tf.reduce_any(pixels[..., 3:] < 255), blended, lambda: tf.identity(pixels[..., :3])
+    )
 
 
 def fit(
@@ -166,7 +221,7 @@ def _pad(pixels, extent, image_size):
 def decode_and_fit(contents: tf.Tensor, image_size: int, resize: str) -> tf.Tensor:
     """Decodes a file (string scalar), fits it, see `fit`, and turns it upright.
 
-    A file that cannot be decoded, or is too large (`fir_tf.input.header`), is an error.
+    A file that cannot be decoded, or is too large (`fir_tf.images.header`), is an error.
     A JPEG much larger than `image_size` is decoded at reduced size.
     """
 

@@ -5,7 +5,9 @@ Everything here is TensorFlow ops, so the served graph turns a photo as evaluati
 
 import tensorflow as tf
 
-from fir_tf.input.header import is_jpeg, read_bytes, unsigned
+from fir_tf.images import png
+from fir_tf.images.binary import read_bytes, unsigned
+from fir_tf.images.header import is_jpeg, is_png
 
 # Two segments of the largest size.
 _METADATA_BYTES = 2**17
@@ -22,9 +24,9 @@ def orientation(contents):
     """Reads the EXIF orientation of an image file.
 
     Args:
-        contents: string scalar, any bytes. Only a JPEG has an orientation here; its EXIF segment
-            stands before the first segment of image data, as the EXIF standard wants it, and in the
-            first 128 KiB.
+        contents: string scalar, any bytes. A JPEG's EXIF segment stands before the first segment
+            of image data, as the EXIF standard wants it, and in the first 128 KiB. A PNG has it in
+            its eXIf chunk.
 
     Returns:
         int32 scalar, 1 (upright) to 8 (EXIF 2.32, tag 0x0112); 1 where there is none or it
@@ -33,10 +35,14 @@ def orientation(contents):
     # Walking the segments costs as much as decoding a small photo, most of which have no EXIF:
     # a search without regard to segments comes first. `\C` is any byte.
     start = tf.strings.substr(contents, 0, _METADATA_BYTES)
-    return tf.cond(
-        is_jpeg(contents) & tf.strings.regex_full_match(start, r"\C*Exif\x00\x00\C*"),
-        lambda: _of_exif(_exif_segment(contents)),
-        lambda: tf.constant(1),
+    in_jpeg = is_jpeg(contents) & tf.strings.regex_full_match(start, r"\C*Exif\x00\x00\C*")
+    return tf.switch_case(
+        tf.where(in_jpeg, 1, tf.where(is_png(contents), 2, 0)),
+        [
+            lambda: tf.constant(1),
+            lambda: _of_exif(_exif_segment(contents)),
+            lambda: _of_exif(png.exif(contents)),
+        ],
     )
 
 

@@ -1,0 +1,1 @@
+"""Image files -> pixels: the one decoder that everything else sees with."""

@@ -1,0 +1,162 @@
+"""An image file as the model sees it, for what is checked, prepared and shown.
+
+The decoder is the graph's (`fir_tf.images.decode`). What it refuses is refused; Pillow converts
+what training does not read at all, and finds words for what is wrong.
+"""
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from fir_tf.images.decode import decode, halvings
+from fir_tf.images.exif import orientation, upright
+from fir_tf.images.file import UnreadableImageError, opened, to_rgb
+from fir_tf.images.header import FORMATS, MAX_BYTES, MAX_PIXELS, dimensions, is_known
+
+# What may be wrong with a file that `convert` can make another one of.
+CONVERTIBLE = ("format", "too_large")
+
+_CONTENTS = tf.TensorSpec([], tf.string)
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """An image that was read.
+
+    Attributes:
+        image: PIL.Image.Image of mode RGB, upright, what is transparent on white.
+        width: int, pixels, as stored.
+        height: int, pixels, as stored.
+        orientation: int, 1 to 8 (EXIF 2.3, section 4.6.4: Orientation); 1 is upright.
+    """
+
+    image: Image.Image
+    width: int
+    height: int
+    orientation: int
+
+
+def claimed_size(contents):
+    """Reads an image's header as training does.
+
+    Args:
+        contents: bytes, the file.
+
+    Returns:
+        (height, width): ints, pixels, as stored.
+
+    Raises:
+        UnreadableImageError: of kind "empty", "format", "too_large" or "unreadable", if training
+            would not decode the file whatever its data are.
+    """
+    if not contents:
+        raise UnreadableImageError("empty", "the file has no bytes")
+    try:
+        known, sides = _header(contents)
+    except tf.errors.InvalidArgumentError as error:
+        raise _explained(contents) from error
+    height, width = (int(side) for side in sides)
+    if not known:
+        raise UnreadableImageError("format", f"it is none of {', '.join(FORMATS)}")
+    if height * width > MAX_PIXELS or len(contents) > MAX_BYTES:
+        raise UnreadableImageError(
+            "too_large",
+            f"{width} x {height} pixels in {len(contents):,} bytes are more than the "
+            f"{MAX_PIXELS:,} pixels or {MAX_BYTES:,} bytes that are taken",
+        )
+    if not height * width:
+        if contents.startswith(b"BM"):
+            raise UnreadableImageError(
+                "format", "of BMPs only plain ones of 24 or 32 bits a pixel are read"
+            )
+        raise UnreadableImageError("unreadable", "it has no pixels")
+    return height, width
+
+
+def see(contents, max_side=None):
+    """Decodes an image as training, evaluation, the index and serving do.
+
+    Args:
+        contents: bytes, the file.
+        max_side: int, the longest side in pixels; smaller images are not enlarged. None for any.
+
+    Returns:
+        Picture.
+
+    Raises:
+        UnreadableImageError: if they would not decode it.
+    """
+    height, width = claimed_size(contents)
+    try:
+        # Twice the size is kept, so that the last step is a proper filter.
+        pixels, turn = _pixels(contents, 2.0 * (max_side or np.inf))
+    except tf.errors.OpError as error:
+        raise _explained(contents) from error
+    image = Image.fromarray(pixels.numpy())
+    if max_side is not None and max(image.size) > max_side:
+        scale = max_side / max(height, width)
+        sides = (height, width) if turn >= 5 else (width, height)
+        size = tuple(max(1, round(side * scale)) for side in sides)
+        image = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    return Picture(image, width, height, int(turn))
+
+
+def convert(contents, max_side=None):
+    """Reads an image that training does not read; see `see` for the arguments.
+
+    Raises:
+        UnreadableImageError: if it cannot be decoded.
+    """
+    with opened(contents) as (image, header):
+        rgb = to_rgb(image, header.orientation, max_side)
+        return Picture(rgb, header.width, header.height, header.orientation)
+
+
+def see_or_convert(contents, max_side=None):
+    """Reads any image: as training does, or, where that is a matter of its format, by Pillow.
+
+    Args:
+        contents: bytes, the file.
+        max_side: see `see`.
+
+    Returns:
+        (Picture, str: why training does not read it, one of `CONVERTIBLE`, or "" if it does).
+
+    Raises:
+        UnreadableImageError: if it cannot be decoded.
+    """
+    try:
+        return see(contents, max_side), ""
+    except UnreadableImageError as error:
+        if error.kind not in CONVERTIBLE:
+            raise
+        return convert(contents, max_side), error.kind
+
+
+def _explained(contents):
+    """Returns the UnreadableImageError of a file that the graph refuses, in Pillow's words."""
+    try:
+        with opened(contents) as (image, _):
+            image.load()
+    except UnreadableImageError as error:
+        return error
+    return UnreadableImageError("unreadable", "its data are damaged")
+
+
+@tf.function(input_signature=[_CONTENTS])
+def _header(contents):
+    with tf.device("CPU:0"):
+        return is_known(contents), dimensions(contents)
+
+
+@tf.function(input_signature=[_CONTENTS, tf.TensorSpec([], tf.float32)])
+def _pixels(contents, wanted):
+    def choose(height, width):
+        longest = tf.maximum(height, width)
+        return tf.stack([0, 0, height, width]), halvings(longest, wanted)
+
+    with tf.device("CPU:0"):
+        turn = orientation(contents)
+        return upright(decode(contents, choose)[0], turn), turn
