@@ -488,3 +488,18 @@ def test_rand_augment_changes_the_views_and_keeps_their_range(inshop, cheap_view
     assert images.min() >= 0 and images.max() <= 255
     assert np.abs(images - before).mean() > 3
     assert (after["item"].numpy() == catalogue.item[after["row"].numpy()]).all()
+
+
+def test_no_bytes_are_transposed():
+    """oneDNN has no transpose of bytes, and says so on the screen of whoever asks for one."""
+    config = Config(image_size=32, grayscale=0.5, colour_jitter=0.5)
+    contents = tf.TensorSpec([], tf.string)
+    graphs = [
+        tf.function(lambda file: training_view(file, tf.zeros(DRAWS), config)),
+        *(tf.function(lambda file, how=how: preprocess(file, 32, how)) for how in ("crop", "pad")),
+    ]
+    for graph in graphs:
+        definition = graph.get_concrete_function(contents).graph.as_graph_def()
+        nodes = [*definition.node, *(n for f in definition.library.function for n in f.node_def)]
+        types = [node.attr["T"].type for node in nodes if node.op == "Transpose"]
+        assert types and tf.uint8.as_datatype_enum not in types

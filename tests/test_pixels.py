@@ -527,7 +527,9 @@ def test_the_prepared_copy_is_the_same_picture(name):
     assert difference(found, seen(contents)) < 18
     small, width, height = convert(contents, 16, 95)
     assert max(width, height) <= 16
-    assert difference(resized(seen(small)), resized(expected)) < 20
+    # What a long thin image has across itself is gone in one line of pixels.
+    shrunk = Image.fromarray(expected).resize((width, height), Image.Resampling.BOX)
+    assert difference(resized(seen(small)), resized(np.asarray(shrunk))) < 20
 
 
 @pytest.mark.parametrize("name", ["PNG RGBA", "PNG eXIf 6 <", "GIF odd frame, shared table"])

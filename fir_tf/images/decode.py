@@ -20,6 +20,8 @@ CROP_FRACTION = 224 / 256
 # then 44 dB or more; at 1.4 times it is 40 dB (benchmarks/README.md, "Input").
 OVERSAMPLING = 2.0
 _HALVINGS_MAX = 3
+# Pixels of a side of the blocks that a JPEG is made of.
+_BLOCK = 8
 
 
 def halvings(available: tf.Tensor, wanted: float) -> tf.Tensor:
@@ -67,6 +69,8 @@ def decode(
     def from_jpeg():
         shape = tf.io.extract_jpeg_shape(contents)
         window, count = choose(shape[0], shape[1])
+        # Whatever is wanted, a side keeps a block of 8: what fills up a smaller one is no picture.
+        count = tf.minimum(count, halvings(window[2:], _BLOCK))
         # A window's decoder does not notice that a file is cut off below it. A file that ends as
         # it should is not; of others (something may follow the photo) the whole is decoded too.
         ends = tf.equal(tf.strings.substr(contents, -2, 2), b"\xff\xd9")

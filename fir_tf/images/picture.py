@@ -11,8 +11,8 @@ import tensorflow as tf
 from PIL import Image
 
 from fir_tf.images.decode import decode, halvings
-from fir_tf.images.exif import orientation, upright
-from fir_tf.images.file import UnreadableImageError, opened, to_rgb
+from fir_tf.images.exif import orientation
+from fir_tf.images.file import UnreadableImageError, opened, to_rgb, upright
 from fir_tf.images.header import FORMATS, MAX_BYTES, MAX_PIXELS, dimensions, is_known
 
 # What may be wrong with a file that `convert` can make another one of.
@@ -97,10 +97,9 @@ def see(contents, max_side=None):
     image = Image.fromarray(pixels.numpy())
     if max_side is not None and max(image.size) > max_side:
         scale = max_side / max(height, width)
-        sides = (height, width) if turn >= 5 else (width, height)
-        size = tuple(max(1, round(side * scale)) for side in sides)
+        size = tuple(max(1, round(side * scale)) for side in (width, height))
         image = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
-    return Picture(image, width, height, int(turn))
+    return Picture(upright(image, int(turn)), width, height, int(turn))
 
 
 def convert(contents, max_side=None):
@@ -158,5 +157,4 @@ def _pixels(contents, wanted):
         return tf.stack([0, 0, height, width]), halvings(longest, wanted)
 
     with tf.device("CPU:0"):
-        turn = orientation(contents)
-        return upright(decode(contents, choose)[0], turn), turn
+        return decode(contents, choose)[0], orientation(contents)
