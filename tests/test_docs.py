@@ -132,6 +132,7 @@ def help_of(*program):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_flags_of_the_other_programs_are_in_their_help():
     seen = 0
     for page, (_, *words) in python_commands():
@@ -215,6 +216,7 @@ def test_links_lead_somewhere(page):
             assert parts.fragment in anchors(target), f"{page}: {link}"
 
 
+@pytest.mark.slow
 def test_examples_of_how_to_extend_run(tmp_path):
     page = "docs/extend.md"
     found = blocks(page, "python")

@@ -80,6 +80,7 @@ def test_a_file_that_skips_itself_fails_unlisted(run):
     result.stdout.fnmatch_lines(["*test_sun.py was skipped, and page.md does not list it:*"])
 
 
+@pytest.mark.slow
 def test_side_by_side(run):
     """With pytest-xdist the processes that skip are not the one that counts."""
     result = run(("tests/test_moon.py", "and more"), options=("-n2",), whole_file=True)
