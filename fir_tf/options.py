@@ -31,7 +31,9 @@ class EvaluateOptions:
         "", "Folder for metrics.json and the pictures; the run's when not given.", path=True
     )
     sheet_rows: int = option(8, "Queries on the contact sheet.")
-    sheet_matches: int = option(6, "Matches shown for each query.")
+    sheet_matches: int = option(
+        3, "Matches shown for each query; three as in the paper's Figure 2."
+    )
     flip: bool = option(False, "Embed the mean of an image and its mirror image.")
     scales: str = option(
         "1", "Embed the mean over image sizes, such as 1,1.5 times the model's own."

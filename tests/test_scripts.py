@@ -158,7 +158,7 @@ def test_the_three_scripts(benchmark_of, layout):
             assert word in made.evaluated
         with Image.open(made.run / "contact_sheet.png") as picture:
             rows = min(8, len(set(query.values())))
-            assert picture.size == SheetLayout((168, 224), rows, 6, title_lines=1).size
+            assert picture.size == SheetLayout((168, 224), rows, 3, title_lines=1).size
     if layout == "inshop":
         shown = np.loadtxt(made.run / "projector" / "vectors.tsv", delimiter="\t")
         np.testing.assert_allclose(np.linalg.norm(shown, axis=1), 1, atol=1e-4)

@@ -54,6 +54,8 @@ class Checkpoints:
             waited=self.waited,
         )
         self._folder = Path(folder)
+        # TensorFlow makes it with the first checkpoint only.
+        self._folder.mkdir(parents=True, exist_ok=True)
         self._link = contextlib.ExitStack()
         place = self._link.enter_context(without_wildcards(folder))
         self._manager = tf.train.CheckpointManager(self._state, str(place), max_to_keep=_KEPT)
