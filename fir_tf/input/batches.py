@@ -1,6 +1,10 @@
-"""tf.data pipelines: training batches by (seed, step), and whole catalogues in order."""
+"""Training batches by (seed, step), and whole catalogues in order."""
 
-from collections.abc import Sequence
+import collections
+import functools
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import tensorflow as tf
 
@@ -67,6 +71,7 @@ def training_batches(
     shape = (config.image_size, config.image_size, 3)
     rows_per_call = _rows_per_call(batch_size)
 
+    @tf.autograph.experimental.do_not_convert
     def calls(step):
         # Drawn for the whole batch: a share has the numbers of its places in it.
         draws = tf.random.stateless_uniform([plan.size, DRAWS], tf.random.fold_in(base, step))
@@ -75,6 +80,7 @@ def training_batches(
             tuple(tf.reshape(part, [-1, rows_per_call, *part.shape[1:]]) for part in chosen)
         )
 
+    @tf.autograph.experimental.do_not_convert
     def load(rows, draws):
         images, valid = guarded_rows(
             lambda path, draws: training_view(tf.io.read_file(path), draws, config),
@@ -90,7 +96,10 @@ def training_batches(
         }
 
     dataset = tf.data.Dataset.counter(start=start_step).flat_map(calls)
-    dataset = _loaded(dataset, load, batch_size, rows_per_call)
+    dataset = dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    groups = batch_size // rows_per_call
+    if groups > 1:
+        dataset = dataset.batch(groups, drop_remainder=True).map(_joined)
     if config.rand_augment:
         dataset = dataset.map(_rand_augment(config))
     return dataset.prefetch(2)
@@ -111,20 +120,13 @@ def _rows_per_call(batch_size):
     return max(n for n in range(1, min(batch_size, _ROWS_PER_CALL) + 1) if batch_size % n == 0)
 
 
-def _loaded(dataset, load, batch_size, rows_per_call):
-    """Maps groups of rows to batches: `load` on all cores, then as many groups as a batch has."""
-    dataset = dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    calls = batch_size // rows_per_call
-    if calls == 1:
-        return dataset
-
-    def join(groups):
-        return {
-            name: tf.reshape(value, [batch_size, *value.shape[2:]])
-            for name, value in groups.items()
-        }
-
-    return dataset.batch(calls, drop_remainder=True).map(join)
+@tf.autograph.experimental.do_not_convert
+def _joined(groups):
+    """Joins groups of rows, tensors [groups, rows, ...], to a batch."""
+    return {
+        name: tf.reshape(value, [value.shape[0] * value.shape[1], *value.shape[2:]])
+        for name, value in groups.items()
+    }
 
 
 def _rand_augment(config):
@@ -145,7 +147,7 @@ def _rand_augment(config):
 
 def ordered_batches(
     files: Sequence[str], image_size: int, resize: str, batch_size: int
-) -> tuple[tf.data.Dataset, int]:
+) -> tuple[Iterator[dict[str, tf.Tensor]], int]:
     """Returns images in order, preprocessed as in serving.
 
     Args:
@@ -155,14 +157,38 @@ def ordered_batches(
         batch_size: int.
 
     Returns:
-        (tf.data.Dataset, int): dicts of `images` float32 [batch_size, image_size, image_size,
-        3] in [0, 255] and `valid` bool [batch_size], and the number of batches. The last batch
-        is filled with zeros that are not valid, so that the shape is always the same.
+        (iterator, int): dicts of `images` float32 [batch_size, image_size, image_size, 3] in
+        [0, 255] and `valid` bool [batch_size], and the number of batches. The last batch is
+        filled with zeros that are not valid, so that the shape is always the same. The cores
+        decode ahead of the reader.
     """
     batches = -(-len(files) // batch_size)
     padded = [*files, *[""] * (batches * batch_size - len(files))]
-    rows_per_call = _rows_per_call(batch_size)
+    rows = _rows_per_call(batch_size)
+    load = _loader(image_size, resize, rows)
+    starts = range(0, len(padded), rows)
+    calls = _ahead(lambda start: load(tf.constant(padded[start : start + rows])), starts)
 
+    def joined():
+        for _ in range(batches):
+            groups = [next(calls) for _ in range(batch_size // rows)]
+            yield {
+                name: tf.concat([group[name] for group in groups], axis=0)
+                for name in ("images", "valid")
+            }
+
+    return joined(), batches
+
+
+@functools.cache
+def _loader(image_size, resize, rows):
+    """Returns the function from paths, string [rows], to `images` and `valid`.
+
+    A tf.data pipeline would be built anew for each pass over some files, which takes more than
+    two seconds of a processor; a function is built once.
+    """
+
+    @tf.function(input_signature=[tf.TensorSpec([rows], tf.string)], autograph=False)
     def load(paths):
         images, valid = guarded_rows(
             lambda path: decode_and_fit(tf.io.read_file(path), image_size, resize),
@@ -171,12 +197,19 @@ def ordered_batches(
         )
         return {"images": images, "valid": valid}
 
-    dataset = tf.data.Dataset.from_tensor_slices(
-        tf.reshape(tf.constant(padded, tf.string), [-1, rows_per_call])
-    )
-    # tf.data's autotuner sleeps for longer the longer a pass takes, and the end of the pass waits
-    # for it now and then: 7 s after 15. Without it, all cores decode from the start.
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    dataset = _loaded(dataset, load, batch_size, rows_per_call).prefetch(2)
-    return dataset.with_options(options), batches
+    return load
+
+
+def _ahead(function, arguments):
+    """Yields `function` of each argument in order; threads work ahead of the reader."""
+    cores = os.cpu_count() or 1
+    pool, running = ThreadPoolExecutor(cores), collections.deque()
+    try:
+        for argument in arguments:
+            running.append(pool.submit(function, argument))
+            if len(running) > cores + 2:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

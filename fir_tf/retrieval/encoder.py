@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import functools
 import hashlib
 import io
 from collections.abc import Iterator, Sequence
@@ -157,6 +158,7 @@ class Encoder:
         network = tf.function(
             averaged(networks_at(model, config, self._scales), self._flip),
             input_signature=[tf.TensorSpec(shape, tf.float32)],
+            autograph=False,
         )
         categories = categories if "OC" in config.loss_kinds() else []
         self._serve_pixels(network, config.image_size, config.resize, categories)
@@ -174,13 +176,7 @@ class Encoder:
                 "valid": valid,
             }
 
-        def fit(photo):
-            return decode_and_fit(photo, size, resize)
-
-        @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
-        def fitted(photos):
-            return guarded_rows(fit, photos, (size, size, 3))
-
+        fitted = _fitter(size, resize)
         self._serve = lambda photos, guess: forward(*fitted(photos))
         self._forward, self._fitting = forward, (size, resize)
 
@@ -288,6 +284,20 @@ class Encoder:
             )
 
 
+@functools.cache
+def _fitter(size, resize):
+    """Returns the function from files' contents, string [n], to fitted pixels and `valid`."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
+    def fitted(photos):
+        return guarded_rows(
+            lambda photo: decode_and_fit(photo, size, resize), photos, (size, size, 3)
+        )
+
+    return fitted
+
+
+@tf.autograph.experimental.do_not_convert
 def _read_or_empty(path):
     """Returns a file's contents; those of a missing or unreadable one are empty."""
     good = tf.data.Dataset.from_tensors(path).map(tf.io.read_file).ignore_errors()
