@@ -298,6 +298,7 @@ def guarded_rows(
     count = tf.shape(leader)[0]
     nested = tf.nest.is_nested(arguments)
 
+    @tf.autograph.experimental.do_not_convert
     def apply(place, argument):
         return place, function(*argument) if nested else function(argument)
 

@@ -31,7 +31,9 @@ class Embedded:
 
 def make_embedder(model: keras.Model) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
     """Returns the compiled forward pass of `model`, to be used for several catalogues."""
-    return tf.function(lambda images: model(images, training=False), reduce_retracing=True)
+    return tf.function(
+        lambda images: model(images, training=False), reduce_retracing=True, autograph=False
+    )
 
 
 def embed(

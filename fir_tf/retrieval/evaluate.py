@@ -219,6 +219,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     embedder = tf.function(
         averaged(networks_at(model, config, parse_scales(options.scales)), options.flip),
         reduce_retracing=True,
+        autograph=False,
     )
     output = Path(options.output) if options.output else run
     space = None

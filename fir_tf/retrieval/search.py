@@ -200,13 +200,13 @@ def block_sizes(
 
 # The number of rows is left open in both signatures, so each function is traced once in the life
 # of the process and the last, shorter blocks need no padding.
-@tf.function(input_signature=_STATE_SPEC)
+@tf.function(input_signature=_STATE_SPEC, autograph=False)
 def _merge(queries, gallery, best_scores, best_rows, rows):
     scores = tf.matmul(queries, gallery, transpose_b=True)
     return *_merge_scores(scores, best_scores, best_rows, rows), tf.reduce_sum(scores)
 
 
-@tf.function(input_signature=[*_STATE_SPEC, _IDS_SPEC, _IDS_SPEC])
+@tf.function(input_signature=[*_STATE_SPEC, _IDS_SPEC, _IDS_SPEC], autograph=False)
 def _merge_without_self(queries, gallery, best_scores, best_rows, rows, query_ids, gallery_ids):
     scores = tf.matmul(queries, gallery, transpose_b=True)
     total = tf.reduce_sum(scores)

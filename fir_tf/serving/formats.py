@@ -26,7 +26,7 @@ def network_function(network, batch=None):
     """Returns a tf.function, `pixels` float32 [batch, s, s, 3] -> embedding and category."""
     shape = [batch, *network.input_shape[1:]]
 
-    @tf.function(input_signature=[tf.TensorSpec(shape, tf.float32, name="pixels")])
+    @tf.function(input_signature=[tf.TensorSpec(shape, tf.float32, name="pixels")], autograph=False)
     def forward(pixels):
         outputs = network(pixels, training=False)
         return {name: tf.identity(outputs[name], name) for name in ("embedding", "category")}
@@ -123,7 +123,10 @@ def _save_frozen(network, folder):
         network_function(network, batch=1).get_concrete_function()
     )
 
-    @tf.function(input_signature=[tf.TensorSpec([1, *network.input_shape[1:]], name="pixels")])
+    @tf.function(
+        input_signature=[tf.TensorSpec([1, *network.input_shape[1:]], name="pixels")],
+        autograph=False,
+    )
     def forward(pixels):
         # The outputs in the order of their names.
         category, embedding = tf.nest.flatten(frozen(pixels))

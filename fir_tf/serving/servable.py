@@ -52,21 +52,23 @@ class Servable(tf.Module):
         size = self._size
         fitted = tf.TensorSpec([None, size, size, 3], tf.float32, name="pixels")
         decoded = tf.TensorSpec([None, None, None, 3], tf.uint8, name="pixels")
-        embed = tf.function(self.embed, input_signature=[_IMAGES])
+
+        def traced(method, *signature):
+            return tf.function(method, input_signature=signature, autograph=False)
+
+        embed = traced(self.embed, _IMAGES)
         found = {
             "serving_default": embed,
             "embed": embed,
-            "classify": tf.function(self.classify, input_signature=[_IMAGES]),
-            "embed_pixels": tf.function(self.embed_pixels, input_signature=[fitted]),
-            "embed_pixels_uint8": tf.function(self.embed_pixels_uint8, input_signature=[decoded]),
+            "classify": traced(self.classify, _IMAGES),
+            "embed_pixels": traced(self.embed_pixels, fitted),
+            "embed_pixels_uint8": traced(self.embed_pixels_uint8, decoded),
         }
         if self.gallery is not None:
             width = self.gallery.vectors.shape[1]
             vector = tf.TensorSpec([None, width], tf.float32, name="embedding")
-            found["search"] = tf.function(self.search, input_signature=[_IMAGES, _K, _CATEGORY])
-            found["search_embedding"] = tf.function(
-                self.search_embedding, input_signature=[vector, _K, _CATEGORY]
-            )
+            found["search"] = traced(self.search, _IMAGES, _K, _CATEGORY)
+            found["search_embedding"] = traced(self.search_embedding, vector, _K, _CATEGORY)
         return found
 
     def embed(self, image_bytes):

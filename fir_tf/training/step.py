@@ -46,7 +46,8 @@ class TrainStep:
         self._accumulate, self._clip_norm = accumulate, clip_norm
         self._averages, self._momentum = averages, momentum
         self._names = []
-        self._run = tf.function(self._updates)
+        # Nothing here is for AutoGraph, whose conversion takes longer than the tracing itself.
+        self._run = tf.function(self._updates, autograph=False)
 
     def __call__(self, batches, steps):
         """Makes `steps` updates.
@@ -63,11 +64,12 @@ class TrainStep:
         return dict(zip(self._names, tf.unstack(scalars, axis=1), strict=True)), bad
 
     def _updates(self, batches, steps):
-        scalars = tf.TensorArray(tf.float32, steps)
-        bad = tf.TensorArray(tf.int32, steps)
-        for number in tf.range(steps):
+        def body(number, scalars, bad):
             values, rows = self._update(batches)
-            scalars, bad = scalars.write(number, values), bad.write(number, rows)
+            return number + 1, scalars.write(number, values), bad.write(number, rows)
+
+        empty = tf.TensorArray(tf.float32, steps), tf.TensorArray(tf.int32, steps)
+        _, scalars, bad = tf.while_loop(lambda number, *_: number < steps, body, (0, *empty))
         return scalars.stack(), bad.stack()
 
     def _update(self, batches):
