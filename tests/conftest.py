@@ -7,6 +7,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 import pytest
 from PIL import Image
+from shallow import shallow_backbones
 
 # Before a test imports TensorFlow: it sets TensorFlow's environment.
 import fir_tf  # noqa: F401
@@ -56,3 +57,10 @@ def inshop_rows(train_items=8, test_items=4, views=4):
 def inshop(tmp_path):
     """A folder in In-Shop's layout with 12 items of 4 photos."""
     return write_inshop(tmp_path / "inshop", inshop_rows())
+
+
+@pytest.fixture
+def shallow():
+    """Backbones with one block in each stage for the length of a test."""
+    with shallow_backbones():
+        yield

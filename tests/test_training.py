@@ -14,15 +14,20 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import inshop_rows, write_inshop
+from shallow import CODE as SHALLOW
 
 from fir_tf.config import Config
+from fir_tf.datasets import load, load_training
 from fir_tf.errors import FirError
+from fir_tf.input.batches import training_batches
+from fir_tf.input.plans import make_plan
 from fir_tf.losses.objective import Objective
 from fir_tf.models.fir import build_fir, training_model
 from fir_tf.options import EvaluateOptions, ExportOptions
 from fir_tf.retrieval.evaluate import evaluate, load_model
 from fir_tf.serving.export import export
 from fir_tf.training import loop
+from fir_tf.training.checkpoints import Checkpoints
 from fir_tf.training.checks import Health
 from fir_tf.training.log import RunLog, read_history
 from fir_tf.training.optimizer import make_optimizer
@@ -36,6 +41,8 @@ def small_config(inshop, run, **values):
             "data_dir": str(inshop),
             "run": str(run),
             "backbone": "efficientnet_lite0",
+            "weights": "none",
+            "batch_norm": "frozen",
             "image_size": 32,
             "batch_size": 8,
             "images_per_item": 2,
@@ -263,9 +270,10 @@ def assert_same_run(whole, parts):
     assert logs[0] == logs[1] and logs[0]
 
 
-SCRIPT = """
+SCRIPT = f"""
 import os, sys
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+{SHALLOW}
 from fir_tf.config import Config
 from fir_tf.errors import FirError
 from fir_tf.training import checkpoints, loop
@@ -300,6 +308,13 @@ def wait_for_step(run, step, process):
     raise AssertionError(f"step {step} was not reached: {process.communicate()[0][-2000:]}")
 
 
+def ended(process, status):
+    """Waits for a process that is to end with `status`; returns what it printed."""
+    text, _ = process.communicate(timeout=600)
+    assert process.returncode == status, text[-2000:]
+    return text
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     """A data folder, a config with every kind of state, and its uninterrupted run."""
@@ -308,78 +323,67 @@ def uninterrupted(tmp_path_factory):
     config = small_config(
         inshop, root / "run", epochs=3, deterministic=True, ema=0.9, log_every=2, batch_norm="batch"
     )
-    process = start(config)
-    text, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, text[-2000:]
+    ended(start(config), 0)
     return config
 
 
-@pytest.mark.slow
-def test_a_killed_run_equals_an_uninterrupted_one(uninterrupted, tmp_path):
-    """kill -9 at two moments, SIGTERM at a third, each resumed by the same command."""
-    config = dataclasses.replace(uninterrupted, run=str(tmp_path / "parts"))
-    run = tmp_path / "parts"
-    for step, number in ((2, signal.SIGKILL), (5, signal.SIGKILL), (7, signal.SIGTERM)):
-        process = start(config)
-        wait_for_step(run, step, process)
-        process.send_signal(number)
-        text, _ = process.communicate(timeout=300)
-        assert process.returncode == (-9 if number == signal.SIGKILL else 143), text[-2000:]
-    assert "on request; the same command resumes" in text
-    process = start(config)
-    text, _ = process.communicate(timeout=600)
-    assert process.returncode == 0 and "resuming" in text, text[-2000:]
-    assert_same_run(Path(uninterrupted.run), run)
-
-
-@pytest.mark.slow
-def test_a_damaged_checkpoint_is_passed_over(uninterrupted, tmp_path):
-    """A truncated newest checkpoint: the one before it is used, which is said."""
-    run = tmp_path / "parts"
-    config = dataclasses.replace(uninterrupted, run=str(run))
-    process = start(config)
-    wait_for_step(run, 4, process)
-    process.kill()
-    process.wait()
+def newest_data(run):
+    """Returns the newest checkpoint and the file of its values."""
     newest = Path(tf.train.latest_checkpoint(str(run / "checkpoints")))
-    data = newest.with_name(newest.name + ".data-00000-of-00001")
-    data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
-    process = start(config)
-    text, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, text[-2000:]
-    assert f"cannot read the checkpoint {newest}" in text and "resuming" in text
-    assert_same_run(Path(uninterrupted.run), run)
-    for path in (run / "checkpoints").glob("ckpt-*.index"):
-        path.write_bytes(b"")
-    process = start(config)
-    text, _ = process.communicate(timeout=600)
-    assert process.returncode == 1 and "no checkpoint in" in text, text[-2000:]
+    return newest, newest.with_name(newest.name + ".data-00000-of-00001")
 
 
 @pytest.mark.slow
-def test_a_full_disk_keeps_the_checkpoint_before(uninterrupted, tmp_path):
-    """Files may not grow beyond half a checkpoint: a message, and the run goes on later."""
+def test_a_run_that_meets_every_accident_equals_an_uninterrupted_one(uninterrupted, tmp_path):
+    """kill -9, a truncated checkpoint, SIGTERM, kill -9 again, a full disk; one command resumes."""
     run = tmp_path / "parts"
     config = dataclasses.replace(uninterrupted, run=str(run))
     process = start(config)
     wait_for_step(run, 3, process)
     process.kill()
     process.wait()
-    newest = Path(tf.train.latest_checkpoint(str(run / "checkpoints")))
-    limit = newest.with_name(newest.name + ".data-00000-of-00001").stat().st_size // 2
+    # The one before it is used, which is said.
+    newest, data = newest_data(run)
+    data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
+    process = start(config)
+    wait_for_step(run, 5, process)
+    process.send_signal(signal.SIGTERM)
+    text = ended(process, 1)
+    assert f"cannot read the checkpoint {newest}" in text and "resuming" in text
+    assert "on request; the same command resumes" in text
+    process = start(config)
+    wait_for_step(run, 8, process)
+    process.kill()
+    process.wait()
+    # Files may not grow beyond half a checkpoint: a message, and the one before it stays.
+    newest, data = newest_data(run)
+    limit = data.stat().st_size // 2
 
     def small_files():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-    process = start(config, preexec_fn=small_files)
-    text, _ = process.communicate(timeout=600)
-    assert process.returncode == 1 and "cannot write a checkpoint into" in text, text[-2000:]
+    text = ended(start(config, preexec_fn=small_files), 1)
+    assert "cannot write a checkpoint into" in text
     assert f"last whole checkpoint ({newest})" in text
-    process = start(config)
-    text, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, text[-2000:]
+    assert "resuming" in ended(start(config), 0)
     assert_same_run(Path(uninterrupted.run), run)
+
+
+def test_without_a_whole_checkpoint_a_run_says_so(tmp_path):
+    network = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    optimizer = keras.optimizers.Adam()
+    optimizer.build(network.trainable_variables)
+    kept = Checkpoints(tmp_path, network, optimizer)
+    for step in (1, 2):
+        kept.step.assign(step)
+        kept.save()
+    again = Checkpoints(tmp_path, network, optimizer)
+    assert again.restore(tmp_path) and int(again.step) == 2
+    for path in tmp_path.glob("ckpt-*.index"):
+        path.write_bytes(b"")
+    with pytest.raises(FirError, match="no checkpoint in .* can be read"):
+        again.restore(tmp_path)
 
 
 @pytest.mark.slow
@@ -388,15 +392,13 @@ def test_steps_per_loop_change_nothing(uninterrupted, tmp_path):
     config = dataclasses.replace(
         uninterrupted, run=str(tmp_path / "looped"), steps_per_loop=5, profile="2,3"
     )
-    process = start(config)
-    text, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, text[-2000:]
+    ended(start(config), 0)
     assert_same_run(Path(uninterrupted.run), tmp_path / "looped")
     assert list((tmp_path / "looped" / "logs").rglob("*.xplane.pb"))
 
 
 @pytest.mark.slow
-def test_early_stop_and_dry_run(inshop, tmp_path, capsys):
+def test_early_stop_and_dry_run(inshop, tmp_path, capsys, shallow):
     config = small_config(inshop, tmp_path / "run", epochs=30, patience=2, learning_rate=1e-9)
     loop.train(dataclasses.replace(config, dry_run=True))
     out = capsys.readouterr().out
@@ -411,7 +413,9 @@ def test_early_stop_and_dry_run(inshop, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_run_writes_its_folder_and_learns(inshop, tmp_path, capsys):
-    config = small_config(inshop, tmp_path / "run", epochs=10, relaxation_width=64, dropout=0.0)
+    config = small_config(
+        inshop, tmp_path / "run", weights="imagenet", epochs=10, relaxation_width=64, dropout=0.0
+    )
     run = loop.train(config)
     for name in (
         "config.json",
@@ -446,7 +450,7 @@ def test_a_run_writes_its_folder_and_learns(inshop, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_unreadable_images_are_skipped_counted_and_reported(tmp_path, capsys, monkeypatch):
+def test_unreadable_images_are_skipped_counted_and_reported(tmp_path, capsys, monkeypatch, shallow):
     root = write_inshop(tmp_path / "data", inshop_rows(train_items=30, test_items=2))
     broken = root / "Img/img/WOMEN/Dresses/id_00000002/01_1_front.jpg"
     broken.write_bytes(broken.read_bytes()[:100])
@@ -465,7 +469,7 @@ def test_unreadable_images_are_skipped_counted_and_reported(tmp_path, capsys, mo
 
 
 @pytest.mark.slow
-def test_items_alone_are_enough(inshop, tmp_path):
+def test_items_alone_are_enough(inshop, tmp_path, shallow):
     """A shop's table that knows no category: trained by IS, evaluated, exported, served."""
     rows = ["path,item"] + [
         f"{path.relative_to(inshop)},{path.parent.name}" for path in sorted(inshop.rglob("*.jpg"))
@@ -481,6 +485,26 @@ def test_items_alone_are_enough(inshop, tmp_path):
     assert served.signatures["embed"](image_bytes=photo)["valid"].numpy().all()
     with pytest.raises(FirError, match="the loss OC needs category labels"):
         loop.train(dataclasses.replace(config, run=str(tmp_path / "other"), losses="OC+IS"))
+
+
+@pytest.mark.slow
+def test_bfloat16_takes_the_same_steps(inshop, tmp_path, shallow):
+    """Three updates on the same batches: other numbers, but hardly. Recall: test_scripts.py."""
+    losses = {}
+    for precision in ("float32", "bfloat16"):
+        config = small_config(inshop, tmp_path, dropout=0.0, mixed_precision=precision)
+        catalogue = load_training(config)
+        plan = make_plan(catalogue, config)
+        engine = loop.build_engine(config, catalogue, plan, plan.steps_per_epoch)
+        batches = iter(training_batches(catalogue, plan, config))
+        scalars, _ = engine.update(batches, 3)
+        losses[precision] = np.stack([scalars[name].numpy() for name in ("loss", "OC", "IS")])
+        if precision == "bfloat16":
+            body = engine.model.get_layer("efficientnet_lite0")
+            assert body.compute_dtype == "bfloat16"
+            assert {variable.dtype for variable in engine.served().weights} >= {"float32"}
+    assert np.abs(losses["bfloat16"] - losses["float32"]).max() > 1e-6
+    np.testing.assert_allclose(losses["bfloat16"], losses["float32"], rtol=0.05)
 
 
 def test_nan_stops_with_advice():
@@ -523,9 +547,6 @@ def test_log_drops_what_an_interrupted_run_wrote_after_its_checkpoint(tmp_path):
     ],
 )
 def test_losses_without_labels_are_refused(inshop, tmp_path, losses, message):
-    from fir_tf.datasets import load
-    from fir_tf.input.plans import make_plan
-
     catalogue = load("inshop", inshop)
     unlabelled = dataclasses.replace(catalogue, item=np.full(48, -1, np.int32))
     with pytest.raises(FirError, match=message):
