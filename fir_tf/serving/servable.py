@@ -46,29 +46,26 @@ class Servable(tf.Module):
         self._size = config.image_size
         self._resize = config.resize
         self._names = tf.constant(categories)
+        self._fitted = tf.TensorSpec([None, self._size, self._size, 3], tf.float32, name="pixels")
+        # What the signatures share is traced, saved and loaded once.
+        self._run, self._outputs = _traced(self._run, _IMAGES), _traced(self._outputs, self._fitted)
 
     def signatures(self):
         """Returns {name: tf.function with an input signature}, what the SavedModel offers."""
-        size = self._size
-        fitted = tf.TensorSpec([None, size, size, 3], tf.float32, name="pixels")
         decoded = tf.TensorSpec([None, None, None, 3], tf.uint8, name="pixels")
-
-        def traced(method, *signature):
-            return tf.function(method, input_signature=signature, autograph=False)
-
-        embed = traced(self.embed, _IMAGES)
+        embed = _traced(self.embed, _IMAGES)
         found = {
             "serving_default": embed,
             "embed": embed,
-            "classify": traced(self.classify, _IMAGES),
-            "embed_pixels": traced(self.embed_pixels, fitted),
-            "embed_pixels_uint8": traced(self.embed_pixels_uint8, decoded),
+            "classify": _traced(self.classify, _IMAGES),
+            "embed_pixels": _traced(self.embed_pixels, self._fitted),
+            "embed_pixels_uint8": _traced(self.embed_pixels_uint8, decoded),
         }
         if self.gallery is not None:
             width = self.gallery.vectors.shape[1]
             vector = tf.TensorSpec([None, width], tf.float32, name="embedding")
-            found["search"] = traced(self.search, _IMAGES, _K, _CATEGORY)
-            found["search_embedding"] = traced(self.search_embedding, vector, _K, _CATEGORY)
+            found["search"] = _traced(self.search, _IMAGES, _K, _CATEGORY)
+            found["search_embedding"] = _traced(self.search_embedding, vector, _K, _CATEGORY)
         return found
 
     def embed(self, image_bytes):
@@ -199,6 +196,10 @@ class Servable(tf.Module):
         found, known = self.gallery.search(embedding, tf.where(valid, k, 0), category)
         error = tf.where(valid & ~known, UNKNOWN_CATEGORY, error)
         return {**found, "valid": valid & known, "error": error}
+
+
+def _traced(method, *signature):
+    return tf.function(method, input_signature=signature, autograph=False)
 
 
 def _reasons(image_bytes):
