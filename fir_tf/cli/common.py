@@ -9,7 +9,9 @@ import tempfile
 
 from absl import app, flags, logging
 
+from fir_tf.config import Config
 from fir_tf.errors import FirError
+from fir_tf.options import find_run
 from fir_tf.shell import given_path, run_command
 
 # TensorFlow's C++ log says nothing a user of the scripts can act on; set before its import.
@@ -71,6 +73,17 @@ def read_flags(cls):
         value = flags.FLAGS[field.name].value
         values[field.name] = given_path(field.name, value) if field.metadata.get("path") else value
     return cls(**values)
+
+
+def with_run(options):
+    """Returns options with the run that is meant: a mistake is told before TensorFlow is imported.
+
+    Raises:
+        FirError: there is no run, or the folder is none.
+    """
+    run = find_run(options.run)
+    Config.load(run / "config.json")
+    return dataclasses.replace(options, run=str(run))
 
 
 @contextlib.contextmanager

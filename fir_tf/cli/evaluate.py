@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from fir_tf.cli.common import define_flags, load_library, read_flags, run_script
+from fir_tf.cli.common import define_flags, load_library, read_flags, run_script, with_run
 from fir_tf.options import EvaluateOptions
 
 USAGE = """Measures a run: category accuracy, recall@k, mAP@R; writes metrics.json and pictures.
@@ -11,7 +11,7 @@ USAGE = """Measures a run: category accuracy, recall@k, mAP@R; writes metrics.js
 
 
 def _body():
-    options = read_flags(EvaluateOptions)
+    options = with_run(read_flags(EvaluateOptions))
     load_library("fir_tf.retrieval.evaluate").evaluate(options)
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from fir_tf.cli.common import define_flags, load_library, read_flags, run_script
+from fir_tf.cli.common import define_flags, load_library, read_flags, run_script, with_run
 from fir_tf.options import ExportOptions
 
 USAGE = """Writes a run's best model as a SavedModel that TF Serving loads: image bytes in.
@@ -11,7 +11,7 @@ USAGE = """Writes a run's best model as a SavedModel that TF Serving loads: imag
 
 
 def _body():
-    options = read_flags(ExportOptions)
+    options = with_run(read_flags(ExportOptions))
     load_library("fir_tf.serving.export").export(options)
 
 
