@@ -1,6 +1,7 @@
 """search.py index, query and measure on small photo folders."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import done
 from conftest import write_jpeg
 from PIL import Image
 
@@ -291,17 +293,17 @@ def test_several_photos_are_one_query():
         mean_embedding(np.array([[1, 0], [-1, 0]], np.float32))
 
 
-@pytest.mark.slow
 def test_the_commands(run, photos, tmp_path):
     """index, query and measure as a user runs them."""
     address = tmp_path / "index"
-    out, _ = script("index", f"--model={run}", f"--images={photos}", f"--index={address}")
+    out, _ = done(
+        "search.py", "index", f"--model={run}", f"--images={photos}", f"--index={address}"
+    )
     assert "10 embedded" in out and "images/s" in out
     photo, other = photos / "Tops/item3/1.jpg", photos / "Dresses/item4/0.jpg"
     sheet, answer = tmp_path / "out.png", tmp_path / "out.json"
-    out, _ = script(
-        "query", photo, "--index", address, other, f"--sheet={sheet}", f"--json={answer}", "--k=3"
-    )
+    flags = (f"--sheet={sheet}", f"--json={answer}", "--k=3")
+    out, _ = done("search.py", "query", photo, "--index", address, other, *flags)
     first, second = json.loads(answer.read_text())
     assert first["photos"] == [str(photo)] and len(first["results"]) == 3
     assert first["results"][0]["path"] == "Tops/item3/1.jpg"
@@ -311,14 +313,16 @@ def test_the_commands(run, photos, tmp_path):
     with Image.open(sheet) as picture:
         assert len(np.unique(np.asarray(picture.convert("L")))) > 50
     flags = (f"--index={address}", "--sheet=", "--json=-")
-    out, _ = script("query", photo, *flags, "--category=Dresses", "--nogroup", "--k=99")
+    out, _ = done("search.py", "query", photo, *flags, "--category=Dresses", "--nogroup", "--k=99")
     (only,) = json.loads(out)
     assert len(only["results"]) == 6
     assert {row["category"] for row in only["results"]} == {"Dresses"}
-    out, _ = script("query", photo, other, "--together", *flags, "--k=2")
+    out, _ = done("search.py", "query", photo, other, "--together", *flags, "--k=2")
     (one,) = json.loads(out)
     assert {row["item"] for row in one["results"]} == {"Tops/item3", "Dresses/item4"}
-    out, _ = script("measure", f"--index={address}", "--k=5", f"--json={tmp_path / 'm.json'}")
+    out, _ = done(
+        "search.py", "measure", f"--index={address}", "--k=5", f"--json={tmp_path / 'm.json'}"
+    )
     values = json.loads((tmp_path / "m.json").read_text())
     assert values["recall@5"] == 1 and values["vectors"] == 10 and "queries_per_second" in out
 
@@ -335,9 +339,7 @@ def test_the_commands(run, photos, tmp_path):
     ],
 )
 def test_wrong_use_is_a_message(arguments, message):
-    import re
-
-    _, err = script(*arguments, ok=False)
+    _, err = done("search.py", *arguments, ok=False)
     assert re.search(message, err), err
 
 
@@ -452,13 +454,9 @@ def test_whitening_agrees_with_scikit_learn():
         whitening(vectors, 13)
 
 
-def test_beam_that_is_not_installed_is_told(photos):
-    code = (
-        "import sys; sys.modules['apache_beam'] = None\nfrom fir_tf.cli.search import run; run()\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, "index", f"--images={photos}", "--index=x", "--beam=--x=1"],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 1 and "error: --beam needs pip install" in done.stderr
+def test_beam_that_is_not_installed_is_told(photos, monkeypatch):
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
+    monkeypatch.delitem(sys.modules, "fir_tf.retrieval.beam", raising=False)
+    flags = (f"--images={photos}", "--index=x", "--beam=--x=1")
+    _, err = done("search.py", "index", *flags, ok=False)
+    assert "error: --beam needs pip install" in err

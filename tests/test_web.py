@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from commands import done
 from PIL import Image
 from test_index import make_photos, make_run, options
 
@@ -178,13 +179,8 @@ def test_an_upload_that_is_cancelled_harms_nobody(server, client):
 
 def test_a_taken_port_is_told(server, shop):
     port = server.rstrip("/").rpartition(":")[2]
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "search.py"), "web", f"--index={shop[1]}", f"--port={port}"],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 1 and "`port` must be free" in done.stderr
-    assert "Traceback" not in done.stderr
+    _, err = done("search.py", "web", f"--index={shop[1]}", f"--port={port}", ok=False)
+    assert "`port` must be free" in err
 
 
 @pytest.fixture(scope="module")
@@ -363,7 +359,7 @@ def test_the_page_fits_a_phone(browser, server, shop):
 @pytest.mark.nightly
 def test_a_few_seconds_of_load(shop, tmp_path):
     """benchmarks/load.py in short: right answers and bounded memory under everything at once."""
-    done = subprocess.run(
+    load = subprocess.run(
         [
             sys.executable,
             str(ROOT / "benchmarks" / "load.py"),
@@ -376,7 +372,7 @@ def test_a_few_seconds_of_load(shop, tmp_path):
         text=True,
         timeout=600,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert load.returncode == 0, load.stdout + load.stderr
     values = json.loads((tmp_path / "load.json").read_text())
     assert values["wrong"] == [] and values["memory_mib"]["growth"] < 64
     assert values["writer"]["killed"] and values["writer"]["finished"]
