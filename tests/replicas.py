@@ -1,7 +1,7 @@
 """Run by test_distribution.py in processes with 1, 2 and 4 logical CPU devices.
 
 Trains a small network on the same global batches, shared among the devices, and writes the
-losses and the weights as an .npz file.
+losses and the weights of some cases as an .npz file.
 """
 
 import os
@@ -113,18 +113,18 @@ def run(name, strategy):
     return result
 
 
-def main(path, count):
+def main(path, count, cases):
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(
         cpu, [tf.config.LogicalDeviceConfiguration() for _ in range(count)]
     )
     strategy = make_strategy("mirrored" if count > 1 else "none")
     values = {}
-    for name in CASES:
+    for name in cases:
         for key, value in run(name, strategy).items():
             values[f"{name}|{key}"] = value
     np.savez(path, **values)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3:])

@@ -11,6 +11,7 @@ from socket import socket
 
 import numpy as np
 import pytest
+from shallow import CODE as SHALLOW
 
 import fir_tf
 from fir_tf.config import Config
@@ -20,23 +21,6 @@ from fir_tf.training.log import read_history
 from fir_tf.training.precision import choose_precision
 
 HERE = Path(__file__).parent
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """{replicas: {case|name: array}} of tests/replicas.py."""
-    folder = tmp_path_factory.mktemp("replicas")
-    processes = {
-        count: subprocess.Popen(
-            [sys.executable, HERE / "replicas.py", folder / f"{count}.npz", str(count)],
-            stderr=subprocess.PIPE,
-        )
-        for count in (1, 2, 4)
-    }
-    for process in processes.values():
-        _, errors = process.communicate(timeout=600)
-        assert process.returncode == 0, errors.decode()[-2000:]
-    return {count: dict(np.load(folder / f"{count}.npz")) for count in processes}
 
 
 CASES = [
@@ -54,19 +38,62 @@ CASES = [
     "float16",
     "batch_norm",
 ]
+# What four devices do otherwise than two: shares of a mean, a gathered batch, statistics.
+ON_FOUR = ["OC", "OC+IS+OS-all", "OC+IS-explicit", "batch_norm"]
+
+
+def trained(folder, wanted):
+    """Runs tests/replicas.py side by side; {replicas: cases} -> {replicas: {case|name: array}}."""
+    processes = {
+        count: subprocess.Popen(
+            [sys.executable, HERE / "replicas.py", folder / f"{count}.npz", str(count), *cases],
+            stderr=subprocess.PIPE,
+        )
+        for count, cases in wanted.items()
+    }
+    for process in processes.values():
+        _, errors = process.communicate(timeout=600)
+        assert process.returncode == 0, errors.decode()[-2000:]
+    return {count: dict(np.load(folder / f"{count}.npz")) for count in processes}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """{replicas: {case|name: array}}."""
+    return trained(tmp_path_factory.mktemp("replicas"), {1: CASES, 2: CASES, 4: ON_FOUR})
+
+
+@pytest.fixture(scope="module")
+def all_on_four(tmp_path_factory):
+    """{case|name: array}."""
+    return trained(tmp_path_factory.mktemp("four"), {4: CASES})[4]
+
+
+def check_equal(one, many, case):
+    """Losses and weights after 3 updates on the same global batches, whose sums are divided once."""
+    one = {key: value for key, value in one.items() if key.startswith(f"{case}|")}
+    assert any("variable" in key for key in one) and f"{case}|scalar/loss" in one
+    for key, value in one.items():
+        np.testing.assert_allclose(many[key], value, rtol=1e-3, atol=5e-5, err_msg=key)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("replicas", [2, 4])
 @pytest.mark.parametrize("case", CASES)
-def test_replicas_equal_one_device(runs, case, replicas):
-    """Losses and weights after 3 updates on the same global batches (issue: divided once)."""
-    one = {key: value for key, value in runs[1].items() if key.startswith(f"{case}|")}
-    assert any("variable" in key for key in one) and f"{case}|scalar/loss" in one
-    for key, value in one.items():
-        np.testing.assert_allclose(
-            runs[replicas][key], value, rtol=1e-3, atol=5e-5, err_msg=f"{key} on {replicas}"
-        )
+def test_two_replicas_equal_one_device(runs, case):
+    check_equal(runs[1], runs[2], case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ON_FOUR)
+def test_four_replicas_equal_one_device(runs, case):
+    check_equal(runs[1], runs[4], case)
+
+
+@pytest.mark.nightly
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [case for case in CASES if case not in ON_FOUR])
+def test_every_case_on_four_replicas_equals_one_device(runs, all_on_four, case):
+    check_equal(runs[1], all_on_four, case)
 
 
 @pytest.mark.slow
@@ -111,7 +138,7 @@ def test_precision_by_name():
     assert choose_precision("auto") == expected
 
 
-# Without random draws inside the network, which each device makes for its own images
+# A network of one block a stage, without random draws inside the network, which each device makes for its own images
 # (EfficientNet's stochastic depth), and without statistics of a batch.
 FLAGS = {
     "backbone": "resnet50_v15",
@@ -163,7 +190,8 @@ def finished(workers, status):
 @pytest.mark.slow
 def test_two_workers_equal_one_process(inshop, tmp_path):
     """train.py in two processes, a global batch between them; one is stopped on the way."""
-    command = [sys.executable, HERE.parent / "train.py", f"--data_dir={inshop}"]
+    train = f"{SHALLOW}\nfrom fir_tf.cli.train import run\nrun()"
+    command = [sys.executable, "-c", train, f"--data_dir={inshop}"]
     command += [f"--{name}={value}" for name, value in FLAGS.items()]
     workers = start_workers(command, tmp_path / "two")
     log = tmp_path / "two" / "log.csv"
