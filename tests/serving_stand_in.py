@@ -27,8 +27,8 @@ class StandIn(
 ):
     """Answers Predict and GetModelStatus; `fail` requests are refused first."""
 
-    def __init__(self, folder, name):
-        self.model = tf.saved_model.load(str(folder))
+    def __init__(self, model, name):
+        self.model = model
         self.name = name
         self.fail = 0
         self.batches = []
@@ -105,9 +105,9 @@ def _rest(stand_in):
 
 
 @contextlib.contextmanager
-def serving(folder, name="fir"):
-    """Yields (StandIn, gRPC address, REST address) of a server on free ports."""
-    stand_in = StandIn(folder, name)
+def serving(model, name="fir"):
+    """Yields (StandIn, gRPC address, REST address) of a server of a loaded SavedModel."""
+    stand_in = StandIn(model, name)
     server = grpc.server(futures.ThreadPoolExecutor(2))
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(stand_in, server)
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(stand_in, server)

@@ -169,14 +169,16 @@ def check_fresh_process(folder, backbones):
     subprocess.run([sys.executable, "-c", FRESH, *paths], check=True)
 
 
-def test_a_saved_model_loads_in_a_fresh_process(tmp_path):
-    check_fresh_process(tmp_path, ["efficientnet_lite0"])
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("backbone", [name for name in BACKBONES if name != "efficientnet_lite0"])
-def test_every_saved_model_loads_in_a_fresh_process(tmp_path, backbone):
-    check_fresh_process(tmp_path, [backbone])
+def test_every_kind_of_saved_model_loads_in_a_fresh_process(tmp_path, shallow):
+    """Every layer and option there is; those of keras.applications have their whole depth."""
+    check_fresh_process(tmp_path, ["efficientnet_lite0", "densenet121", "seresnext50"])
+
+
+@pytest.mark.nightly
+@pytest.mark.slow
+def test_every_saved_model_loads_in_a_fresh_process(tmp_path):
+    check_fresh_process(tmp_path, BACKBONES)
 
 
 def test_files_that_are_no_model(tmp_path):

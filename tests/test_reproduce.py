@@ -4,9 +4,11 @@ import importlib.util
 import json
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
+from commands import call
 
 from fir_tf.datasets import boutique
 
@@ -77,17 +79,26 @@ def test_the_grids_are_the_papers(reproduce):
 
 
 @pytest.mark.slow
-def test_a_grid_is_run_once(tmp_path):
+def test_a_grid_is_run_once(reproduce, tmp_path, monkeypatch, capsys, shallow):
+    """The grid's own processes are calls here; test_scripts.py has scripts as processes."""
+
+    def in_this_process(command, check):
+        python, script, *flags = command
+        assert python == sys.executable and Path(script).is_file() and not check
+        status, out, err = call(Path(script).name, *flags)
+        print(out, err)
+        return subprocess.CompletedProcess(command, status)
+
+    monkeypatch.setattr(reproduce, "subprocess", types.SimpleNamespace(run=in_this_process))
     data = boutique.write(tmp_path / "data", items=24, views=6, size=64)
-    command = [sys.executable, ROOT / "tools" / "reproduce.py", "--table=fig3"]
-    command += [f"--data_dir={data}", f"--out={tmp_path / 'out'}", "--losses=OC"]
-    command += ["--backbones=efficientnet_lite0", "--", "--image_size=64", "--epochs=1"]
+    arguments = ["--table=fig3", f"--data_dir={data}", f"--out={tmp_path / 'out'}", "--losses=OC"]
+    arguments += ["--backbones=efficientnet_lite0", "--", "--image_size=64", "--epochs=1"]
+    arguments += ["--weights=none"]
     run = tmp_path / "out" / "inshop_efficientnet_lite0_OC_0"
     texts, times = [], []
     for _ in range(2):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=tmp_path)
-        assert done.returncode == 0, done.stdout + done.stderr
-        texts.append(done.stdout)
+        assert reproduce.main(arguments) == 0
+        texts.append(capsys.readouterr().out)
         times.append((run / "model.keras").stat().st_mtime)
     assert "finished already" in texts[1] and "finished already" not in texts[0]
     assert times[0] == times[1]

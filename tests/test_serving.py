@@ -15,6 +15,7 @@ import pytest
 import tensorflow as tf
 from conftest import inshop_rows, write_inshop
 from PIL import Image
+from shallow import shallow_backbones
 
 from fir_tf import datasets
 from fir_tf.config import Config
@@ -67,12 +68,16 @@ def run(tmp_path_factory):
         relaxation_width=8,
     )
     keras.utils.set_random_seed(1)
-    model = build_fir(config.backbone, SIZE, len(CATEGORIES), weights="none", relaxation_width=8)
+    with shallow_backbones():
+        model = build_fir(
+            config.backbone, SIZE, len(CATEGORIES), weights="none", relaxation_width=8
+        )
     shake_statistics(model)
     folder.mkdir()
     config.save(folder / "config.json")
     write_json(folder / "labels.json", {"categories": CATEGORIES})
     write_json(folder / "versions.json", {"tensorflow": tf.__version__})
+    write_json(folder / "metrics.json", {"recall@1": 0.4321, "protocol": {"queries": 8}})
     model.save(folder / "model.keras")
     return folder
 
@@ -97,8 +102,13 @@ def exported(run, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def signatures(exported):
-    return tf.saved_model.load(str(exported)).signatures
+def loaded(exported):
+    return tf.saved_model.load(str(exported))
+
+
+@pytest.fixture(scope="module")
+def signatures(loaded):
+    return loaded.signatures
 
 
 @pytest.fixture(scope="module")
@@ -369,7 +379,7 @@ def test_ten_thousand_mutated_images(signatures):
         pytest.param("seresnext50", 0, marks=pytest.mark.slow),
     ],
 )
-def test_folding_keeps_the_outputs(backbone, kept):
+def test_folding_keeps_the_outputs(backbone, kept, shallow):
     model = build_fir(backbone, SIZE, 3, weights="none", relaxation_width=8)
     shake_statistics(model)
     before = [value.copy() for value in model.get_weights()]
@@ -403,7 +413,7 @@ def test_folding_leaves_what_it_must():
     assert found.count("FusedBatchNormalization") == 3
 
 
-def test_bfloat16_is_held_and_computed():
+def test_bfloat16_is_held_and_computed(shallow):
     model = build_fir("efficientnet_lite0", SIZE, 3, weights="none", relaxation_width=8)
     cheap = inference_model(model, precision="bfloat16")
     held = {tf.as_dtype(weight.dtype) for weight in cheap.get_layer("efficientnet_lite0").weights}
@@ -521,20 +531,15 @@ def test_a_lambda_layer_is_refused(run, tmp_path):
     assert not list((tmp_path / "out").glob("*"))
 
 
-def test_model_card_is_of_the_run(run, tmp_path):
-    write_json(run / "metrics.json", {"recall@1": 0.4321, "protocol": {"queries": 8}})
-    try:
-        target = export(ExportOptions(run=str(run), output=str(tmp_path / "fir")))
-    finally:
-        (run / "metrics.json").unlink()
-    card = (target / "MODEL_CARD.md").read_text()
+def test_model_card_is_of_the_run(run, exported):
+    card = (exported / "MODEL_CARD.md").read_text()
     for text in ("0.4321", "| queries | 8 |", "efficientnet_lite0", "OC+IS", tf.__version__):
         assert text in card
     assert "WOMEN/Dresses" in card and "licence" in card
-    facts = json.loads((target / "assets.extra" / "export.json").read_text())
+    facts = json.loads((exported / "assets.extra" / "export.json").read_text())
     assert facts["options"]["fold"] is True
     with pytest.raises(FirError, match="`version` must be a new one"):
-        export(ExportOptions(run=str(run), output=str(tmp_path / "fir"), version=1))
+        export(ExportOptions(run=str(run), output=str(exported.parent), version=1))
 
 
 def test_warm_up_requests_are_what_tf_serving_replays(exported, signatures):
@@ -555,12 +560,12 @@ def test_warm_up_requests_are_what_tf_serving_replays(exported, signatures):
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
-def test_client_over_real_sockets(exported, evaluated, protocol):
+def test_client_over_real_sockets(loaded, evaluated, protocol):
     from serving_stand_in import serving
 
     part, found = evaluated
     contents = contents_of(part)
-    with serving(exported) as (server, *addresses):
+    with serving(loaded) as (server, *addresses):
         address = next(place for place in addresses if place.startswith(protocol))
         with Client(address, batch_size=3, timeout=60) as client:
             assert client.ready()

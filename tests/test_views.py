@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import inshop_rows, write_inshop, write_jpeg
+from shallow import shallow_backbones
 
 from fir_tf import datasets
 from fir_tf.config import Config
@@ -54,9 +55,13 @@ def run(tmp_path_factory):
     config.save(folder / "config.json")
     categories = list(datasets.load("inshop", data).categories)
     write_json(folder / "labels.json", {"categories": categories})
-    model = build_fir("efficientnet_lite0", 32, len(categories), weights="none", relaxation_width=8)
-    model.save(folder / "model.keras")
-    return folder, data
+    # Networks of other sizes are built from the config, and have to be as deep.
+    with shallow_backbones():
+        model = build_fir(
+            "efficientnet_lite0", 32, len(categories), weights="none", relaxation_width=8
+        )
+        model.save(folder / "model.keras")
+        yield folder, data
 
 
 def unit(vectors):
