@@ -282,7 +282,7 @@ try:
     loop.train(Config(**eval(sys.argv[1])))
 except FirError as error:
     print("error:", error)
-    sys.exit(1)
+    sys.exit(error.status)
 """
 
 
@@ -348,7 +348,7 @@ def test_a_run_that_meets_every_accident_equals_an_uninterrupted_one(uninterrupt
     process = start(config)
     wait_for_step(run, 5, process)
     process.send_signal(signal.SIGTERM)
-    text = ended(process, 1)
+    text = ended(process, 143)
     assert f"cannot read the checkpoint {newest}" in text and "resuming" in text
     assert "on request; the same command resumes" in text
     process = start(config)

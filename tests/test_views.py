@@ -84,6 +84,7 @@ def embedding_at(model, pixels, side):
     return twin(view, training=False)["embedding"].numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(KERAS_2, reason="a loaded model's weights have other names there")
 def test_the_mean_of_all_views(run):
     model, config, _ = load_model(run[0])
