@@ -42,7 +42,7 @@ def run(tmp_path_factory):
     for number, (path, _, _) in enumerate(rows):
         write_jpeg(data / "Img" / path, seed=number)
     folder = base / "run"
-    keras.utils.set_random_seed(1)
+    keras.utils.set_random_seed(4)
     config = Config(
         run=str(folder),
         data_dir=str(data),
