@@ -448,6 +448,7 @@ def test_batch_norm_with_a_mask():
     assert relative_error(outputs, stock(images, training=True, mask=mask)) < 1e-5
 
 
+@pytest.mark.bfloat16
 def test_batch_norm_under_mixed_precision():
     images = normal(4, 6, 6, 5) + 1
     stock, fused = pair_of_batch_norms(images.shape, dtype="mixed_bfloat16", momentum=0.5)
@@ -512,6 +513,7 @@ def test_the_copy_can_have_another_momentum():
     assert with_faster_layers(stock).get_layer("norm").momentum == 0.7
 
 
+@pytest.mark.bfloat16
 @pytest.mark.parametrize(
     ("policy", "device", "expected"),
     [

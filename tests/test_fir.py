@@ -170,6 +170,7 @@ def check_fresh_process(folder, backbones):
 
 
 @pytest.mark.slow
+@pytest.mark.bfloat16
 def test_every_kind_of_saved_model_loads_in_a_fresh_process(tmp_path, shallow):
     """Every layer and option there is; those of keras.applications have their whole depth."""
     check_fresh_process(tmp_path, ["efficientnet_lite0", "densenet121", "seresnext50"])
@@ -177,6 +178,7 @@ def test_every_kind_of_saved_model_loads_in_a_fresh_process(tmp_path, shallow):
 
 @pytest.mark.nightly
 @pytest.mark.slow
+@pytest.mark.bfloat16
 def test_every_saved_model_loads_in_a_fresh_process(tmp_path):
     check_fresh_process(tmp_path, BACKBONES)
 

@@ -208,6 +208,7 @@ def test_the_same_command_again_does_nothing(benchmark_of):
 
 @pytest.mark.nightly
 @pytest.mark.slow
+@pytest.mark.bfloat16
 def test_bfloat16_reaches_what_float32_reaches(tmp_path):
     data = boutique.write(tmp_path / "data", items=72, views=6, size=96)
     found = {}

@@ -413,6 +413,7 @@ def test_folding_leaves_what_it_must():
     assert found.count("FusedBatchNormalization") == 3
 
 
+@pytest.mark.bfloat16
 def test_bfloat16_is_held_and_computed(shallow):
     model = build_fir("efficientnet_lite0", SIZE, 3, weights="none", relaxation_width=8)
     cheap = inference_model(model, precision="bfloat16")
@@ -690,7 +691,9 @@ def test_the_kit_is_what_tf_serving_parses(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["openvino", "tflite", "onnx"])
+@pytest.mark.parametrize(
+    "kind", [pytest.param("openvino", marks=pytest.mark.bfloat16), "tflite", "onnx"]
+)
 def test_other_formats_give_the_same_embeddings(run, tmp_path, kind, capsys):
     pytest.importorskip(
         {"openvino": "openvino", "tflite": "ai_edge_litert", "onnx": "tf2onnx"}[kind]

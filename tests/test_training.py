@@ -492,6 +492,7 @@ def test_items_alone_are_enough(inshop, tmp_path, shallow):
 
 
 @pytest.mark.slow
+@pytest.mark.bfloat16
 def test_bfloat16_takes_the_same_steps(inshop, tmp_path, shallow):
     """Three updates on the same batches: other numbers, but hardly. Recall: test_scripts.py."""
     losses = {}
