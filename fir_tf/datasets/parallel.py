@@ -11,8 +11,9 @@ from tqdm import tqdm
 
 from fir_tf.errors import FirError
 
-# A process takes a second to start, as long as some hundreds of small photos.
-_TASKS_IN_PLACE = 200
+# A process takes ten seconds to import TensorFlow and to build the decoder, as long as some
+# hundreds of small photos.
+_TASKS_IN_PLACE = 1000
 _CHUNK = 16
 
 
