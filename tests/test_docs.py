@@ -2,16 +2,21 @@
 
 import ast
 import collections
+import contextlib
 import functools
 import importlib
 import importlib.util
 import inspect
+import io
 import json
+import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -124,12 +129,28 @@ def test_flags_of_the_scripts_parse(script):
 
 @functools.lru_cache
 def help_of(*program):
-    done = subprocess.run(
-        [sys.executable, *program, "--help"], capture_output=True, text=True, cwd=ROOT
-    )
-    # absl ends its help with status 1.
-    assert done.returncode == (1 if program == ("train.py",) else 0), done.stderr
-    return done.stdout
+    """Returns what a program prints, run here: most import TensorFlow before they answer."""
+    if program == ("train.py",):
+        # absl ends its help with status 1, and its flags are the process' own.
+        command = [sys.executable, *program, "--help"]
+        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT).stdout
+    module, words = program[0] == "-m", program[1 if program[0] == "-m" else 0 :]
+    run = runpy.run_module if module else runpy.run_path
+    name = words[0] if module else str(ROOT / words[0])
+    before = sys.argv, sys.path
+    sys.argv = [words[0], *words[1:], "--help"]
+    sys.path = [str((ROOT / words[0]).parent), *sys.path]
+    try:
+        with (
+            mock.patch.dict(os.environ),
+            contextlib.redirect_stdout(io.StringIO()) as out,
+            pytest.raises(SystemExit) as ended,
+        ):
+            run(name, run_name="__main__")
+    finally:
+        sys.argv, sys.path = before
+    assert not ended.value.code, program
+    return out.getvalue()
 
 
 @pytest.mark.slow
