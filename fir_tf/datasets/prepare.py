@@ -10,7 +10,6 @@ import contextlib
 import csv
 import fcntl
 import hashlib
-import io
 import json
 import os
 import unicodedata
@@ -115,9 +114,8 @@ def convert(contents, max_side, quality):
     sides = (picture.width, picture.height)
     if not fault and picture.orientation == 1 and max(sides) <= max_side and _is_plain(contents):
         return contents, *sides
-    buffer = io.BytesIO()
-    picture.image.save(buffer, "JPEG", quality=quality, subsampling="4:2:0", optimize=True)
-    return buffer.getvalue(), *picture.image.size
+    copy = picture.jpeg(quality=quality, subsampling="4:2:0", optimize=True)
+    return copy, *picture.image.size
 
 
 def _is_plain(contents):

@@ -3,7 +3,6 @@
 import base64
 import collections
 import html
-import io
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -263,9 +262,7 @@ def _thumbnail(path):
         picture, _ = see_or_convert(read(path), _THUMBNAIL)
     except UnreadableImageError:
         return ""
-    buffer = io.BytesIO()
-    picture.image.save(buffer, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return "data:image/jpeg;base64," + base64.b64encode(picture.jpeg(quality=80)).decode("ascii")
 
 
 def write_report(report, folder):

@@ -204,6 +204,24 @@ def upright(image, orientation):
     return image
 
 
+def bounded(image, max_side, sides):
+    """Resizes a PIL image whose longest side is over `max_side` pixels (None for any) to that.
+
+    Args:
+        image: PIL.Image.Image.
+        max_side: int or None.
+        sides: (width, height) of the original, whose shape the result has as exactly as it can.
+
+    Returns:
+        PIL.Image.Image.
+    """
+    if max_side is None or max(image.size) <= max_side:
+        return image
+    scale = max_side / max(sides)
+    size = tuple(max(1, round(side * scale)) for side in sides)
+    return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+
+
 def to_rgb(image, orientation, max_side=None):
     """Turns any opened image into upright RGB of a bounded size.
 
@@ -229,10 +247,7 @@ def to_rgb(image, orientation, max_side=None):
     image.load()
     profile = image.info.get("icc_profile")
     image = _flat(image)
-    if max_side is not None and max(image.size) > max_side:
-        scale = max_side / max(image.size)
-        size = tuple(max(1, round(side * scale)) for side in image.size)
-        image = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    image = bounded(image, max_side, image.size)
     if profile:
         image.info["icc_profile"] = profile
     return upright(_srgb(image), orientation)

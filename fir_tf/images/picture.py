@@ -5,6 +5,7 @@ what training does not read at all, and finds words for what is wrong.
 """
 
 import dataclasses
+import io
 
 import numpy as np
 import tensorflow as tf
@@ -12,10 +13,10 @@ from PIL import Image
 
 from fir_tf.images.decode import decode, halvings
 from fir_tf.images.exif import orientation
-from fir_tf.images.file import UnreadableImageError, opened, to_rgb, upright
+from fir_tf.images.file import UnreadableImageError, bounded, opened, to_rgb, upright
 from fir_tf.images.header import FORMATS, MAX_BYTES, MAX_PIXELS, dimensions, is_known
 
-# What may be wrong with a file that `convert` can make another one of.
+# What may be wrong with a file of which `see_or_convert` makes a picture all the same.
 CONVERTIBLE = ("format", "too_large")
 
 _CONTENTS = tf.TensorSpec([], tf.string)
@@ -36,6 +37,12 @@ class Picture:
     width: int
     height: int
     orientation: int
+
+    def jpeg(self, **options):
+        """Returns the image as a JPEG file's bytes; `options` are Pillow's, such as `quality`."""
+        buffer = io.BytesIO()
+        self.image.save(buffer, "JPEG", **options)
+        return buffer.getvalue()
 
 
 def claimed_size(contents):
@@ -95,19 +102,12 @@ def see(contents, max_side=None):
     except tf.errors.OpError as error:
         raise _explained(contents) from error
     image = Image.fromarray(pixels.numpy())
-    if max_side is not None and max(image.size) > max_side:
-        scale = max_side / max(height, width)
-        size = tuple(max(1, round(side * scale)) for side in (width, height))
-        image = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    image = bounded(image, max_side, (width, height))
     return Picture(upright(image, int(turn)), width, height, int(turn))
 
 
-def convert(contents, max_side=None):
-    """Reads an image that training does not read; see `see` for the arguments.
-
-    Raises:
-        UnreadableImageError: if it cannot be decoded.
-    """
+def _converted(contents, max_side):
+    """Reads an image that training does not read; see `see`."""
     with opened(contents) as (image, header):
         rgb = to_rgb(image, header.orientation, max_side)
         return Picture(rgb, header.width, header.height, header.orientation)
@@ -131,7 +131,7 @@ def see_or_convert(contents, max_side=None):
     except UnreadableImageError as error:
         if error.kind not in CONVERTIBLE:
             raise
-        return convert(contents, max_side), error.kind
+        return _converted(contents, max_side), error.kind
 
 
 def _explained(contents):

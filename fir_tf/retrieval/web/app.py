@@ -3,7 +3,6 @@
 import collections
 import contextlib
 import dataclasses
-import io
 import secrets
 import socket
 import threading
@@ -137,9 +136,7 @@ def _refusal(error):
 
 def _thumbnail(contents):
     """Returns a small JPEG of what the model sees in an image file, both bytes."""
-    file = io.BytesIO()
-    see(contents, _THUMBNAIL).image.save(file, "JPEG", quality=85)
-    return file.getvalue()
+    return see(contents, _THUMBNAIL).jpeg(quality=85)
 
 
 def make_app(index, max_upload_mb=20):
