@@ -2,7 +2,6 @@
 
 import collections
 import functools
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,6 +9,7 @@ import tensorflow as tf
 
 from fir_tf.config import Config
 from fir_tf.datasets.catalogue import Catalogue
+from fir_tf.datasets.parallel import cores
 from fir_tf.errors import FirError
 from fir_tf.images.decode import decode_and_fit, guarded_rows
 from fir_tf.input.augment import DRAWS, training_view
@@ -202,12 +202,12 @@ def _loader(image_size, resize, rows):
 
 def _ahead(function, arguments):
     """Yields `function` of each argument in order; threads work ahead of the reader."""
-    cores = os.cpu_count() or 1
-    pool, running = ThreadPoolExecutor(cores), collections.deque()
+    count = cores()
+    pool, running = ThreadPoolExecutor(count), collections.deque()
     try:
         for argument in arguments:
             running.append(pool.submit(function, argument))
-            if len(running) > cores + 2:
+            if len(running) > count + 2:
                 yield running.popleft().result()
         while running:
             yield running.popleft().result()
