@@ -61,18 +61,7 @@ def load_table(data_dir: str | Path, split_by_hash: bool = True) -> Catalogue:
             split, a path that leaves the table's folder, an image that is listed twice, or an
             item in more than one of train, val and test.
     """
-    path = Path(data_dir)
-    try:
-        there = bool(str(data_dir)) and stat.S_ISREG(os.stat(path).st_mode)
-    except (FileNotFoundError, NotADirectoryError):
-        there = False
-    except OSError as error:
-        raise FirError(f"the table cannot be reached: {unreachable(path, error)}") from error
-    if not there:
-        raise FirError(
-            "`data_dir` must be a table of images, a CSV or Parquet file with the columns "
-            f"{', '.join(COLUMNS)}. Received: {str(data_dir)!r} (there is no such file)"
-        )
+    path = _existing_file(data_dir)
     read = _read_parquet if path.suffix.lower() in (".parquet", ".pq") else _read_csv
     header, columns, line = read(path)
     if not len(line):
@@ -113,6 +102,23 @@ def load_table(data_dir: str | Path, split_by_hash: bool = True) -> Catalogue:
     check_paths(catalogue)
     check_items(catalogue)
     return catalogue
+
+
+def _existing_file(data_dir):
+    """Returns `data_dir` as a Path; FirError if it is no file, or cannot be reached."""
+    path = Path(data_dir)
+    try:
+        there = bool(str(data_dir)) and stat.S_ISREG(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        there = False
+    except OSError as error:
+        raise FirError(f"the table cannot be reached: {unreachable(path, error)}") from error
+    if not there:
+        raise FirError(
+            "`data_dir` must be a table of images, a CSV or Parquet file with the columns "
+            f"{', '.join(COLUMNS)}. Received: {str(data_dir)!r} (there is no such file)"
+        )
+    return path
 
 
 def _find(root, cell):
