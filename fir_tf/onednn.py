@@ -2,7 +2,7 @@
 
 TensorFlow 2.15 to 2.21 switch them on by themselves only where the processor has VNNI, bfloat16 or
 AMX instructions. Elsewhere (AVX2 only: most laptops, AMD servers before Zen 4) they are there and
-off, which nearly halves the speed of training. benchmarks/README.md has the measurements.
+off, which nearly halves the speed of training. benchmarks/onednn.py measures both settings.
 """
 
 import logging
