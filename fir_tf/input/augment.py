@@ -7,7 +7,6 @@ import tensorflow as tf
 from fir_tf.images.decode import decode, halvings
 from fir_tf.images.exif import orientation, upright
 
-_TRIES = 10
 _LOG_RATIO = math.log(4 / 3)
 
 # A view's random numbers and what they are for.
