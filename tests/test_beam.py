@@ -205,5 +205,5 @@ def test_what_one_process_alone_can_write_is_refused(tmp_path):
     with pytest.raises(FirError, match="--temp_location of `beam` must be a folder"):
         (tmp_path / "file").write_text("")
         settings = beam.pipeline_options(f"--temp_location={tmp_path / 'file'}")
-        with beam._listing([], settings):
+        with beam._listed([], settings):
             pass

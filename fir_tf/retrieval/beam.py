@@ -48,7 +48,7 @@ except ImportError as missing:
 _COUNTS = ("embedded", "kept", "relabelled")
 # Seconds between two looks at how far the index has grown.
 _LOOK = 2.0
-# Behind the listing's name: what workers say they could not read.
+# Behind the name of the list of photos: what workers say they could not read.
 _LOST = ".lost"
 
 
@@ -84,7 +84,7 @@ def build(options: IndexOptions) -> dict[str, Any]:
         )
         start = time.perf_counter()
         count = len(listing.records)
-        with _listing(listing.records, settings) as path, _progress(engine, count):
+        with _listed(listing.records, settings) as path, _progress(engine, count):
             pipeline = _pipeline(path, options.index, info["root"], handler, settings)
             counts = _run(pipeline, options.index)
             lost = _read_lost(path)
@@ -154,7 +154,7 @@ def _names(cls):
 
 
 @contextlib.contextmanager
-def _listing(records: Sequence[Record], settings: PipelineOptions) -> Iterator[str]:
+def _listed(records: Sequence[Record], settings: PipelineOptions) -> Iterator[str]:
     """Writes the records, a JSON line each, where the workers read them; removes the file again.
 
     A pipeline's own description has a limit of some megabytes.
@@ -182,17 +182,17 @@ def _listing(records: Sequence[Record], settings: PipelineOptions) -> Iterator[s
         FileSystems.delete([path, *_lost_files(path)])
 
 
-def _lost_files(listing):
-    """Returns the files that workers wrote beside the listing: photos that cannot be read."""
-    (match,) = FileSystems.match([f"{listing}{_LOST}*"])
+def _lost_files(path):
+    """Returns the files that workers wrote beside the list of photos: those that cannot be read."""
+    (match,) = FileSystems.match([f"{path}{_LOST}*"])
     return [found.path for found in match.metadata_list]
 
 
-def _read_lost(listing):
+def _read_lost(path):
     """Returns {path of a photo that cannot be read: whether it could not even be opened}."""
     lost = {}
-    for path in _lost_files(listing):
-        with FileSystems.open(path) as file:
+    for name in _lost_files(path):
+        with FileSystems.open(name) as file:
             lost.update(json.loads(line) for line in file.read().splitlines())
     return lost
 
@@ -216,13 +216,13 @@ def _progress(engine: Engine, count: int) -> Iterator[None]:
             watching.join()
 
 
-def _pipeline(listing, address, root, handler, settings):
-    """Returns the pipeline from the listing to the index."""
+def _pipeline(path, address, root, handler, settings):
+    """Returns the pipeline from the list of photos to the index."""
     pipeline = apache_beam.Pipeline(options=settings)
     size = handler.batch_size
     compared = (
         pipeline
-        | "list" >> apache_beam.io.ReadFromText(listing)
+        | "list" >> apache_beam.io.ReadFromText(path)
         | "record" >> apache_beam.Map(_parse)
         # Over all workers, however few pieces the file was read in.
         | "spread" >> apache_beam.Reshuffle()
@@ -239,7 +239,7 @@ def _pipeline(listing, address, root, handler, settings):
         (compared[_LOST], undecoded)
         | "lost" >> apache_beam.Flatten()
         | "as text" >> apache_beam.Map(json.dumps)
-        | "write" >> apache_beam.io.WriteToText(f"{listing}{_LOST}")
+        | "write" >> apache_beam.io.WriteToText(f"{path}{_LOST}")
     )
     return pipeline
 

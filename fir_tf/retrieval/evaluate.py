@@ -33,6 +33,9 @@ from fir_tf.shell import draw_or_note, fault
 
 # The splits of a part whose images are classified.
 _CLASSIFIED = {"val": ("val",), "test": ("test", "query", "gallery")}
+_LABELS_ADVICE = (
+    "Copy the run's folder again, or give the run's train.py command again, which writes the file"
+)
 
 
 def load_model(run: str | Path) -> tuple[keras.Model, Config, list[str]]:
@@ -63,11 +66,6 @@ def load_model(run: str | Path) -> tuple[keras.Model, Config, list[str]]:
             f"Received: {len(categories)}. {_LABELS_ADVICE}"
         )
     return model, config, categories
-
-
-_LABELS_ADVICE = (
-    "Copy the run's folder again, or give the run's train.py command again, which writes the file"
-)
 
 
 def _read_categories(path):

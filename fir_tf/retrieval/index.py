@@ -401,8 +401,8 @@ def summary(counts: dict[str, Any], address: str) -> str:
             f"{listed(counts['held'], 'image', 'images')} cannot be read now and stay in the index "
             "as they were"
         )
-    held = set(counts["held"])
-    left = [printable(path) for path in counts["unreadable"] if path not in held]
+    stay = set(counts["held"])
+    left = [printable(path) for path in counts["unreadable"] if path not in stay]
     if left:
         lines.append(f"{len(left)} images cannot be read and were left out:")
         lines += [f"  {path}" for path in left]
@@ -649,9 +649,13 @@ def _categories(text, engine):
     parts = [part.strip() for part in text.split(",")]
     if not any(parts):
         return ()
-    known, names = engine.labels()["category"], []
+    names = []
     # As they stand between the commas, for a name with one in it.
-    plain = {",".join(part.strip() for part in name.split(",")): name for name in known if name}
+    plain = {
+        ",".join(part.strip() for part in name.split(",")): name
+        for name in engine.labels()["category"]
+        if name
+    }
     while parts:
         lengths = range(len(parts), 0, -1)
         length = next((n for n in lengths if ",".join(parts[:n]) in plain), 1)
