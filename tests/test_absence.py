@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import os
 import shutil
 import tempfile
@@ -300,6 +301,36 @@ def test_a_copy_outlives_sources_that_are_offline(tmp_path, capsys):
     assert main(arguments) == 1
     told = capsys.readouterr()
     assert "40 of 120 images cannot be read now" in told.err and "Coats/0/0.jpg" in told.out
+    assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
+
+
+def test_a_copy_by_another_version_outlives_sources_that_are_offline(tmp_path, capsys):
+    photos, copy = make_photos(tmp_path / "shop/photos", items=20), tmp_path / "copy"
+    arguments = ["prepare", "--dataset=table", f"--data_dir={write_table(photos)}", f"--out={copy}"]
+    assert main(arguments) == 0
+    before = {
+        path: path.read_bytes() for path in copy.rglob("*") if path.suffix in (".jpg", ".csv")
+    }
+    settings = json.loads((copy / "prepare.json").read_text())
+    (copy / "prepare.json").write_text(json.dumps(settings | {"pillow": "1.0"}))
+    (photos / "Coats").rename(tmp_path / "offline")
+    assert main(arguments) == 1
+    assert "40 of 120 images cannot be read now" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in before} == before
+    (tmp_path / "offline").rename(photos / "Coats")
+    assert main(arguments) == 0
+    assert "40 images written, 80 were there" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["path,item\nimages/0.jpg,0\n", "source\n\udcff\n"])
+def test_a_copy_whose_table_is_damaged_is_left_alone(tmp_path, capsys, text):
+    photos, copy = make_photos(tmp_path / "photos", items=20), tmp_path / "copy"
+    arguments = ["prepare", "--dataset=folder", f"--data_dir={photos}", f"--out={copy}"]
+    assert main(arguments) == 0
+    (copy / "catalogue.csv").write_bytes(text.encode(errors="surrogateescape"))
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    assert main(arguments) == 1
+    assert "catalogue.csv must be the table that `prepare` wrote" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
 
 

@@ -24,7 +24,7 @@ from fir_tf.datasets.command_line import Parser, add_source, load_source
 from fir_tf.datasets.findings import BAD_SHARE_MAX
 from fir_tf.datasets.walk import listed
 from fir_tf.errors import FirError
-from fir_tf.files import replacing, write_json
+from fir_tf.files import replacing, write_json, write_text
 from fir_tf.images.file import UnreadableImageError, opened, read
 from fir_tf.images.picture import see_or_convert
 
@@ -153,7 +153,8 @@ def convert_file(task):
             return known | {"done": False, "held": error.reason}
         return {"source_sha256": "", "error": error.reason, "done": False}
     digest = _sha256(contents)
-    if known and known["source_sha256"] == digest and _is_there(target, known):
+    up_to_date = known and known["source_sha256"] == digest and not known.get("outdated")
+    if up_to_date and _is_there(target, known):
         return known | {"done": False}
     try:
         copy, width, height = convert(contents, max_side, quality)
@@ -258,8 +259,8 @@ def _claim(out, settings):
         ) from error
     changed = [name for name in settings if found.get(name) != settings[name]]
     if changed and set(changed) <= {"pillow", "tensorflow"}:
-        # Another version may give other bytes: everything is made again.
-        (out / JOURNAL).unlink(missing_ok=True)
+        # Another version may give other bytes: everything is made again that can be read.
+        _mark_outdated(out / JOURNAL)
         write_json(out / SETTINGS, settings)
     elif changed:
         raise FirError(
@@ -267,6 +268,18 @@ def _claim(out, settings):
             + ", ".join(f"{name} {found.get(name)} instead of {settings[name]}" for name in changed)
             + ". Choose another folder, or remove it"
         )
+
+
+def _mark_outdated(path):
+    """Rewrites a journal so that no copy is up to date, but those that are there stay known."""
+    if path.is_file():
+        with open(path, "r+", encoding="utf-8") as journal:
+            entries = _read_journal(journal)
+        lines = (
+            json.dumps({"path": source, **entry, "outdated": True}) + "\n"
+            for source, entry in entries.items()
+        )
+        write_text(path, "".join(lines))
 
 
 def _lock(journal, out):
@@ -298,6 +311,11 @@ def _table_sources(out):
             return {row["source"] for row in csv.DictReader(file)}
     except FileNotFoundError:
         return set()
+    except (KeyError, UnicodeDecodeError, csv.Error) as error:
+        raise FirError(
+            f"{out / TABLE} must be the table that `prepare` wrote, which says what the copy has. "
+            f"Received: {error!r}. Put it back, or choose another folder"
+        ) from error
 
 
 def _copy_all(catalogue, out, settings, workers, journal, remove):
