@@ -1,4 +1,4 @@
-# make quickstart     environment, boutique, train, evaluate, export (under 6 minutes on 2 cores)
+# make quickstart     environment, boutique, train, evaluate, export (5 processor minutes behind it)
 # make test           environment and the whole test suite but the nightly tests
 # make test-quick     the tests that take seconds
 # make test-addons    the core of it with TensorFlow 2.15, Keras 2 and tensorflow-addons

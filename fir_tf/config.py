@@ -25,10 +25,10 @@ DATASET_NAMES = ("inshop", "category", "consumer2shop", "folder", "table")
 
 # What fir_tf.datasets.walk does, for the help of the commands.
 PHOTO_RULE = (
-    "Photos are files ending in .jpg, .jpeg, .jpe, .jfif, .png, .gif, .bmp or .dib, in any case, "
-    "and all others that are JPEG, PNG, GIF or BMP by their first bytes. Hidden (.name) and system "
-    "(__MACOSX, @eaDir, Thumbs.db ...) files and folders are skipped, links are followed, each "
-    "folder is read once; what is skipped is counted."
+    "Photos are files ending in .jpg, .jpeg, .jpe, .jfif, .jif, .png, .gif, .bmp or .dib, in any"
+    " case, and all others that are JPEG, PNG, GIF or BMP by their first bytes. Hidden (.name) "
+    "and system (__MACOSX, @eaDir, Thumbs.db ...) files and folders are skipped, links are "
+    "followed, each folder is read once; what is skipped is counted."
 )
 
 
