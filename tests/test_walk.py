@@ -180,6 +180,10 @@ def test_hidden_and_system_names_are_skipped_and_counted(tmp_path):
     assert found.notes() == (
         f"skipped in {tmp_path}: 8 hidden or of the system (the first: $RECYCLE.BIN/x.jpg)",
     )
+    # A folder in a hidden one counts as one, whatever it holds: it may be a copy of the share.
+    touch(tmp_path, ".git/deep/er/b.png")
+    assert find_photos(tmp_path).notes() == found.notes()
+    (tmp_path / ".git/deep/er/b.png").unlink()
     # The folder that is named may be hidden itself.
     assert find_photos(tmp_path / ".git").photos == ["deep/er/a.png"]
 
@@ -207,7 +211,7 @@ def test_every_command_says_the_same(tmp_path, monkeypatch, capsys):
     others = "1 .webp (`python -m fir_tf.datasets prepare` converts them; the first: c0/item 0/8.w"
     rest = (
         "1 without an ending, 1 .txt that are no images (the first: LICENSE)",
-        "2 hidden or of the system (the first: .ipynb_checkpoints/item/a.jpg)",
+        "2 hidden or of the system (the first: .ipynb_checkpoints/item)",
     )
     taken = f"photos by their first bytes, not by their endings, in {root}: 1 without an ending"
     catalogue = load("folder", root)

@@ -21,7 +21,7 @@ import tensorflow as tf
 from fir_tf.datasets import parallel
 from fir_tf.datasets.catalogue import CONSUMER, SHOP
 from fir_tf.datasets.command_line import Parser, add_source, load_source
-from fir_tf.datasets.findings import BAD_SHARE_MAX
+from fir_tf.datasets.findings import BAD_SHARE_MAX, too_many_unreadable
 from fir_tf.datasets.walk import listed
 from fir_tf.errors import FirError
 from fir_tf.files import replacing, write_json, write_text
@@ -354,12 +354,12 @@ def _copy_all(catalogue, out, settings, workers, journal, remove):
     if held:
         told = listed(held, "image", "images")
         print(f"{told} cannot be read now; their earlier copies were kept")
-    if len(held) > BAD_SHARE_MAX * len(entries):
+    if too_many_unreadable(len(held), len(entries)):
         raise FirError(
             f"{len(held):,} of {len(entries):,} images cannot be read now; is a share offline? "
             f"Their earlier copies were kept, and the copy of the others is complete: {out / TABLE}"
         )
-    if len(bad) > BAD_SHARE_MAX * len(entries):
+    if too_many_unreadable(len(bad), len(entries)):
         raise FirError(
             f"{len(bad):,} of {len(entries):,} images ({len(bad) / len(entries):.1%}) cannot be "
             f"read, more than {BAD_SHARE_MAX:.0%}: {out / UNREADABLE} lists them. The copy of the "

@@ -7,6 +7,7 @@ counted (`Found.notes`); what cannot be looked at is told apart from what is not
 """
 
 import collections
+import contextlib
 import dataclasses
 import os
 import stat
@@ -338,11 +339,11 @@ class _Walk:
         if not entry.is_dir(follow_symlinks=False):
             self.found.skip(HIDDEN, path)
             return
-        # Nothing in there is wanted: what cannot be listed is no loss.
-        for folder, _, names in os.walk(entry.path):
-            below = os.path.relpath(folder, entry.path)
-            for name in names:
-                self.found.skip(HIDDEN, os.path.normpath(os.path.join(path, below, name)))
+        # Nothing in there is wanted: what cannot be listed is no loss. Its folders count as one
+        # each, for a file server's snapshots may hold the whole share many times.
+        with contextlib.suppress(OSError):
+            for name in sorted(os.listdir(entry.path)):
+                self.found.skip(HIDDEN, os.path.join(path, name))
 
 
 def _ending_kind(name):

@@ -430,11 +430,15 @@ class Index:
         effort: float = 1.0,
     ) -> None:
         self.engine = open_engine(address, effort=effort)
-        info = self.engine.info()
-        if not info:
-            raise FirError(f"the index {address} is empty. Fill it with search.py index")
-        self.encoder = _encoder(info, model, address)
-        self.encoder.check(info["model"], f"the index {address}")
+        try:
+            info = self.engine.info()
+            if not info:
+                raise FirError(f"the index {address} is empty. Fill it with search.py index")
+            self.encoder = _encoder(info, model, address)
+            self.encoder.check(info["model"], f"the index {address}")
+        except BaseException:
+            self.engine.close()
+            raise
         self.root = Path(images or info["root"])
 
     def search(
