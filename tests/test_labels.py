@@ -21,7 +21,25 @@ from fir_tf.retrieval import index as index_module
 from fir_tf.retrieval.index import build
 
 NFC, NFD = (unicodedata.normalize(form, "Café") for form in ("NFC", "NFD"))
-PEOPLE = ("-", "--", "\u2013", "?", "unknown", "Unknown", "n.a.", "None", "NIL", "(null)", "#REF!")
+PEOPLE = (
+    "-",
+    "--",
+    "\u2013",
+    "?",
+    "unknown",
+    "Unknown",
+    "n.a.",
+    "None",
+    "NIL",
+    "(null)",
+    "#REF!",
+    "...",
+    "__",
+    "[]",
+    "''",
+    "\u2212",
+    "n.a",
+)
 INVISIBLE = ("\u200b", "\ufeff", "\u00a0", "n/a\u200b", "\uff0d", "\uff2e\uff21\uff2e")
 
 
@@ -42,7 +60,23 @@ def test_what_pandas_and_people_write_for_unknown_is_unknown(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["Nan Dress", "0", "Nana", "Nonna", "A-", "N", "nope", "- 1", "Naiv", "nulls", "x"]
+    "text",
+    [
+        "Nan Dress",
+        "0",
+        "Nana",
+        "Nonna",
+        "A-",
+        "N",
+        "nope",
+        "- 1",
+        "Naiv",
+        "nulls",
+        "x",
+        "_1",
+        "+",
+        "\U0001f457",
+    ],
 )
 def test_a_name_that_only_begins_so_is_a_name(text):
     assert known(text) == text

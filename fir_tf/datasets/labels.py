@@ -16,7 +16,7 @@ UNKNOWN_NAMES = frozenset([
     "1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan",
     "nat", "nil", "n.a.", "-nan(ind)", "\\n", "(null)", "[null]", "<null>", "(none)", "<none>",
     "[none]", "(blank)", "#null!", "#ref!", "#value!", "#name?", "#num!", "#div/0!",
-    "-", "--", "---", "\u2013", "\u2014", "?", "??", "???",
+    "n.a", "n\\a", "n/a.",
     "unknown", "(unknown)", "<unknown>", "[unknown]", "undefined", "not available",
     "not applicable",
 ])
@@ -45,8 +45,13 @@ def composed(text: str) -> str:
 
 
 def known(text: str) -> str:
-    """Returns a label in NFC; empty if it means unknown, see `UNKNOWN_NAMES`."""
-    return "" if plain(text) in UNKNOWN_NAMES else composed(text)
+    """Returns a label in NFC; empty if it means unknown.
+
+    That is one of `UNKNOWN_NAMES`, or of nothing but punctuation, as `...`, `__`, `[]` or `''`.
+    """
+    bare = plain(text)
+    marks = all(letter in " \u2212" or unicodedata.category(letter)[0] == "P" for letter in bare)
+    return "" if marks or bare in UNKNOWN_NAMES else composed(text)
 
 
 def read_labels(
