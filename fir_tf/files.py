@@ -1,19 +1,23 @@
 """Files that matter are written to a temporary name and renamed."""
 
 import contextlib
+import errno
 import json
 import os
 import shutil
+import stat
 import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from fir_tf.errors import FirError
 
 # Bytes; a temporary name is at most this long, or shorter than its file's.
 _LONG_NAME = 100
+
+NO_FILE = "this is a folder, a pipe or a device"
 
 
 @contextlib.contextmanager
@@ -21,7 +25,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; renames it to `path` when the block succeeds.
 
     A killed or failing block leaves `path` as it was, never half-written. Works for a file and
-    for a folder that does not exist yet.
+    for a folder that does not exist yet. A device or a pipe, such as /dev/stdout, stays what it is
+    and is written to.
 
     Args:
         path: str or Path, the final name. Its parent folders are created.
@@ -30,6 +35,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
         Path with the suffix of `path`, which the block has to create.
     """
     path = Path(path)
+    if _is_device(path):
+        with tempfile.TemporaryDirectory() as place:
+            yield Path(place) / path.name
+            with open(Path(place) / path.name, "rb") as file, open(path, "ab") as device:
+                shutil.copyfileobj(file, device)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     # A name may be as long as the file system allows, and no letter longer.
     name = path.name if len(os.fsencode(path.name)) <= _LONG_NAME else path.suffix[-16:]
@@ -47,6 +58,34 @@ def replacing(path: str | Path) -> Iterator[Path]:
             shutil.rmtree(temporary)
         elif temporary.exists():
             temporary.unlink()
+
+
+def _is_device(path):
+    """Whether a path is, or leads to, what a file must not take the place of."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return False
+    # /dev/stdout may be a link to a file.
+    own = path.is_symlink() and str(path).startswith(("/dev/", "/proc/"))
+    return own or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def open_file(path: str | Path) -> BinaryIO:
+    """Opens a file to read its bytes.
+
+    Args:
+        path: str or Path.
+
+    Raises:
+        OSError: it cannot be opened. FileNotFoundError also for a folder, for a pipe, which would
+            be waited for, and for a device, which may have no end.
+    """
+    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
+        raise FileNotFoundError(errno.ENOENT, NO_FILE, str(path))
+    return open(number, "rb")
 
 
 def write_text(path: str | Path, text: str) -> None:

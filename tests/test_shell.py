@@ -2,9 +2,11 @@
 
 import dataclasses
 import errno
+import json
 import os
 import signal
 import sqlite3
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +18,7 @@ from PIL import Image
 from fir_tf.config import Config
 from fir_tf.datasets.command_line import Parser
 from fir_tf.errors import FirError
-from fir_tf.files import read_json, replacing, without_wildcards, write_json
+from fir_tf.files import open_file, read_json, replacing, without_wildcards, write_json
 from fir_tf.options import EvaluateOptions, ExportOptions
 from fir_tf.retrieval.pictures import Match, SheetRow, contact_sheet
 from fir_tf.search_options import IndexOptions, MeasureOptions, QueryOptions, WebOptions
@@ -273,6 +275,31 @@ def test_a_full_disk_names_the_final_file(tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert caught.value.filename == str(path)
     assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_device_or_a_pipe_is_written_to_and_stays_one(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    link = tmp_path / "link"
+    link.symlink_to(pipe)
+    for path in (pipe, link):
+        reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+        write_json(path, {"a": 1})
+        assert json.loads(os.read(reader, 100)) == {"a": 1}
+        os.close(reader)
+        assert stat.S_ISFIFO(os.stat(path).st_mode)
+    assert sorted(tmp_path.iterdir()) == [link, pipe]
+
+
+def test_what_is_no_file_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    for path in (tmp_path, tmp_path / "pipe", tmp_path / "zero"):
+        with pytest.raises(FileNotFoundError, match="a folder, a pipe or a device"):
+            open_file(path)
+    (tmp_path / "x").write_bytes(b"abc")
+    with open_file(tmp_path / "x") as file:
+        assert file.read() == b"abc"
 
 
 def test_json_keeps_names_that_are_no_unicode(tmp_path):

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from fir_tf.datasets.labels import composed
 from fir_tf.datasets.walk import listed, printable, unreachable
 from fir_tf.errors import FirError
+from fir_tf.files import NO_FILE
 
 SPLITS = ("train", "val", "query", "gallery", "test")
 UNKNOWN = -1
@@ -326,7 +327,8 @@ def check_files(catalogue: Catalogue) -> None:
         if folder not in listing:
             below = os.path.join(root, folder)
             try:
-                listing[folder] = frozenset(os.listdir(below))
+                with os.scandir(below) as entries:
+                    listing[folder] = frozenset(entry.name for entry in entries if _is_file(entry))
             except (FileNotFoundError, NotADirectoryError, ValueError):
                 listing[folder] = frozenset()
             except OSError as error:
@@ -342,6 +344,7 @@ def check_files(catalogue: Catalogue) -> None:
     if missing:
         shown = "\n".join(
             f"  {catalogue.location(row)}: {printable(str(catalogue.root / catalogue.path[row]))}"
+            f"{f' ({NO_FILE})' if os.path.exists(catalogue.root / catalogue.path[row]) else ''}"
             for row in missing[:5]
         )
         more = f"\n  ... and {len(missing) - 5} more" if len(missing) > 5 else ""
@@ -349,6 +352,14 @@ def check_files(catalogue: Catalogue) -> None:
             f"{len(missing)} of {len(catalogue)} image files do not exist:\n{shown}{more}\n"
             "Unpack the images again, or take the rows out of the annotation file"
         )
+
+
+def _is_file(entry):
+    """Whether a name in a folder is a file's, or a link's that does not lead to something else."""
+    try:
+        return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
+    except OSError:
+        return True
 
 
 def retrieval_sides(

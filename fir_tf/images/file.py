@@ -13,6 +13,8 @@ import warnings
 import numpy as np
 from PIL import Image, ImageCms
 
+from fir_tf.files import NO_FILE, open_file
+
 # The largest image that is unpacked here: a 108-megapixel phone's photos pass.
 MAX_PIXELS = 2**27
 MAX_BYTES = 2**29
@@ -81,15 +83,16 @@ def read(path):
         UnreadableImageError: if it is missing, empty, too large or cannot be read.
     """
     try:
-        size = os.path.getsize(path)
-        if size > MAX_BYTES:
-            raise UnreadableImageError(
-                "too_large", f"{size:,} bytes, more than the {MAX_BYTES:,} that are read"
-            )
-        with open(path, "rb") as file:
+        with open_file(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_BYTES:
+                raise UnreadableImageError(
+                    "too_large", f"{size:,} bytes, more than the {MAX_BYTES:,} that are read"
+                )
             contents = file.read()
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise UnreadableImageError("missing", "there is no such file") from error
+        reason = NO_FILE if os.path.exists(path) else "there is no such file"
+        raise UnreadableImageError("missing", reason) from error
     except (OSError, ValueError) as error:
         raise UnreadableImageError("unreadable", str(error)) from error
     if not contents:

@@ -24,6 +24,7 @@ import numpy as np
 from tqdm import tqdm
 
 from fir_tf.errors import FirError
+from fir_tf.files import open_file
 from fir_tf.retrieval.encoder import Encoder
 from fir_tf.retrieval.engines import Engine, Record, open_engine
 from fir_tf.retrieval.index import PIECE, changed, checksum, concluded, held, prepared
@@ -353,7 +354,8 @@ class Compare(_AtIndex):
         relabelled = []
         for listed in batch:
             try:
-                contents = Path(self.root, listed.path).read_bytes()
+                with open_file(Path(self.root, listed.path)) as file:
+                    contents = file.read()
             except (OSError, ValueError):
                 yield TaggedOutput(_LOST, (listed.path, True))
                 continue

@@ -18,9 +18,9 @@ from fir_tf import datasets
 from fir_tf.datasets.catalogue import SPLITS
 from fir_tf.datasets.labels import composed, known
 from fir_tf.datasets.table import load_table
-from fir_tf.datasets.walk import NO_IMAGE, find_photos, listed, printable
+from fir_tf.datasets.walk import NO_IMAGE, SPECIAL, find_photos, listed, printable
 from fir_tf.errors import FirError
-from fir_tf.files import json_text, write_json
+from fir_tf.files import json_text, open_file, write_json
 from fir_tf.options import find_run
 from fir_tf.retrieval.encoder import Encoder
 from fir_tf.retrieval.engines import Engine, Filter, Hit, Record, open_engine
@@ -118,7 +118,8 @@ def read_catalogue(images: str | Path, dataset: str = "", split: str = "") -> Li
             raise FirError(f"`split` needs --dataset or a table. Received: {split!r}")
         found = find_photos(images)
         records = [_from_path(path) for path in found.photos]
-        unread = frozenset([*found.others, *found.skipped.get(NO_IMAGE, ())])
+        skipped = [path for why in (NO_IMAGE, SPECIAL) for path in found.skipped.get(why, ())]
+        unread = frozenset([*found.others, *skipped])
         listing = Listing(found.root, records, found.notes(), found.unreachable, unread)
     if not listing.records:
         more = [*listing.notes, *listing.unreachable.values()]
@@ -170,7 +171,8 @@ def checksum(contents: bytes) -> str:
 
 def _file_checksum(path):
     try:
-        return checksum(Path(path).read_bytes())
+        with open_file(path) as file:
+            return checksum(file.read())
     # A path that no file can have is a ValueError.
     except (OSError, ValueError):
         return ""
@@ -704,12 +706,12 @@ def _sheet_row(group, hits, root):
 
 def _table(answer):
     """Returns a query's answer as text."""
-    lines = [", ".join(answer["photos"])]
+    lines = [", ".join(map(printable, answer["photos"]))]
     if not answer["results"]:
         lines.append("  nothing was found; is the filter too narrow?")
     lines += [
-        f"{row['rank']:4d}  {row['score']:.4f}  {row['item'] or '-':30s}  "
-        f"{row['category'] or '-':20s}  {row['path']}"
+        f"{row['rank']:4d}  {row['score']:.4f}  {printable(row['item'] or '-'):30s}  "
+        f"{printable(row['category'] or '-'):20s}  {printable(row['path'])}"
         for row in answer["results"]
     ]
     return "\n".join(lines)
@@ -728,7 +730,7 @@ def _tell(answers, pictured, root, options):
     if options.sheet and pictured:
         if not root.is_dir():
             print(f"note: the photos are not in {root}: give their folder as --images", file=notes)
-        if len(answers) > len(pictured):
+        if sum("error" not in answer for answer in answers) > len(pictured):
             print(f"note: the sheet shows the first {len(pictured)} queries", file=notes)
         title = f"Nearest in {options.index}"
         written += draw_or_note(
