@@ -81,7 +81,9 @@ def open_file(path: str | Path) -> BinaryIO:
         OSError: it cannot be opened. FileNotFoundError also for a folder, for a pipe, which would
             be waited for, and for a device, which may have no end.
     """
-    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    # Neither flag is everywhere: one keeps a pipe from being waited for, one bytes as they are.
+    flags = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    number = os.open(path, os.O_RDONLY | flags)
     if not stat.S_ISREG(os.fstat(number).st_mode):
         os.close(number)
         raise FileNotFoundError(errno.ENOENT, NO_FILE, str(path))
