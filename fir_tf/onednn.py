@@ -2,7 +2,7 @@
 
 TensorFlow 2.15 to 2.21 switch them on by themselves only where the processor has VNNI, bfloat16 or
 AMX instructions. Elsewhere (AVX2 only: most laptops, AMD servers before Zen 4) they are there and
-off, which nearly halves the speed of training. benchmarks/onednn.py measures both settings.
+off, which can nearly halve the speed of training. benchmarks/README.md has the measurements.
 """
 
 import logging
@@ -26,7 +26,7 @@ def switch_on() -> None:
     elif not is_on():
         logging.getLogger(__name__).warning(
             "TensorFlow was imported before fir_tf and runs without its oneDNN kernels, which "
-            "makes training about 1.8 times as slow on this processor: import fir_tf first, or "
+            "makes training up to 1.8 times as slow on this processor: import fir_tf first, or "
             "set %s=1 (0 keeps them off without this line)",
             VARIABLE,
         )

@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -81,6 +82,28 @@ def given_path(name: str, text: str) -> str:
         return found[1] + folder
 
     return _BEFORE_PATH.sub(home, text)
+
+
+@contextlib.contextmanager
+def quiet_import() -> Iterator[None]:
+    """Keeps what TensorFlow's C++ side says while it is imported off the screen.
+
+    It writes about CPU features and missing GPUs straight to the descriptor, whatever the log
+    level. If the import fails the text is shown, for then it matters.
+    """
+    with tempfile.TemporaryFile() as kept:
+        sys.stderr.flush()
+        screen = os.dup(2)
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield
+        except Exception:
+            kept.seek(0)
+            os.write(screen, kept.read())
+            raise
+        finally:
+            os.dup2(screen, 2)
+            os.close(screen)
 
 
 def run_command(body: Callable[[], int | None]) -> int:

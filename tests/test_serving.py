@@ -17,7 +17,7 @@ from conftest import inshop_rows, write_inshop
 from PIL import Image
 from shallow import shallow_backbones
 
-from fir_tf import datasets
+from fir_tf import datasets, onednn
 from fir_tf.config import Config
 from fir_tf.errors import FirError
 from fir_tf.files import write_json
@@ -662,7 +662,10 @@ def test_the_loader_of_tf_serving_gives_the_same_numbers(exported, evaluated, tm
     paths = [*part.files(), str(text)]
     done = subprocess.run(
         [str(program), str(exported), *paths],
-        env={"PATH": os.environ["PATH"], "TF_CPP_MIN_LOG_LEVEL": "2"},
+        env={
+            **{name: os.environ[name] for name in ("PATH", onednn.VARIABLE) if name in os.environ},
+            "TF_CPP_MIN_LOG_LEVEL": "2",
+        },
         capture_output=True,
         text=True,
     )

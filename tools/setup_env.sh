@@ -48,7 +48,7 @@ if [ -z "$python" ]; then
     echo "Install one, and name it if it is not on the PATH: make PYTHON=/path/to/python3.$newest ..." >&2
     exit 1
 fi
-echo "environment: $folder ($("$python" --version))"
+echo "environment: $folder ($("$python" --version)); pip says nothing while it fetches packages, which takes minutes"
 
 if [ ! -x "$folder/bin/python" ] || ! "$folder/bin/python" -c "import pip" 2>/dev/null; then
     rm -rf "$folder"

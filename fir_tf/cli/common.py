@@ -1,18 +1,16 @@
 """What the scripts share: flags from the config, messages instead of tracebacks."""
 
-import contextlib
 import dataclasses
 import importlib
 import os
 import sys
-import tempfile
 
 from absl import app, flags, logging
 
 from fir_tf.config import Config
 from fir_tf.errors import FirError
 from fir_tf.options import find_run
-from fir_tf.shell import given_path, run_command
+from fir_tf.shell import given_path, quiet_import, run_command
 
 # TensorFlow's C++ log says nothing a user of the scripts can act on; set before its import.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -86,31 +84,9 @@ def with_run(options):
     return dataclasses.replace(options, run=str(run))
 
 
-@contextlib.contextmanager
-def _quiet_import():
-    """Keeps what TensorFlow's C++ side says while it is imported off the screen.
-
-    It writes about CPU features and missing GPUs straight to the descriptor, whatever the log
-    level. If the import fails the text is shown, for then it matters.
-    """
-    with tempfile.TemporaryFile() as kept:
-        sys.stderr.flush()
-        screen = os.dup(2)
-        os.dup2(kept.fileno(), 2)
-        try:
-            yield
-        except Exception:
-            kept.seek(0)
-            os.write(screen, kept.read())
-            raise
-        finally:
-            os.dup2(screen, 2)
-            os.close(screen)
-
-
 def load_library(module):
     """Imports a module that needs TensorFlow; takes seconds, so --help does without it."""
-    with _quiet_import():
+    with quiet_import():
         import tensorflow as tf
 
         # Looking for devices is what says the most.

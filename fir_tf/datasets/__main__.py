@@ -4,7 +4,7 @@ import importlib
 import os
 import sys
 
-from fir_tf.shell import run_command
+from fir_tf.shell import quiet_import, run_command
 
 COMMANDS = {
     "boutique": "render a small data set of garments to try things on",
@@ -28,7 +28,9 @@ def main(argv=None):
 
     def run():
         # Imported here: rendering needs no TensorFlow.
-        return importlib.import_module(f"fir_tf.datasets.{argv[0]}").main(argv[1:])
+        with quiet_import():
+            command = importlib.import_module(f"fir_tf.datasets.{argv[0]}")
+        return command.main(argv[1:])
 
     return run_command(run)
 

@@ -1,5 +1,6 @@
 """One function over many files in processes, with a progress bar."""
 
+import importlib
 import multiprocessing
 import os
 import signal
@@ -10,6 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from tqdm import tqdm
 
 from fir_tf.errors import FirError
+from fir_tf.shell import quiet_import
 
 # A process takes ten seconds to import TensorFlow and to build the decoder, as long as some
 # hundreds of small photos.
@@ -48,7 +50,9 @@ def run(function, tasks, workers, desc):
         return
     # Forking a process that runs TensorFlow's threads can hang; spawning cannot.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+    pool = ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_start_worker, initargs=(function.__module__,)
+    )
     try:
         yield from tqdm(pool.map(function, tasks, chunksize=_CHUNK), **bar)
     except BrokenProcessPool as error:
@@ -61,13 +65,15 @@ def run(function, tasks, workers, desc):
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _start_worker():
-    """Leaves Ctrl-C to the parent, and ends the worker when the parent is gone.
+def _start_worker(module):
+    """Imports what is called; leaves Ctrl-C to the parent, and ends when the parent is gone.
 
     A worker whose parent was killed would wait for tasks for ever: it holds both ends of the
     queue.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with quiet_import():
+        importlib.import_module(module)
     threading.Thread(target=_follow_parent, daemon=True).start()
 
 
