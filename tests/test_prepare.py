@@ -300,11 +300,13 @@ def test_a_killed_run_goes_on(tmp_path, capsys):
     table = write_set(tmp_path / "data", images)
     copy = tmp_path / "copy"
     options = ["--dataset=table", f"--data_dir={table}", "--max_side=100", "--workers=2"]
-    command = [sys.executable, "-m", "fir_tf.datasets", "prepare", *options, f"--out={copy}"]
+    # At a low priority, so that whoever looks is there before the end on a busy machine too.
+    command = ["nice", "-n", "10", sys.executable, "-m", "fir_tf.datasets", "prepare"]
+    command += [*options, f"--out={copy}"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
         journal = copy / "journal.jsonl"
         end = time.monotonic() + 120
-        while not journal.exists() or journal.read_text().count("\n") < 60:
+        while not journal.exists() or journal.read_text().count("\n") < 30:
             assert time.monotonic() < end and run.poll() is None
             time.sleep(0.01)
         helpers = psutil.Process(run.pid).children(recursive=True)
@@ -316,7 +318,7 @@ def test_a_killed_run_goes_on(tmp_path, capsys):
     made = [path for path in (copy / "images").rglob("*.jpg") if not path.name.startswith(".")]
     noted = journal.read_text().count("\n")
     # The images are written by other processes than the journal, which may be far ahead.
-    assert 60 <= noted < len(images) and noted <= len(made)
+    assert 30 <= noted < len(images) and noted <= len(made)
     for path in made:
         with Image.open(path) as image:
             image.load()
