@@ -59,10 +59,8 @@ def test_too_late_is_said_in_one_line():
 
 def imported(path):
     """Yields the names of the modules that a file imports, in the file's order."""
-    for node in sorted(
-        (node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))),
-        key=lambda node: getattr(node, "lineno", 0),
-    ):
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    for node in sorted(nodes, key=lambda node: getattr(node, "lineno", 0)):
         if isinstance(node, ast.ImportFrom) and node.module:
             yield node.module.split(".")[0]
         elif isinstance(node, ast.Import):
