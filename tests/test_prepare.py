@@ -289,31 +289,45 @@ def test_a_second_run_makes_only_what_changed(tmp_path, capsys):
     assert changed == {f"images/{sorted(images)[5]}", "catalogue.csv"}
 
 
+# Prints its helper processes and kills itself in the middle of the images.
+KILLED = """
+import os, signal, sys
+import psutil
+from fir_tf.datasets import prepare
+from fir_tf.datasets.__main__ import main
+
+run = prepare.parallel.run
+
+def killed(*arguments):
+    for number, entry in enumerate(run(*arguments)):
+        if number == 30:
+            helpers = psutil.Process().children(recursive=True)
+            print("helpers", *(helper.pid for helper in helpers), flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield entry
+
+prepare.parallel.run = killed
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 @pytest.mark.slow
 def test_a_killed_run_goes_on(tmp_path, capsys):
     """And the bytes depend neither on the number of processes nor on the time."""
     images = clean_set(items=60) | odd_ones()
-    for number in range(24):
-        # Some at the end that take long enough for the run to be caught at work.
-        contents = encoded(picture(number, (900, 1200)), "PNG", compress_level=0)
-        images[f"large/{number}.png"] = (contents, "item0", "coat", "train")
     table = write_set(tmp_path / "data", images)
     copy = tmp_path / "copy"
     options = ["--dataset=table", f"--data_dir={table}", "--max_side=100", "--workers=2"]
-    # At a low priority, so that whoever looks is there before the end on a busy machine too.
-    command = ["nice", "-n", "10", sys.executable, "-m", "fir_tf.datasets", "prepare"]
-    command += [*options, f"--out={copy}"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
-        journal = copy / "journal.jsonl"
-        end = time.monotonic() + 120
-        while not journal.exists() or journal.read_text().count("\n") < 30:
-            assert time.monotonic() < end and run.poll() is None
-            time.sleep(0.01)
-        helpers = psutil.Process(run.pid).children(recursive=True)
-        os.kill(run.pid, signal.SIGKILL)
-        run.wait()
+    command = [sys.executable, "-c", KILLED, "prepare", *options, f"--out={copy}"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert run.returncode == -signal.SIGKILL, run.stderr
+    helpers = [int(pid) for pid in run.stdout.split("helpers")[1].split()]
     assert len(helpers) >= 2
-    assert not psutil.wait_procs(helpers, timeout=20)[1], "workers outlive the run"
+    end = time.monotonic() + 60
+    while any(psutil.pid_exists(pid) for pid in helpers):
+        assert time.monotonic() < end, "workers outlive the run"
+        time.sleep(0.1)
+    journal = copy / "journal.jsonl"
     assert not (copy / "catalogue.csv").exists()
     made = [path for path in (copy / "images").rglob("*.jpg") if not path.name.startswith(".")]
     noted = journal.read_text().count("\n")
