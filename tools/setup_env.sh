@@ -91,6 +91,10 @@ END
 # What is imported gets compiled then; all of it would take as long as the download.
 "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile \
     --constraint "$bounds" --editable ".${missing:+[$missing]}"
+# Where Python may not write what it compiles, each start would compile TensorFlow again: 15 seconds.
+if [ -n "${PYTHONDONTWRITEBYTECODE:-}" ]; then
+    PYTHONDONTWRITEBYTECODE= "$folder/bin/python" -m compileall -q -j 0 "$folder/lib" >/dev/null || true
+fi
 touch "$folder/.installed"
 for extra in $extras; do
     touch "$folder/.installed-$extra"
