@@ -10,6 +10,7 @@ from sphinx.util.typing import stringify_annotation
 
 from fir_tf import __version__ as release
 from fir_tf.cli.common import load_library
+from fir_tf.config import help_of
 
 # What TensorFlow says at its import would stand between the builder's own messages.
 load_library("fir_tf.training.loop")
@@ -67,7 +68,7 @@ def _list_flags(app, what, name, obj, options, lines):
                 choices = ", ".join(
                     f"`{choice}`" for choice in field.metadata["choices"] or () if choice
                 )
-                lines += ["", f"`{field.name}`", f"   {field.metadata['help']}"]
+                lines += ["", f"`{field.name}`", f"   {help_of(field)}"]
                 lines[-1] += f" One of {choices}." if choices else ""
                 lines.append("")
 

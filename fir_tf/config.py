@@ -6,22 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fir_tf import files
+from fir_tf import files, registry
 from fir_tf.errors import FirError
 
 LOSS_KINDS = ("OC", "OS", "IS")
-BACKBONE_NAMES = (
-    "resnet50",
-    "resnet50_v15",
-    "densenet121",
-    "seresnet50",
-    "seresnet50_v15",
-    "seresnext50",
-    "seresnext50_v15",
-    "efficientnet_lite0",
-)
+_PLUGINS = "plugins.json"
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-DATASET_NAMES = ("inshop", "category", "consumer2shop", "folder", "table")
 
 # What fir_tf.datasets.walk does, for the help of the commands.
 PHOTO_RULE = (
@@ -38,6 +28,7 @@ def option(
     choices: Sequence[str] | None = None,
     path: bool = False,
     alone: str = "",
+    part: str = "",
 ) -> Any:
     """Declares a dataclass field that is also a flag.
 
@@ -47,11 +38,39 @@ def option(
         choices: sequence of str, the values it may have; None for any.
         path: bool, whether it is a path, or has paths in it.
         alone: str, the value it has where the flag is given without one; empty where it needs one.
+        part: str, the kind of part whose name it is, see `fir_tf.registry`; empty for none.
     """
     return dataclasses.field(
         default=default,
-        metadata={"help": help_text, "choices": choices, "path": path, "alone": alone},
+        metadata={
+            "help": help_text,
+            "choices": choices,
+            "path": path,
+            "alone": alone,
+            "part": part,
+        },
     )
+
+
+PLUGINS_HELP = (
+    "Modules or .py files of yours that bring parts (backbones, data sets ...), with commas; "
+    "`python -m fir_tf parts` lists what is known."
+)
+
+
+def help_of(field: dataclasses.Field) -> str:
+    """Returns the help text of an option, with the names where it is that of a part."""
+    kind = field.metadata.get("part")
+    known = f" One of {', '.join(registry.names(kind))}." if kind else ""
+    return field.metadata["help"] + known
+
+
+def check_parts(options: Any) -> None:
+    """Raises FirError unless each option that is a part's name, and not empty, is a known one."""
+    for field in dataclasses.fields(options):
+        name = getattr(options, field.name)
+        if field.metadata["part"] and (name or field.default):
+            registry.check(field.metadata["part"], name, field.name)
 
 
 def parse_losses(text: str) -> tuple[str, ...]:
@@ -77,7 +96,9 @@ class Config:
         "runs/inshop", "Folder of the run: everything it writes goes there.", path=True
     )
 
-    dataset: str = option("inshop", "Layout of the data.", DATASET_NAMES)
+    plugins: str = option("", PLUGINS_HELP, path=True)
+
+    dataset: str = option("inshop", "Layout of the data.", part="dataset")
     data_dir: str = option(
         "data/inshop",
         "Folder of the data set, or its img_highres or Anno_fine folder to take that one; with "
@@ -102,11 +123,7 @@ class Config:
         "set brings no validation part of its own.",
     )
 
-    backbone: str = option(
-        "resnet50",
-        "Network under the heads.",
-        BACKBONE_NAMES,
-    )
+    backbone: str = option("resnet50", "Network under the heads.", part="backbone")
     weights: str = option(
         "imagenet",
         "Where the backbone starts: imagenet (such weights may carry non-commercial terms), none, "
@@ -239,6 +256,8 @@ class Config:
     )
 
     def __post_init__(self):
+        registry.load_plugins(self.plugins)
+        check_parts(self)
         _validate(self)
 
     def loss_kinds(self) -> tuple[str, ...]:
@@ -255,15 +274,18 @@ class Config:
         return (steps[0], steps[1]) if steps else None
 
     def save(self, path: str | Path) -> None:
-        """Writes the config as JSON to `path`."""
-        files.write_json(path, dataclasses.asdict(self))
+        """Writes the config as JSON to `path`, and what its plugins brought beside it."""
+        brought = registry.brought(self.plugins)
+        files.write_json(Path(path).with_name(_PLUGINS), brought)
+        files.write_json(path, dataclasses.asdict(self) | {"plugins": ",".join(brought)})
 
     @classmethod
     def load(cls, path: str | Path) -> "Config":
-        """Reads what `save` wrote.
+        """Reads what `save` wrote and loads the plugins that are named there.
 
         Raises:
-            FirError: if the file is missing or damaged or has fields this version lacks.
+            FirError: if the file is missing or damaged or has fields this version lacks, or the
+                run was made with plugins that cannot be loaded.
         """
         path = Path(path)
         if not path.is_file():
@@ -289,6 +311,7 @@ class Config:
                     "Copy the run's folder again, or correct it there"
                 )
         try:
+            registry.require(_read_plugins(path.with_name(_PLUGINS)), f"the run {path.parent}")
             return cls(**values)
         except FirError as error:
             raise FirError(f"{path}: {error}") from error
@@ -304,12 +327,24 @@ class Config:
             "steps_per_loop",
             "dry_run",
             "profile",
+            "plugins",
         }
         return {
             field.name: (getattr(self, field.name), getattr(other, field.name))
             for field in dataclasses.fields(self)
             if field.name not in free and getattr(self, field.name) != getattr(other, field.name)
         }
+
+
+def _read_plugins(path):
+    """What `Config.save` wrote of the plugins; a run may have been made before there were any."""
+    if not path.is_file():
+        return {}
+    values = files.read_json(path, "Copy the run's folder again")
+    good = all(isinstance(parts, list) for parts in values.values())
+    if not good or not all(isinstance(part, str) for part in sum(values.values(), [])):
+        raise FirError(f"{path} must list parts by plugin. Copy the run's folder again")
+    return values
 
 
 def _integers(text):

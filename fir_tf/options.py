@@ -4,7 +4,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from fir_tf.config import DATASET_NAMES, option
+from fir_tf import registry
+from fir_tf.config import PLUGINS_HELP, option
 from fir_tf.errors import FirError
 
 
@@ -13,11 +14,12 @@ class EvaluateOptions:
     """What evaluate.py is told. Each field is a flag of the same name."""
 
     run: str = option("", "Folder of the run; the newest below runs/ when not given.", path=True)
+    plugins: str = option("", f"{PLUGINS_HELP} Those of the run are known.", path=True)
     data_dir: str = option("", "Folder of the data set; the run's own when not given.", path=True)
     dataset: str = option(
         "",
         "Layout of the data; the run's own when not given.",
-        ("", *DATASET_NAMES),
+        part="dataset",
     )
     gallery_scope: str = option(
         "",
@@ -54,6 +56,7 @@ class EvaluateOptions:
     )
 
     def __post_init__(self):
+        registry.load_plugins(self.plugins)
         at_least(self, 1, "batch_size", "sheet_rows", "sheet_matches")
         at_least(self, 0, "whiten", "expand", "rerank")
 
@@ -63,6 +66,7 @@ class ExportOptions:
     """What export.py is told. Each field is a flag of the same name."""
 
     run: str = option("", "Folder of the run; the newest below runs/ when not given.", path=True)
+    plugins: str = option("", f"{PLUGINS_HELP} Those of the run are known.", path=True)
     output: str = option(
         "",
         "Folder of the model's versions; `export/fir` in the run's folder when not given, for "
@@ -106,6 +110,7 @@ class ExportOptions:
     )
 
     def __post_init__(self):
+        registry.load_plugins(self.plugins)
         at_least(self, 1, "top")
         at_least(self, 0, "version")
         if self.format != "saved_model" and (self.gallery or self.precision != "float32"):

@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from fir_tf.config import DATASET_NAMES, PHOTO_RULE, option
+from fir_tf import registry
+from fir_tf.config import PHOTO_RULE, PLUGINS_HELP, check_parts, option
 from fir_tf.errors import FirError
 from fir_tf.options import at_least
 
@@ -12,6 +13,7 @@ _MODEL_HELP = (
     "given."
 )
 _IMAGES_HELP = "The photos' folder; the one the index was made from when not given."
+_PLUGINS_HELP = f"{PLUGINS_HELP} Those of the model's run are known."
 _EFFORT_HELP = "How far an approximate FAISS index searches: 2 looks at twice as much."
 
 
@@ -24,6 +26,7 @@ class IndexOptions:
         "Model: a run's folder or an exported SavedModel; the newest run when not given.",
         path=True,
     )
+    plugins: str = option("", _PLUGINS_HELP, path=True)
     images: str = option(
         "",
         "Folder of photos, <category>/<item>/<view>.jpg or any other depth, or a table of them "
@@ -31,9 +34,7 @@ class IndexOptions:
         path=True,
     )
     index: str = option("", _INDEX_HELP, path=True)
-    dataset: str = option(
-        "", "Layout of --images where it is that of a benchmark.", ("", *DATASET_NAMES)
-    )
+    dataset: str = option("", "Layout of --images where it is that of a benchmark.", part="dataset")
     split: str = option(
         "", "Parts of a benchmark or table to index, such as gallery; all when not given."
     )
@@ -62,6 +63,8 @@ class IndexOptions:
     )
 
     def __post_init__(self):
+        registry.load_plugins(self.plugins)
+        check_parts(self)
         _required(self, "images")
         _required(self, "index")
         at_least(self, 1, "batch_size")
@@ -75,6 +78,7 @@ class QueryOptions:
 
     index: str = option("", _INDEX_HELP, path=True)
     model: str = option("", _MODEL_HELP, path=True)
+    plugins: str = option("", _PLUGINS_HELP, path=True)
     images: str = option("", _IMAGES_HELP, path=True)
     k: int = option(10, "Results for each query.")
     group: bool = option(True, "One result for each item, its best view; otherwise every image.")
@@ -103,6 +107,7 @@ class QueryOptions:
     effort: float = option(1.0, _EFFORT_HELP)
 
     def __post_init__(self):
+        registry.load_plugins(self.plugins)
         _required(self, "index")
         at_least(self, 1, "k")
         at_least(self, 0, "expand", "rerank")
@@ -113,6 +118,7 @@ class MeasureOptions:
     """What `search.py measure` is told. Each field is a flag of the same name."""
 
     index: str = option("", _INDEX_HELP, path=True)
+    plugins: str = option("", _PLUGINS_HELP, path=True)
     k: int = option(50, "Results for each query.")
     queries: int = option(200, "Vectors of the index, drawn at random, that are asked for.")
     effort: float = option(1.0, _EFFORT_HELP)
@@ -124,6 +130,7 @@ class MeasureOptions:
     )
 
     def __post_init__(self):
+        registry.load_plugins(self.plugins)
         _required(self, "index")
         at_least(self, 1, "k", "queries")
 
@@ -134,6 +141,7 @@ class WebOptions:
 
     index: str = option("", _INDEX_HELP, path=True)
     model: str = option("", _MODEL_HELP, path=True)
+    plugins: str = option("", _PLUGINS_HELP, path=True)
     images: str = option("", _IMAGES_HELP, path=True)
     host: str = option("127.0.0.1", "Address to listen at; 0.0.0.0 lets other machines in.")
     port: int = option(8000, "Port to listen at; 0 takes a free one.")
@@ -141,6 +149,7 @@ class WebOptions:
     effort: float = option(1.0, _EFFORT_HELP)
 
     def __post_init__(self):
+        registry.load_plugins(self.plugins)
         _required(self, "index")
         at_least(self, 1, "max_upload_mb")
         if not 0 <= self.port <= 65535:

@@ -15,17 +15,13 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from fir_tf.config import DATASET_NAMES
 from fir_tf.errors import FirError
 
 # As shells count: 128 and the signal's number.
 _INTERRUPTED, _BROKEN_PIPE = 130, 141
 
-# What may stand before a path in a flag's value.
-_BEFORE_PATH = re.compile(
-    rf"(^|(?:^|,\s*)(?:{'|'.join(DATASET_NAMES)}):|^(?:faiss(?:\+\w+)?|milvus):|(?:^|\s)--\w+=)"
-    r"(~[^/,\s]*)"
-)
+# What may stand before a path in a flag's value: a data set, an index's scheme, an option.
+_BEFORE_PATH = re.compile(r"(^|(?:^|,\s*)[\w+]+:|(?:^|\s)--\w+=)(~[^/,\s]*)")
 _ADVICE = {
     errno.ENOSPC: "Make room there and give the same command again",
     errno.EDQUOT: "Make room there and give the same command again",

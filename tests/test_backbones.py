@@ -16,7 +16,6 @@ from fir_tf.errors import FirError
 from fir_tf.keras_versions import KERAS_2, name_of, tensor_of
 from fir_tf.models import layers
 from fir_tf.models.backbones import (
-    BACKBONES,
     STAGES,
     build_backbone,
     freeze_stages,
@@ -32,6 +31,7 @@ from fir_tf.models.layers import (
 )
 from fir_tf.models.pretrained.assign import assign_torch
 from fir_tf.models.pretrained.load import load_file
+from fir_tf.registry import get, names
 
 
 def relative_error(actual, expected):
@@ -70,7 +70,7 @@ def test_densenets_transitions_pool_first_and_compute_the_same():
             for value in stock.get_weights()
         ]
     )
-    model = BACKBONES["densenet121"].build((*size, 3))
+    model = get("backbone", "densenet121").build((*size, 3))
     model.set_weights(stock.get_weights())
     images = normal(2, *size, 3)
     expected = stock(images, training=False)
@@ -94,14 +94,17 @@ QUICK = ("resnet50", "efficientnet_lite0")
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in BACKBONES],
+    [
+        pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow)
+        for name in names("backbone")
+    ],
 )
 def test_parameters_output_and_stages(name, without_keras_cv):
     height, width = 64, 49
     model = build_backbone(name, (height, width), None)
     assert sum(np.prod(v.shape) for v in model.trainable_variables) == PARAMETERS[name]
     assert model.name == name
-    assert model.output_shape[-1] == BACKBONES[name].features
+    assert model.output_shape[-1] == get("backbone", name).features
     features = model(normal(2, height, width, 3), training=False)
     assert features.shape == (2, *model.output_shape[1:])
     assert np.isfinite(features).all() and np.std(features) > 0
@@ -110,7 +113,7 @@ def test_parameters_output_and_stages(name, without_keras_cv):
 
     # The stages follow each other, and compute at the same scales in every backbone.
     layers_with_weights = [layer for layer in model.layers if layer.weights]
-    stages = [BACKBONES[name].stage_of(layer.name) for layer in layers_with_weights]
+    stages = [get("backbone", name).stage_of(layer.name) for layer in layers_with_weights]
     assert stages == sorted(stages)
     scales = [set() for _ in STAGES]
     for stage, layer in zip(stages, layers_with_weights, strict=True):
@@ -125,7 +128,9 @@ def test_parameters_output_and_stages(name, without_keras_cv):
         assert scale in scales[stage] and scales[stage] <= near
     left = [len(model.trainable_variables)]
     for number, stage in enumerate(STAGES):
-        assert freeze_stages(model, stage) == sum(one <= number for one in stages)
+        assert freeze_stages(model, get("backbone", name), stage) == sum(
+            one <= number for one in stages
+        )
         left.append(len(model.trainable_variables))
     assert left == sorted(set(left), reverse=True) and left[-1] == 0
 
@@ -138,7 +143,7 @@ def shared_backbone(name):
 
 def torch_tensors(name):
     """A backbone, and a torch state dict for it: variable number n is n everywhere."""
-    backbone = BACKBONES[name]
+    backbone = get("backbone", name)
     suffixes = {
         "kernel": "weight",
         "gamma": "weight",
@@ -174,7 +179,7 @@ def is_filled(model):
 
 def test_a_torch_state_dict_is_assigned_strictly():
     model, tensors = torch_tensors("seresnet50")
-    left_out = assign_torch(model, tensors, BACKBONES["seresnet50"])
+    left_out = assign_torch(model, tensors, get("backbone", "seresnet50"))
     assert is_filled(model)
     assert {"last_linear.weight", "last_linear.bias"} < set(left_out)
     assert all(key.endswith((".num_batches_tracked", "weight", "bias")) for key in left_out)
@@ -182,7 +187,7 @@ def test_a_torch_state_dict_is_assigned_strictly():
 
     def refused(changed, *matches):
         with pytest.raises(FirError) as error:
-            assign_torch(model, changed, BACKBONES["seresnet50"])
+            assign_torch(model, changed, get("backbone", "seresnet50"))
         assert all(match in str(error.value) for match in matches)
         assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
 
@@ -232,7 +237,7 @@ def test_keras_weights_files(tmp_path, file):
         else:
             (with_faster_layers(model) if file.startswith("fused") else model).save_weights(path)
 
-    backbone = BACKBONES["resnet50"]
+    backbone = get("backbone", "resnet50")
     saved, loaded = small_network(), small_network()
     saved(normal(4, 8, 8, 3), training=True)
     save(saved)
@@ -248,7 +253,7 @@ def test_keras_weights_files(tmp_path, file):
 def test_weights_that_cannot_be_loaded(tmp_path):
     with pytest.raises(FirError, match="no file .*nowhere.h5"):
         build_backbone("efficientnet_lite0", 32, "nowhere.h5")
-    backbone, model = BACKBONES["efficientnet_lite0"], small_network()
+    backbone, model = get("backbone", "efficientnet_lite0"), small_network()
     before = model.get_weights()
     for name in ("junk.h5", "junk.weights.h5", "junk.pth", "junk.safetensors"):
         path = tmp_path / name
@@ -553,12 +558,12 @@ def test_a_batch_norm_that_cannot_be_set():
 
 def test_a_frozen_stage_keeps_its_statistics():
     model = build_backbone("efficientnet_lite0", 32, None)
-    freeze_stages(model, "stage2")
+    freeze_stages(model, get("backbone", model.name), "stage2")
     norms = [layer for layer in model.layers if isinstance(layer, FusedBatchNormalization)]
     before = [layer.moving_mean.numpy() for layer in norms]
     model(normal(4, 32, 32, 3), training=True)
     changed = {
-        BACKBONES[model.name].stage_of(layer.name)
+        get("backbone", model.name).stage_of(layer.name)
         for layer, mean in zip(norms, before, strict=True)
         if not np.array_equal(layer.moving_mean, mean)
     }

@@ -11,10 +11,10 @@ from odd_images import encoded, odd_images, picture, turned
 from PIL import Image, ImageEnhance
 from test_input import preprocessed
 
-from fir_tf.datasets import DATASETS
 from fir_tf.datasets import near_duplicates as near
 from fir_tf.datasets.__main__ import main
 from fir_tf.datasets.findings import quick_check
+from fir_tf.datasets.table import load_table
 from fir_tf.errors import FirError
 
 ERRORS = {"missing", "empty", "truncated", "unreadable", "too_large", "format"}
@@ -388,13 +388,13 @@ def test_quick_check_says_what_check_says_of_the_labels(tmp_path):
     images["alone.jpg"] = (encoded(picture(1), "JPEG"), "alone", "coat", "train")
     images["lost.jpg"] = (encoded(picture(2), "JPEG"), "lost", "coat", "query")
     table = write_set(tmp_path / "a", images)
-    lines = quick_check(DATASETS["table"](table), seconds=60)
+    lines = quick_check(load_table(table), seconds=60)
     assert [line.split(":")[0] for line in lines] == ["warning", "note"]
     assert "1 query of 5 without an image of the same item" in lines[0]
     assert "1 of 59 training items has one image" in lines[1]
 
     (table.parent / "alone.jpg").write_bytes(b"")
-    lines = quick_check(DATASETS["table"](table), seconds=60)
+    lines = quick_check(load_table(table), seconds=60)
     assert lines[-1].startswith("warning: 1 of 182 image files looked at cannot be read:")
     assert f"{table}:182" in lines[-1] and "no bytes" in lines[-1]
 
@@ -402,7 +402,7 @@ def test_quick_check_says_what_check_says_of_the_labels(tmp_path):
 def test_quick_check_refuses_a_broken_download(tmp_path):
     images = clean_set(items=120)
     table = write_set(tmp_path / "a", images)
-    catalogue = DATASETS["table"](table)
+    catalogue = load_table(table)
     paths = [Path(path) for path in catalogue.files()]
     for path in paths[::50]:
         path.write_bytes(b"")
@@ -416,7 +416,7 @@ def test_quick_check_refuses_a_broken_download(tmp_path):
 
 def test_quick_check_keeps_to_its_time(tmp_path, monkeypatch):
     table = write_set(tmp_path / "a", clean_set(items=120))
-    catalogue = DATASETS["table"](table)
+    catalogue = load_table(table)
     asked = []
     monkeypatch.setattr("fir_tf.datasets.findings.read", lambda path: asked.append(path) or b"")
     with pytest.raises(FirError, match="100 of 100 image files looked at"):

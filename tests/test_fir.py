@@ -12,10 +12,11 @@ from test_backbones import normal
 
 from fir_tf.errors import FirError
 from fir_tf.keras_versions import tensor_of
-from fir_tf.models.backbones import BACKBONES, STAGES
+from fir_tf.models.backbones import STAGES
 from fir_tf.models.fir import build_fir, head_variables
 from fir_tf.models.layers import FusedBatchNormalization
 from fir_tf.models.saving import load_model
+from fir_tf.registry import names
 from fir_tf.training.optimizer import make_optimizer
 
 
@@ -180,7 +181,7 @@ def test_every_kind_of_saved_model_loads_in_a_fresh_process(tmp_path, shallow):
 @pytest.mark.slow
 @pytest.mark.bfloat16
 def test_every_saved_model_loads_in_a_fresh_process(tmp_path):
-    check_fresh_process(tmp_path, BACKBONES)
+    check_fresh_process(tmp_path, names("backbone"))
 
 
 def test_files_that_are_no_model(tmp_path):

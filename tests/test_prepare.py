@@ -2,7 +2,6 @@ import csv
 import hashlib
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -25,10 +24,11 @@ from odd_images import (
 from PIL import Image
 from test_check import clean_set, write_set
 
-from fir_tf.datasets import DATASETS, load
+from fir_tf.datasets import load
 from fir_tf.datasets.__main__ import main
 from fir_tf.datasets.prepare import convert, copy_names
 from fir_tf.images.file import UnreadableImageError
+from fir_tf.registry import get
 
 
 def run_prepare(table, out, *options):
@@ -196,7 +196,7 @@ def test_the_table_describes_the_copy(tmp_path, capsys):
     assert "163 images written, 0 were there, 1 cannot be read" in said
     assert f"{table}:165: more/bad.jpg: it is no image of a known format" in said
 
-    before, after = DATASETS["table"](table), load("table", tmp_path / "copy/catalogue.csv")
+    before, after = get("dataset", "table")(table), load("table", tmp_path / "copy/catalogue.csv")
     rows = read_rows(tmp_path / "copy/catalogue.csv")
     assert len(before) - 1 == len(rows) == len(after) == 163
     labels = {}
@@ -236,7 +236,7 @@ def test_domains_and_folders_come_through(tmp_path):
         ["boutique", "--layout=consumer2shop", f"--out={tmp_path}/b", "--items=12", "--size=40"]
     )
     assert status == 0
-    before = DATASETS["consumer2shop"](tmp_path / "b")
+    before = get("dataset", "consumer2shop")(tmp_path / "b")
     options = ["--dataset=consumer2shop", f"--data_dir={tmp_path}/b", f"--out={tmp_path}/copy"]
     assert main(["prepare", *options]) == 0
     after = load("table", tmp_path / "copy/catalogue.csv")

@@ -14,13 +14,13 @@ from test_backbones import is_filled, normal, relative_error, small_network, tor
 from fir_tf import datasets
 from fir_tf.errors import FirError
 from fir_tf.input.batches import ordered_batches
-from fir_tf.models.backbones import BACKBONES, build_backbone, get_backbone, normalisation
-from fir_tf.models.pretrained import WEIGHTS
+from fir_tf.models.backbones import build_backbone, normalisation
 from fir_tf.models.pretrained.__main__ import main
 from fir_tf.models.pretrained.assign import assign_torch
 from fir_tf.models.pretrained.download import imagenet_file
 from fir_tf.models.pretrained.load import load_file, load_torch
 from fir_tf.models.torch_file import read_torch_file
+from fir_tf.registry import get, names
 
 # The network of timm that each backbone equals, and its parameters with 1000 classes as published.
 TIMM = {
@@ -61,7 +61,7 @@ def package_names(tensors):
 
     The two list the same tensors in the same order.
     """
-    names = read_torch_file(imagenet_file(WEIGHTS["efficientnet_lite0"]))
+    names = read_torch_file(imagenet_file(get("backbone", "efficientnet_lite0").weights))
     return dict(zip(names, tensors.values(), strict=True))
 
 
@@ -129,7 +129,7 @@ def torch_images(images):
 
 def our_maps(model, tensors, images):
     """The same of our network; the classifier of the state dict serves for this only."""
-    backbone = get_backbone(model.name)
+    backbone = get("backbone", model.name)
     last = {}
     for layer in model.layers:
         for number, part in enumerate(backbone.stages):
@@ -142,13 +142,13 @@ def our_maps(model, tensors, images):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", names("backbone"))
 def test_feature_maps_and_logits_equal_those_of_torch(timm, name, tmp_path):
     network, tensors = torch_network(timm, name)
     save_file(tensors, tmp_path / "random.safetensors")
     for size in ((97, 97), (128, 96)):
         model = build_backbone(name, size, None)
-        load_torch(model, BACKBONES[name], tmp_path / "random.safetensors")
+        load_torch(model, get("backbone", name), tmp_path / "random.safetensors")
         images = normal(2, *size, 3)
         expected, expected_logits = torch_maps(network, name, images)
         actual, actual_logits = our_maps(model, tensors, images)
@@ -160,7 +160,7 @@ def test_feature_maps_and_logits_equal_those_of_torch(timm, name, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", names("backbone"))
 def test_running_statistics_after_a_training_step_equal_those_of_torch(timm, name):
     """A step of gradient descent between two batches, of which the statistics are taken."""
     import torch
@@ -168,7 +168,7 @@ def test_running_statistics_after_a_training_step_equal_those_of_torch(timm, nam
     size = (96, 97)
     network, tensors = torch_network(timm, name)
     model, expected = build_backbone(name, size, None), build_backbone(name, size, None)
-    assign_torch(model, tensors, BACKBONES[name])
+    assign_torch(model, tensors, get("backbone", name))
     for layer in model.layers:
         # keras-cv's EfficientNet-Lite drops branches at random.
         if isinstance(layer, keras.layers.Dropout):
@@ -188,7 +188,7 @@ def test_running_statistics_after_a_training_step_equal_those_of_torch(timm, nam
     tensors = {key: value.numpy() for key, value in network.state_dict().items()}
     if name == "efficientnet_lite0":
         tensors = package_names(tensors)
-    assign_torch(expected, tensors, BACKBONES[name])
+    assign_torch(expected, tensors, get("backbone", name))
 
     with tf.GradientTape() as tape:
         loss = tf.reduce_mean(model(images, training=True) * upstream)
@@ -211,7 +211,7 @@ def test_the_table_says_what_timm_says(timm):
         ("seresnext50", "legacy_seresnext50_32x4d.in1k"),
         ("seresnext50_v15", "seresnext50_32x4d.racm_in1k"),
     ):
-        weights, wanted = WEIGHTS[name], timm.get_pretrained_cfg(model)
+        weights, wanted = get("backbone", name).weights, timm.get_pretrained_cfg(model)
         scaled = [[255 * value for value in row] for row in (wanted.mean, wanted.std)]
         assert np.allclose([weights.normalisation.mean, weights.normalisation.std], scaled)
         # DenseNet's are keras.applications' weights, evaluated as its authors did.
@@ -258,7 +258,7 @@ def test_the_convert_command(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "left out the classifier (_fc.bias, _fc.weight) and 49 step counters" in out
     assert out.count("non-commercial") == 1
-    load_file(model, BACKBONES[name], target)
+    load_file(model, get("backbone", name), target)
     assert is_filled(model)
 
     target.unlink()
@@ -285,7 +285,7 @@ def test_resnet50_takes_torch_weights_when_told_their_layout(tmp_path, capsys):
     source, target = tmp_path / "x.safetensors", tmp_path / "x.weights.h5"
     save_file(tensors, source)
     with pytest.raises(FirError, match=f"{source}.*--backbone=resnet50_v15"):
-        load_file(small_network(), BACKBONES["resnet50"], source)
+        load_file(small_network(), get("backbone", "resnet50"), source)
     options = ("--backbone=resnet50", f"--from={source}", f"--to={target}")
     assert converter(*options) == 1
     assert "say so with --caffe_layout" in capsys.readouterr().err and not target.exists()
@@ -301,7 +301,7 @@ def test_resnet50_takes_torch_weights_when_told_their_layout(tmp_path, capsys):
 def test_efficientnet_lite0_equals_torch_with_the_real_weights(timm):
     import torch
 
-    path = imagenet_file(WEIGHTS["efficientnet_lite0"])
+    path = imagenet_file(get("backbone", "efficientnet_lite0").weights)
     tensors = read_torch_file(path)
     network = timm.create_model(TIMM["efficientnet_lite0"][0]).eval()
     values = map(torch.from_numpy, tensors.values())
@@ -337,7 +337,7 @@ def clothing():
 def test_efficientnet_lite0_names_real_clothes(clothing):
     part = clothing.part("test")
     model = build_backbone("efficientnet_lite0", 224)
-    tensors = read_torch_file(imagenet_file(WEIGHTS["efficientnet_lite0"]))
+    tensors = read_torch_file(imagenet_file(get("backbone", "efficientnet_lite0").weights))
     layer = normalisation("efficientnet_lite0")
     batches, _ = ordered_batches(part.files(), 224, "crop", 32)
     features = np.concatenate(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fir_tf.models.backbones import BACKBONES
+from fir_tf.registry import names
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -18,7 +18,7 @@ def test_flag_files_exist():
         assert (ROOT / name).is_file(), name
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", names("backbone"))
 def test_parameter_counts_are_the_tested_ones(name):
     from test_backbones import PARAMETERS
 

@@ -80,13 +80,13 @@ def test_without_any_home_a_tilde_is_said(monkeypatch):
 
 def test_every_path_among_the_flags_is_known_as_one():
     expected = {
-        Config: {"run", "data_dir", "extra_data", "weights"},
-        EvaluateOptions: {"run", "data_dir", "output"},
-        ExportOptions: {"run", "output", "gallery", "data_dir"},
-        IndexOptions: {"model", "images", "index", "whitening", "beam"},
-        QueryOptions: {"index", "model", "images", "sheet", "json"},
-        MeasureOptions: {"index", "json"},
-        WebOptions: {"index", "model", "images"},
+        Config: {"run", "data_dir", "extra_data", "weights", "plugins"},
+        EvaluateOptions: {"run", "data_dir", "output", "plugins"},
+        ExportOptions: {"run", "output", "gallery", "data_dir", "plugins"},
+        IndexOptions: {"model", "images", "index", "whitening", "beam", "plugins"},
+        QueryOptions: {"index", "model", "images", "sheet", "json", "plugins"},
+        MeasureOptions: {"index", "json", "plugins"},
+        WebOptions: {"index", "model", "images", "plugins"},
     }
     for options, names in expected.items():
         fields = dataclasses.fields(options)

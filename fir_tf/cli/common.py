@@ -7,7 +7,7 @@ import sys
 
 from absl import app, flags, logging
 
-from fir_tf.config import Config
+from fir_tf.config import Config, check_parts, help_of
 from fir_tf.errors import FirError
 from fir_tf.options import find_run
 from fir_tf.shell import given_path, quiet_import, run_command
@@ -26,7 +26,7 @@ def define_flags(fields, **defaults):
     """
     for field in fields:
         default = defaults.get(field.name, field.default)
-        text, choices = field.metadata["help"], field.metadata.get("choices")
+        text, choices = help_of(field), field.metadata.get("choices")
         if choices:
             flags.DEFINE_enum(field.name, default, choices, text)
         elif field.metadata.get("alone"):
@@ -81,6 +81,7 @@ def with_run(options):
     """
     run = find_run(options.run)
     Config.load(run / "config.json")
+    check_parts(options)
     return dataclasses.replace(options, run=str(run))
 
 

@@ -2,28 +2,18 @@
 
 from pathlib import Path
 
+from fir_tf import registry
 from fir_tf.config import Config
 from fir_tf.datasets.catalogue import Catalogue, check_files, split_off_validation
-from fir_tf.datasets.deepfashion import load_category, load_consumer2shop, load_inshop
-from fir_tf.datasets.folder import load_folder
 from fir_tf.datasets.sources import merge_training, parse_sources
-from fir_tf.datasets.table import load_table
 from fir_tf.errors import FirError
-
-DATASETS = {
-    "inshop": load_inshop,
-    "category": load_category,
-    "consumer2shop": load_consumer2shop,
-    "folder": load_folder,
-    "table": load_table,
-}
 
 
 def load(dataset: str, data_dir: str | Path) -> Catalogue:
     """Loads a data set and checks that its image files exist.
 
     Args:
-        dataset: str, a key of `DATASETS`.
+        dataset: str, a registered data set's name.
         data_dir: str or Path, its folder, or the file of a table.
 
     Returns:
@@ -32,9 +22,7 @@ def load(dataset: str, data_dir: str | Path) -> Catalogue:
     Raises:
         FirError: for an unknown data set, anything the loader objects to, or missing files.
     """
-    if dataset not in DATASETS:
-        raise FirError(f"`dataset` must be one of {', '.join(DATASETS)}. Received: {dataset!r}")
-    catalogue = DATASETS[dataset](data_dir)
+    catalogue = registry.get("dataset", dataset)(data_dir)
     check_files(catalogue)
     return catalogue
 
@@ -69,4 +57,4 @@ def load_training(config: Config) -> Catalogue:
     )
 
 
-__all__ = ["DATASETS", "Catalogue", "load", "load_training"]
+__all__ = ["Catalogue", "load", "load_training"]

@@ -2,7 +2,7 @@
 
 import argparse
 
-from fir_tf import datasets
+from fir_tf import registry
 from fir_tf.config import PHOTO_RULE
 from fir_tf.datasets.folder import load_folder
 from fir_tf.errors import FirError
@@ -32,7 +32,10 @@ class Parser(argparse.ArgumentParser):
 def add_source(parser):
     """Adds --dataset, --data_dir and --workers to an ArgumentParser."""
     parser.add_argument(
-        "--dataset", choices=tuple(datasets.DATASETS), default="inshop", help="layout (%(default)s)"
+        "--dataset",
+        choices=registry.names("dataset"),
+        default="inshop",
+        help="layout (%(default)s)",
     )
     parser.add_argument(
         "--data_dir",
@@ -50,7 +53,7 @@ def load_source(dataset, data_dir):
     In a plain folder, images count that training cannot read (WebP, TIFF, HEIC ...).
 
     Args:
-        dataset: str, a key of `DATASETS`.
+        dataset: str, a registered data set's name.
         data_dir: str.
 
     Returns:
@@ -61,4 +64,4 @@ def load_source(dataset, data_dir):
     """
     if dataset == "folder":
         return load_folder(data_dir, with_others=True)
-    return datasets.DATASETS[dataset](data_dir)
+    return registry.get("dataset", dataset)(data_dir)

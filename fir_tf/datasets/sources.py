@@ -8,13 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fir_tf.config import DATASET_NAMES
+from fir_tf import registry
 from fir_tf.datasets.catalogue import UNKNOWN, Catalogue, check_paths
 from fir_tf.errors import FirError
-
-_SOURCE = re.compile(rf"({'|'.join(DATASET_NAMES)}):(.+)")
-# A comma that begins another source; a path may contain commas.
-_COMMA = re.compile(rf",(?=\s*(?:{'|'.join(DATASET_NAMES)}):)")
 
 
 def parse_sources(text: str) -> list[tuple[str, str]]:
@@ -31,13 +27,15 @@ def parse_sources(text: str) -> list[tuple[str, str]]:
     """
     if not text.strip():
         return []
+    known = registry.names("dataset")
     sources = []
-    for part in _COMMA.split(text):
-        found = _SOURCE.fullmatch(part.strip())
+    # A comma that begins another source; a path may contain commas.
+    for part in re.split(rf",(?=\s*(?:{'|'.join(known)}):)", text):
+        found = re.fullmatch(rf"({'|'.join(known)}):(.+)", part.strip())
         if not found:
             raise FirError(
                 "`extra_data` must be dataset:path[,dataset:path...] with a data set of "
-                f"{', '.join(DATASET_NAMES)}. Received: {part.strip()!r}"
+                f"{', '.join(known)}. Received: {part.strip()!r}"
             )
         sources.append((found[1], found[2].strip()))
     return sources

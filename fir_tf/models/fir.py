@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from fir_tf import registry
 from fir_tf.config import Config
 from fir_tf.errors import FirError
 from fir_tf.models.backbones import build_backbone, freeze_stages, normalisation
@@ -31,7 +32,7 @@ def build_fir(
     pooled and L2-normalised, with an optional linear projection between.
 
     Args:
-        backbone: str, a key of `fir_tf.models.backbones.BACKBONES`.
+        backbone: str, a registered backbone's name.
         image_size: int, side of the square input in pixels.
         categories: int, number of categories.
         weights: "imagenet", "none" or the path of a weights file, for the backbone.
@@ -60,7 +61,7 @@ def build_fir(
     if batch_norm == "auto":
         batch_norm = "batch" if weights in (None, "none") else "frozen"
     set_batch_norm(body, batch_norm)
-    freeze_stages(body, freeze)
+    freeze_stages(body, registry.get("backbone", backbone), freeze)
 
     images = keras.Input((image_size, image_size, 3), name="images")
     features = body(normalisation(backbone)(images))

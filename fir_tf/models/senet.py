@@ -14,10 +14,13 @@ A layer here bears the name of its module there.
 """
 
 import dataclasses
+import functools
 
 import keras
 
+from fir_tf.models.backbones import Backbone
 from fir_tf.models.layers import FusedBatchNormalization, GroupedConv2D
+from fir_tf.models.pretrained import TIMM, TORCHVISION, Weights
 
 _BLOCKS = (3, 4, 6, 3)
 _REDUCTION = 16
@@ -43,27 +46,9 @@ class _Layout:
 
 
 _CAFFE = _Layout(stride_on_3x3=False, stem="layer0.", ceil_pool=True, excitation="se_module")
-_LAYOUTS = {
-    "seresnet50": _CAFFE,
-    "seresnext50": dataclasses.replace(_CAFFE, groups=32, stride_on_3x3=True),
-    "resnet50_v15": _Layout(excitation=""),
-    "seresnet50_v15": _Layout(),
-    "seresnext50_v15": _Layout(groups=32),
-}
 
 
-def build_senet(name, input_shape):
-    """Builds one of the networks.
-
-    Args:
-        name: "seresnet50", "seresnext50", "resnet50_v15", "seresnet50_v15" or "seresnext50_v15".
-        input_shape: tuple (height, width, 3).
-
-    Returns:
-        keras.Model from normalised images, float [batch, height, width, 3], to the last feature
-        map, [batch, about height / 32, about width / 32, 2048].
-    """
-    layout = _LAYOUTS[name]
+def _build(layout, input_shape):
     images = keras.Input(input_shape, name="images")
     x = _convolution(images, 64, 7, f"{layout.stem}conv1", strides=2)
     x = _batch_norm(x, f"{layout.stem}bn1")
@@ -84,7 +69,7 @@ def build_senet(name, input_shape):
                 project=not block,
                 name=f"layer{stage + 1}.{block}",
             )
-    return keras.Model(images, x, name=name)
+    return keras.Model(images, x)
 
 
 def _bottleneck(inputs, layout, planes, strides, project, name):
@@ -143,3 +128,87 @@ def _convolution(x, filters, kernel_size, name, strides=1, groups=1, use_bias=Fa
 def _batch_norm(x, name):
     # torch's momentum of 0.1 is the weight of the new value, Keras' that of the old one.
     return FusedBatchNormalization(epsilon=1e-5, momentum=0.9, name=name)(x)
+
+
+def _senet(description, layout, weights, classifier="fc"):
+    """A Backbone of one of the layouts."""
+    stem = layout.stem or "conv1|bn1"
+    stages = (stem, *(f"layer{number}." for number in range(1, 5)))
+    return Backbone(
+        description,
+        functools.partial(_build, layout),
+        2048,
+        tuple(stage.replace(".", r"\.") for stage in stages),
+        weights,
+        torch_classifier=(f"{classifier}.weight", f"{classifier}.bias"),
+    )
+
+
+RESNET50_V15 = _senet(
+    "ResNet-50 with its strides on the 3x3 convolutions, as torchvision has it",
+    _Layout(excitation=""),
+    Weights(
+        source="torchvision (resnet50, IMAGENET1K_V1)",
+        file="resnet50-0676ba61.pth",
+        checksum="sha256:0676ba61",
+        licence="BSD-3-Clause",
+        top1=76.130,
+        url=TORCHVISION,
+    ),
+)
+SERESNET50 = _senet(
+    "SE-ResNet-50, the authors' Caffe network",
+    _CAFFE,
+    Weights(
+        source="timm legacy_seresnet50.in1k (the Caffe network of Hu et al. 2018)",
+        file="se_resnet50-ce0d4300.pth",
+        checksum="sha256:ce0d4300",
+        licence="Apache-2.0",
+        top1=77.644,
+        url=f"{TIMM}/v0.1-cadene",
+    ),
+    classifier="last_linear",
+)
+SERESNET50_V15 = _senet(
+    "SE-ResNet-50 with its strides on the 3x3 convolutions, trained later and longer",
+    _Layout(),
+    Weights(
+        source="timm seresnet50.ra2_in1k",
+        file="seresnet50_ra_224-8efdb4bb.pth",
+        checksum="sha256:8efdb4bb",
+        licence="Apache-2.0",
+        image_size=288,
+        crop=0.95,
+        interpolation="bicubic",
+        top1=81.284,
+        url=f"{TIMM}/v0.1-weights",
+    ),
+)
+SERESNEXT50 = _senet(
+    "SE-ResNeXt-50 (32x4d), the authors' Caffe network",
+    dataclasses.replace(_CAFFE, groups=32, stride_on_3x3=True),
+    Weights(
+        source="timm legacy_seresnext50_32x4d.in1k (the Caffe network of Hu et al. 2018)",
+        file="legacy_se_resnext50_32x4d-f3651bad.pth",
+        checksum="sha256:f3651bad",
+        licence="Apache-2.0",
+        top1=79.076,
+        url=f"{TIMM}/v0.1-weights",
+    ),
+    classifier="last_linear",
+)
+SERESNEXT50_V15 = _senet(
+    "SE-ResNeXt-50 (32x4d) in torchvision's layout, trained later and longer",
+    _Layout(groups=32),
+    Weights(
+        source="timm seresnext50_32x4d.racm_in1k",
+        file="seresnext50_32x4d_racm-a304a460.pth",
+        checksum="sha256:a304a460",
+        licence="Apache-2.0",
+        image_size=288,
+        crop=0.95,
+        interpolation="bicubic",
+        top1=82.196,
+        url=f"{TIMM}/v0.1-weights",
+    ),
+)

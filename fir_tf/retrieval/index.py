@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from fir_tf import datasets
+from fir_tf import registry
 from fir_tf.datasets.catalogue import SPLITS
 from fir_tf.datasets.labels import composed, known
 from fir_tf.datasets.table import load_table
@@ -89,7 +89,7 @@ def read_catalogue(images: str | Path, dataset: str = "", split: str = "") -> Li
 
     Args:
         images: str or Path, a folder or a table.
-        dataset: str, a benchmark's layout (see `fir_tf.datasets.DATASETS`); empty for a table
+        dataset: str, a benchmark's layout (a registered data set's name); empty for a table
             or for photos in folders of any depth (see `fir_tf.datasets.walk`): the last folder is
             the item, those above it are the category; one level of folders are categories.
         split: str, parts to take, separated by commas; empty for all.
@@ -103,15 +103,12 @@ def read_catalogue(images: str | Path, dataset: str = "", split: str = "") -> Li
     if not dataset and os.path.isfile(images):
         dataset = "table"
     if dataset:
-        if dataset not in datasets.DATASETS:
-            raise FirError(
-                f"`dataset` must be one of {', '.join(datasets.DATASETS)}. Received: {dataset!r}"
-            )
+        load = registry.get("dataset", dataset)
         # Files that are missing are listed with those that cannot be read.
         if dataset == "table":
             catalogue = load_table(images, split_by_hash=False)
         else:
-            catalogue = datasets.DATASETS[dataset](images)
+            catalogue = load(images)
         listing = Listing(catalogue.root, _labelled(catalogue, _splits(split)), catalogue.notes)
     else:
         if split:

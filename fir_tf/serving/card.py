@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from fir_tf import registry
 from fir_tf.files import read_json
-from fir_tf.models.backbones import get_backbone
 
 _TRAINING = (
     "alpha",
@@ -31,7 +31,7 @@ def model_card(run, config, categories, facts):
     Returns:
         str, Markdown.
     """
-    weights = get_backbone(config.backbone).weights
+    weights = registry.get("backbone", config.backbone).weights
     source = weights.source if config.weights == "imagenet" else config.weights
     licence = weights.licence if config.weights == "imagenet" else "that of the file"
     start = (

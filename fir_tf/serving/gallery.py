@@ -6,7 +6,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from fir_tf import datasets
+from fir_tf import datasets, registry
 from fir_tf.errors import FirError
 from fir_tf.retrieval.embed import check_readable, embed
 
@@ -42,7 +42,7 @@ def load_gallery(spec, split, embedder, config):
     """Embeds the images that the export's gallery is to hold.
 
     Args:
-        spec: str, `dataset:path` with a name of `fir_tf.datasets.DATASETS`, or the path of a
+        spec: str, `dataset:path` with a registered data set's name, or the path of a
             folder in the layout `folder` or of a file for `table`.
         split: "gallery", or "all" for the images of every split.
         embedder: see `fir_tf.retrieval.embed.make_embedder`; of the network that is served.
@@ -55,7 +55,7 @@ def load_gallery(spec, split, embedder, config):
         FirError: for data that cannot be loaded, or an empty gallery.
     """
     name, colon, path = spec.partition(":")
-    if not colon or name not in datasets.DATASETS:
+    if not colon or name not in registry.names("dataset"):
         name, path = ("table" if os.path.isfile(spec) else "folder"), spec
     catalogue = datasets.load(name, path)
     for note in catalogue.notes:

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from fir_tf import datasets
+from fir_tf import datasets, registry
 from fir_tf.config import Config
 from fir_tf.datasets.catalogue import Catalogue
 from fir_tf.datasets.findings import quick_check
@@ -252,7 +252,7 @@ def train(config: Config) -> Path:
         print(line, flush=True)
     plan = make_plan(catalogue, config)
     if config.weights == "imagenet":
-        print(notice(config.backbone), flush=True)
+        print(notice(registry.get("backbone", config.backbone).weights), flush=True)
     steps_per_epoch = max(1, round(plan.steps_per_epoch / config.accumulate))
     if config.dry_run:
         print(describe_plan(catalogue, plan, config), flush=True)

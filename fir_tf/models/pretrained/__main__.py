@@ -4,15 +4,25 @@ import argparse
 import os
 import sys
 
-from fir_tf.models.pretrained import LICENCE_NOTE, WEIGHTS, notice
-from fir_tf.shell import given_path, run_command
+from fir_tf import registry
+from fir_tf.errors import FirError
+from fir_tf.models.pretrained import LICENCE_NOTE, notice
+from fir_tf.shell import given_path, quiet_import, run_command
 
 # TensorFlow's C++ log says nothing a user of the commands can act on; set before its import.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
+def _weights(name):
+    with quiet_import():
+        return registry.get("backbone", name).weights
+
+
 def _list(_):
-    for name, weights in WEIGHTS.items():
+    for name in registry.names("backbone"):
+        weights = _weights(name)
+        if not weights:
+            continue
         place = f"package {weights.package}" if weights.package else f"{weights.url}/{weights.file}"
         print(
             f"{name}\n"
@@ -29,8 +39,11 @@ def _list(_):
 def _download(options):
     from fir_tf.models.pretrained.download import imagenet_file
 
-    print(notice(options.backbone), flush=True)
-    print(imagenet_file(WEIGHTS[options.backbone]))
+    weights = _weights(options.backbone)
+    if not weights:
+        raise FirError(f"there are no ImageNet weights for the backbone {options.backbone}")
+    print(notice(weights), flush=True)
+    print(imagenet_file(weights))
 
 
 def _convert(options):
@@ -68,7 +81,7 @@ def _parser():
         "into a .weights.h5 file for --weights. Every tensor is used or named.",
     )
     for command in (download, convert):
-        command.add_argument("--backbone", required=True, choices=WEIGHTS)
+        command.add_argument("--backbone", required=True, choices=registry.names("backbone"))
     convert.add_argument("--from", required=True, dest="source", metavar="FILE")
     convert.add_argument("--to", required=True, dest="target", metavar="FILE.weights.h5")
     convert.add_argument(

@@ -1,7 +1,5 @@
 """A torch state dict into a Keras model, strictly by name."""
 
-import re
-
 import keras
 import numpy as np
 
@@ -76,45 +74,3 @@ def assign_torch(model, tensors, backbone):
 
 def _is_depthwise(layer):
     return isinstance(layer, keras.layers.DepthwiseConv2D)
-
-
-def resnet50_module(layer_name):
-    """Names torch's module for a layer of keras.applications' ResNet50.
-
-    Args:
-        layer_name: str, such as "conv3_block1_0_bn".
-
-    Returns:
-        str, such as "layer2.0.downsample.1".
-    """
-    if layer_name in ("conv1_conv", "conv1_bn"):
-        return {"conv1_conv": "conv1", "conv1_bn": "bn1"}[layer_name]
-    stage, block, number, kind = re.fullmatch(
-        r"conv(\d)_block(\d)_(\d)_(conv|bn)", layer_name
-    ).groups()
-    if number == "0":
-        part = f"downsample.{int(kind == 'bn')}"
-    else:
-        part = f"{kind}{number}"
-    return f"layer{int(stage) - 1}.{int(block) - 1}.{part}"
-
-
-def densenet121_module(layer_name):
-    """Names torch's module for a layer of keras.applications' DenseNet121.
-
-    Args:
-        layer_name: str, such as "conv3_block1_1_bn".
-
-    Returns:
-        str, such as "features.denseblock2.denselayer1.norm2".
-    """
-    ends = {"conv1_conv": "conv0", "conv1_bn": "norm0", "bn": "norm5"}
-    if layer_name in ends:
-        return f"features.{ends[layer_name]}"
-    transition = re.fullmatch(r"pool(\d)_(conv|bn)", layer_name)
-    if transition:
-        stage, kind = transition.groups()
-        return f"features.transition{int(stage) - 1}.{'conv' if kind == 'conv' else 'norm'}"
-    stage, block, part = re.fullmatch(r"conv(\d)_block(\d+)_(\d_\w+)", layer_name).groups()
-    part = {"0_bn": "norm1", "1_conv": "conv1", "1_bn": "norm2", "2_conv": "conv2"}[part]
-    return f"features.denseblock{int(stage) - 1}.denselayer{block}.{part}"

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+from fir_tf import registry
 from fir_tf.errors import FirError
 from fir_tf.files import replacing
-from fir_tf.models.backbones import build_backbone, get_backbone
+from fir_tf.models.backbones import build_backbone
 from fir_tf.models.pretrained.load import TORCH_SUFFIXES, load_torch
 
 
@@ -12,7 +13,7 @@ def convert(name, source, target, caffe_layout=False):
     """Converts a torch state dict to a weights file that `--weights` takes.
 
     Args:
-        name: str, a key of `fir_tf.models.backbones.BACKBONES`.
+        name: str, a registered backbone's.
         source: str or Path, a `.safetensors`, `.pth`, `.pt` or `.bin` file.
         target: str or Path, a `.weights.h5` file; written whole or not at all.
         caffe_layout: bool. A state dict does not show where a network has its strides; True says
@@ -25,7 +26,7 @@ def convert(name, source, target, caffe_layout=False):
         FirError: if the state dict does not fit the network, naming each tensor that does not.
     """
     source, target = Path(source).expanduser(), Path(target).expanduser()
-    backbone = get_backbone(name)
+    backbone = registry.get("backbone", name)
     if source.suffix not in TORCH_SUFFIXES:
         raise FirError(f"`from` must end in {', '.join(TORCH_SUFFIXES)}. Received: {source}")
     if not target.name.endswith(".weights.h5"):

@@ -25,6 +25,11 @@ def load_imagenet(model, backbone):
     Raises:
         FirError: if they cannot be had, saying what to do instead.
     """
+    if not backbone.weights:
+        raise FirError(
+            f"there are no ImageNet weights for the backbone {model.name}: --weights=none starts "
+            "from random ones, --weights=FILE from yours"
+        )
     load_file(model, backbone, imagenet_file(backbone.weights))
 
 

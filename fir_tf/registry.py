@@ -1,0 +1,259 @@
+"""The parts of fir_tf by kind and name: its own, those of plugins, those of installed packages.
+
+A part is a small public object that works alone. Our own are named here with the place they are
+imported from when they are asked for, so that a list of names costs no import. Others come with
+`register` in a module or file of --plugins, or from an installed package by an entry point of the
+group `fir_tf.parts` called `<kind>.<name>`.
+"""
+
+import contextlib
+import functools
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from fir_tf.errors import FirError
+
+ENTRY_POINTS = "fir_tf.parts"
+"""The group of entry points by which an installed package brings parts."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of part.
+
+    Attributes:
+        flag: str, the flag whose value is a name of this kind.
+        what: str, what a part of this kind is.
+        own: dict of a name to "module:attribute", the parts that fir_tf brings.
+    """
+
+    flag: str
+    what: str
+    own: dict[str, str]
+
+
+KINDS = {
+    "backbone": Kind(
+        "backbone",
+        "a fir_tf.models.backbones.Backbone",
+        {
+            "resnet50": "fir_tf.models.resnet:RESNET50",
+            "resnet50_v15": "fir_tf.models.senet:RESNET50_V15",
+            "densenet121": "fir_tf.models.densenet:DENSENET121",
+            "seresnet50": "fir_tf.models.senet:SERESNET50",
+            "seresnet50_v15": "fir_tf.models.senet:SERESNET50_V15",
+            "seresnext50": "fir_tf.models.senet:SERESNEXT50",
+            "seresnext50_v15": "fir_tf.models.senet:SERESNEXT50_V15",
+            "efficientnet_lite0": "fir_tf.models.efficientnet_lite:EFFICIENTNET_LITE0",
+        },
+    ),
+    "dataset": Kind(
+        "dataset",
+        "a function from a path to a fir_tf.datasets.Catalogue",
+        {
+            "inshop": "fir_tf.datasets.deepfashion:load_inshop",
+            "category": "fir_tf.datasets.deepfashion:load_category",
+            "consumer2shop": "fir_tf.datasets.deepfashion:load_consumer2shop",
+            "folder": "fir_tf.datasets.folder:load_folder",
+            "table": "fir_tf.datasets.table:load_table",
+        },
+    ),
+}
+
+# {(kind, name): part}, and {plugin: names of the parts it brought, "kind name"}.
+_registered: dict[tuple[str, str], Any] = {}
+_plugins: dict[str, list[str]] = {}
+
+
+def register(kind: str, name: str) -> Callable[[Any], Any]:
+    """Returns a decorator that makes a part known by `name`; it returns the part unchanged.
+
+    `register("dataset", "mine")(load_mine)` does the same for what is no function or class.
+
+    Args:
+        kind: str, a key of `KINDS`.
+        name: str, what the kind's flag will be given.
+
+    Raises:
+        FirError: there is no such kind, the name is none, or it is taken.
+    """
+    _check_kind(kind)
+    if not isinstance(name, str) or not name.isidentifier():
+        raise FirError(f"the name of a {kind} must be letters, digits and _. Received: {name!r}")
+
+    def decorate(part):
+        if _registered.get((kind, name), part) is not part or name in KINDS[kind].own:
+            raise FirError(f"there is a {kind} {name!r} already. Give yours another name")
+        _registered[kind, name] = part
+        return part
+
+    return decorate
+
+
+def names(kind: str) -> tuple[str, ...]:
+    """Returns the names of all parts of a kind: fir_tf's own first."""
+    _check_kind(kind)
+    added = [name for of, name in _registered if of == kind]
+    return tuple(dict.fromkeys([*KINDS[kind].own, *added, *_installed(kind)]))
+
+
+def check(kind: str, name: Any, flag: str = "") -> None:
+    """Raises FirError, listing the names, unless there is a part of that kind and name.
+
+    Args:
+        kind: str, a key of `KINDS`.
+        name: what was asked for.
+        flag: str, where it was given, if not in the kind's own flag.
+    """
+    known = names(kind)
+    if name not in known:
+        raise FirError(
+            f"`{flag or KINDS[kind].flag}` must be one of {', '.join(known)}, or a {kind} that "
+            f"--plugins brings. Received: {name!r}"
+        )
+
+
+def get(kind: str, name: str) -> Any:
+    """Returns the part of that kind and name, imported where it has to be.
+
+    Raises:
+        FirError: listing the names, if there is none; if an installed package's part cannot be
+            imported.
+    """
+    check(kind, name)
+    if (kind, name) in _registered:
+        return _registered[kind, name]
+    if name in KINDS[kind].own:
+        module, attribute = KINDS[kind].own[name].split(":")
+        return getattr(importlib.import_module(module), attribute)
+    point = _installed(kind)[name]
+    try:
+        return point.load()
+    # Whatever a stranger's module raises when it is imported.
+    except Exception as error:
+        raise FirError(
+            f"the {kind} {name!r} of {point.dist.name if point.dist else point.value} cannot be "
+            f"imported: {type(error).__name__}: {error}"
+        ) from error
+
+
+def summary(kind: str, name: str) -> str:
+    """Returns what a part says of itself: its `description`, or its docstring's first line."""
+    part = get(kind, name)
+    text = getattr(part, "description", None) or inspect.getdoc(part) or ""
+    return text.strip().split("\n")[0]
+
+
+def load_plugins(text: str) -> None:
+    """Imports plugins, whose parts are then known. Each is imported once in a process.
+
+    Args:
+        text: str, modules' names and paths of .py files, separated by commas; may be empty.
+
+    Raises:
+        FirError: one of them does not exist or cannot be imported.
+    """
+    for plugin in filter(None, (part.strip() for part in text.split(","))):
+        key = _key(plugin)
+        if key not in _plugins:
+            before = set(_registered)
+            with _told(plugin):
+                _import(key)
+            _plugins[key] = [" ".join(part) for part in _registered if part not in before]
+
+
+def brought(text: str) -> dict[str, list[str]]:
+    """Returns {plugin: its parts, "kind name" each} of loaded plugins; a file by its whole path."""
+    plugins = map(_key, filter(None, (part.strip() for part in text.split(","))))
+    return {plugin: list(_plugins[plugin]) for plugin in plugins}
+
+
+def require(plugins: dict[str, list[str]], of: str) -> None:
+    """Loads the plugins of a run, unless their parts are here already.
+
+    Args:
+        plugins: dict as `brought` returned it when the run was made.
+        of: str, what needs them, for the message.
+
+    Raises:
+        FirError: saying which cannot be loaded and what it brought.
+    """
+    for plugin, parts in plugins.items():
+        here = all(name in names(kind) for kind, name in (part.split(" ", 1) for part in parts))
+        if parts and here:
+            # From another place than then.
+            _plugins.setdefault(plugin, parts)
+        try:
+            load_plugins(plugin)
+        except FirError as error:
+            raise FirError(
+                f"{of} was made with the plugin {plugin}, which brought "
+                f"{', '.join(parts) or 'no part'} and cannot be loaded now: {error}. Give it "
+                "again: --plugins=..."
+            ) from error
+
+
+def _check_kind(kind):
+    if kind not in KINDS:
+        raise FirError(f"a part's kind must be one of {', '.join(KINDS)}. Received: {kind!r}")
+
+
+@functools.cache
+def _entry_points():
+    return tuple(metadata.entry_points(group=ENTRY_POINTS))
+
+
+def _installed(kind):
+    """The entry points of installed packages' parts of a kind, {name: EntryPoint}."""
+    split = [(point.name.partition("."), point) for point in _entry_points()]
+    return {name: point for (of, _, name), point in split if of == kind and name}
+
+
+def _key(plugin):
+    return os.path.abspath(plugin) if plugin.endswith(".py") else plugin
+
+
+def _import(plugin):
+    if not plugin.endswith(".py"):
+        # A console script does not look for modules where it is called.
+        if os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())
+        importlib.import_module(plugin)
+        return
+    name = f"fir_tf_plugin_{Path(plugin).stem}"
+    spec = importlib.util.spec_from_file_location(name, plugin)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+
+
+@contextlib.contextmanager
+def _told(plugin: str) -> Iterator[None]:
+    """Turns what goes wrong while a plugin is imported into a FirError with its place."""
+    before = dict(_registered)
+    try:
+        yield
+    # Whatever a stranger's module raises when it is imported.
+    except Exception as error:
+        # The parts that it registered before it failed are none.
+        _registered.clear()
+        _registered.update(before)
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        place = f" ({last.filename}:{last.lineno})" if last.filename != __file__ else ""
+        raise FirError(
+            "`plugins` must be modules or .py files that can be imported, with commas. "
+            f"Received: {plugin}, {type(error).__name__}: {error}{place}"
+        ) from error
