@@ -32,8 +32,8 @@ from tqdm import tqdm
 from fir_tf.config import Config
 from fir_tf.datasets.catalogue import Catalogue
 from fir_tf.input.batches import training_batches
-from fir_tf.input.plans import make_plan
 from fir_tf.retrieval.metrics import retrieval_metrics
+from fir_tf.samplers.choose import make_sampler
 from fir_tf.training.loop import build_engine
 
 RESULTS = Path(__file__).parent / "results"
@@ -79,9 +79,9 @@ def step_rate(root, batch_size, image_size):
         backbone="efficientnet_lite0", weights="none", batch_size=batch_size, image_size=image_size
     )
     data = catalogue(root, 100)
-    plan = make_plan(data, config)
-    engine = build_engine(config, data, plan, plan.steps_per_epoch)
-    batches = iter(training_batches(data, plan, config).take(1).cache().repeat())
+    sampler = make_sampler(data, config)
+    engine = build_engine(config, data, sampler, sampler.steps_per_epoch)
+    batches = iter(training_batches(data, sampler, config).take(1).cache().repeat())
     engine.update(batches, 1)
     return 3 * batch_size / seconds(lambda: engine.update(batches, 3)[0]["loss"].numpy())
 
@@ -91,7 +91,7 @@ def input_rate(root, items):
     config = Config(image_size=64)
     data = catalogue(root, items)
     begin = time.perf_counter()
-    batches = iter(training_batches(data, make_plan(data, config), config))
+    batches = iter(training_batches(data, make_sampler(data, config), config))
     next(batches)
     start = time.perf_counter() - begin
 

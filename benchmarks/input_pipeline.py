@@ -126,12 +126,12 @@ def own_side(args):
     from fir_tf.config import Config
     from fir_tf.input import augment
     from fir_tf.input.batches import training_batches
-    from fir_tf.input.plans import UniformPlan
+    from fir_tf.samplers.uniform import UniformSampler
 
     photos = Photos(args.images)
     config = Config(losses="OC", image_size=IMAGE_SIZE, crop_area_min=AREA_MIN, grayscale=0.0)
-    plan = UniformPlan(np.arange(len(photos)), BATCH, config.seed)
-    batches = training_batches(photos, plan, config)
+    sampler = UniformSampler(np.arange(len(photos)), BATCH, config.seed)
+    batches = training_batches(photos, sampler, config)
     scale = 1 / (255 * np.array(STD, np.float32))
     offset = np.array(MEAN, np.float32) / np.array(STD, np.float32)
     batches = batches.map(lambda batch: {**batch, "images": batch["images"] * scale - offset})

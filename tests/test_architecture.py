@@ -12,6 +12,7 @@ ORDER = (
     "base",
     "images",
     "datasets",
+    "samplers",
     "input",
     "models",
     "losses",

@@ -28,7 +28,7 @@ from fir_tf.input.augment import (
     window,
 )
 from fir_tf.input.batches import ordered_batches, training_batches
-from fir_tf.input.plans import make_plan
+from fir_tf.samplers.choose import make_sampler
 
 
 def picture(width, height, seed=0):
@@ -343,11 +343,11 @@ def test_a_batch_is_a_function_of_seed_and_step(inshop, triplets):
     """Resumed, by one reader or two, the views are the same bytes."""
     catalogue = load("inshop", inshop)
     config = small_config(triplets=triplets)
-    plan = make_plan(catalogue, config)
-    whole = digests(training_batches(catalogue, plan, config), 7)
+    sampler = make_sampler(catalogue, config)
+    whole = digests(training_batches(catalogue, sampler, config), 7)
     assert len(set(whole)) == 7
     readers = [
-        training_batches(catalogue, plan, config, start_step=4, shard=(index, 2))
+        training_batches(catalogue, sampler, config, start_step=4, shard=(index, 2))
         for index in (0, 1)
     ]
     assert joined_digests(zip(*readers, strict=True), 3) == whole[4:]
@@ -360,15 +360,17 @@ def test_shares_make_up_the_batch(inshop, triplets, cheap_views):
     with open(catalogue.files()[3], "wb") as file:
         file.write(b"broken")
     config = small_config(triplets=triplets, batch_size=48, category_fraction=0.25)
-    plan = make_plan(catalogue, config)
-    whole = digests(training_batches(catalogue, plan, config), 5)
-    assert digests(training_batches(catalogue, plan, config, start_step=3), 2) == whole[3:]
-    readers = [training_batches(catalogue, plan, config, 2, shard=(index, 3)) for index in range(3)]
+    sampler = make_sampler(catalogue, config)
+    whole = digests(training_batches(catalogue, sampler, config), 5)
+    assert digests(training_batches(catalogue, sampler, config, start_step=3), 2) == whole[3:]
+    readers = [
+        training_batches(catalogue, sampler, config, 2, shard=(index, 3)) for index in range(3)
+    ]
     assert joined_digests(zip(*readers, strict=True), 3) == whole[2:]
     # Two readers that feed two replicas each.
-    quarter = plan.size // 4
+    quarter = sampler.size // 4
     readers = [
-        training_batches(catalogue, plan, config, shard=(index, 2), batch_size=quarter)
+        training_batches(catalogue, sampler, config, shard=(index, 2), batch_size=quarter)
         for index in range(2)
     ]
     steps = zip(*(reader.batch(2) for reader in readers), strict=True)
@@ -377,8 +379,10 @@ def test_shares_make_up_the_batch(inshop, triplets, cheap_views):
     )
     assert joined_digests(flat, 5) == whole
     other = dataclasses.replace(config, seed=1)
-    assert digests(training_batches(catalogue, plan, other), 1) != whole[:1]
-    assert digests(training_batches(catalogue, make_plan(catalogue, other), other), 1) != whole[:1]
+    assert digests(training_batches(catalogue, sampler, other), 1) != whole[:1]
+    assert (
+        digests(training_batches(catalogue, make_sampler(catalogue, other), other), 1) != whole[:1]
+    )
 
 
 def joined_digests(steps, count):
@@ -406,18 +410,18 @@ def joined_digests(steps, count):
 def test_uneven_shares_are_refused(inshop, shard, batch_size, message):
     catalogue = load("inshop", inshop)
     config = small_config()
-    plan = make_plan(catalogue, config)
+    sampler = make_sampler(catalogue, config)
     with pytest.raises(FirError, match=message):
-        training_batches(catalogue, plan, config, shard=shard, batch_size=batch_size)
+        training_batches(catalogue, sampler, config, shard=shard, batch_size=batch_size)
 
 
 def test_batches_carry_the_rows_labels_and_views(inshop):
     catalogue = load("inshop", inshop)
     config = small_config()
-    plan = make_plan(catalogue, config)
-    batch = next(iter(training_batches(catalogue, plan, config)))
+    sampler = make_sampler(catalogue, config)
+    batch = next(iter(training_batches(catalogue, sampler, config)))
     rows = batch["row"].numpy()
-    assert rows.tolist() == plan(np.int64(0)).numpy().tolist()
+    assert rows.tolist() == sampler(np.int64(0)).numpy().tolist()
     assert (batch["item"].numpy() == catalogue.item[rows]).all()
     assert (batch["category"].numpy() == catalogue.category[rows]).all()
     assert (catalogue.split[rows] == "train").all()
@@ -445,7 +449,7 @@ def test_unreadable_training_images_lose_their_labels(inshop, cheap_views):
         with open(path, "wb") as file:
             file.write(b"broken")
     config = small_config(batch_size=16)
-    batch = next(iter(training_batches(catalogue, make_plan(catalogue, config), config)))
+    batch = next(iter(training_batches(catalogue, make_sampler(catalogue, config), config)))
     bad = batch["row"].numpy() < 8
     assert bad.any()
     assert (batch["valid"].numpy() == ~bad).all()
@@ -480,9 +484,9 @@ def test_training_view_has_a_static_shape(inshop):
 def test_rand_augment_changes_the_views_and_keeps_their_range(inshop, cheap_views):
     catalogue = load("inshop", inshop)
     plain, config = small_config(), small_config(rand_augment=True)
-    plan = make_plan(catalogue, config)
-    before = next(iter(training_batches(catalogue, plan, plain)))["images"].numpy()
-    after = next(iter(training_batches(catalogue, plan, config)))
+    sampler = make_sampler(catalogue, config)
+    before = next(iter(training_batches(catalogue, sampler, plain)))["images"].numpy()
+    after = next(iter(training_batches(catalogue, sampler, config)))
     images = after["images"].numpy()
     assert images.shape == before.shape and images.dtype == np.float32
     assert images.min() >= 0 and images.max() <= 255

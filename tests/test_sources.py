@@ -13,7 +13,7 @@ from conftest import inshop_rows, write_inshop, write_jpeg
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from test_input import cheap_view
-from test_plans import batches_of
+from test_samplers import batches_of
 
 from fir_tf.config import Config
 from fir_tf.datasets import load, load_training
@@ -23,8 +23,8 @@ from fir_tf.datasets.sources import merge_training, parse_sources
 from fir_tf.errors import FirError
 from fir_tf.input import batches
 from fir_tf.input.batches import training_batches
-from fir_tf.input.plans import describe_undrawn, drawn_rows, make_plan
 from fir_tf.losses.objective import Objective
+from fir_tf.samplers.choose import describe_undrawn, drawn_rows, make_sampler
 
 ROWS = [
     {"path": "a/1.jpg", "item": "7", "category": "Tee", "domain": "shop", "split": "train"},
@@ -331,15 +331,15 @@ def test_a_mixed_batch_has_its_share_of_category_images(sources, triplets):
     """Half of every batch comes uniformly from all categorised images, the rest has items."""
     config = config_of(sources, triplets=triplets, batch_size=8, images_per_item=2)
     catalogue = load_training(config)
-    plan = make_plan(catalogue, config)
-    first = plan.size - 4
+    sampler = make_sampler(catalogue, config)
+    first = sampler.size - 4
     assert first == {"all": 4, "explicit": 12}[triplets]
     drawn, steps = Counter(), 900
-    for rows in batches_of(plan, steps):
+    for rows in batches_of(sampler, steps):
         assert (catalogue.split[rows] == "train").all()
         assert (catalogue.item[rows[:first]] >= 0).all()
         assert (catalogue.category[rows[first:]] >= 0).all()
-        assert plan.classified[first:].all()
+        assert sampler.classified[first:].all()
         drawn.update(rows[first:].tolist())
     able = np.flatnonzero((catalogue.split == "train") & (catalogue.category >= 0))
     assert set(drawn) == set(able.tolist())
@@ -353,19 +353,19 @@ def test_images_with_one_label_take_part_in_that_loss_only(sources, monkeypatch)
     monkeypatch.setattr(batches, "training_view", cheap_view)
     config = config_of(sources)
     catalogue = load_training(config)
-    plan = make_plan(catalogue, config)
-    batch = next(iter(training_batches(catalogue, plan, config)))
+    sampler = make_sampler(catalogue, config)
+    batch = next(iter(training_batches(catalogue, sampler, config)))
     item, category = batch["item"].numpy(), batch["category"].numpy()
     loose = item < 0
     assert loose.any() and (category[loose] >= 0).all() and batch["valid"].numpy().all()
     rng = np.random.default_rng(0)
-    logits = rng.normal(size=(plan.size, 3)).astype(np.float32)
-    embedding = rng.normal(size=(plan.size, 8)).astype(np.float32)
+    logits = rng.normal(size=(sampler.size, 3)).astype(np.float32)
+    embedding = rng.normal(size=(sampler.size, 8)).astype(np.float32)
     embedding /= np.linalg.norm(embedding, axis=1, keepdims=True)
     objective = Objective("OC+IS", 1.0, 0.1, 0.3, "all")
 
     def parts(logits, embedding):
-        values = objective(logits, embedding, category, item, plan.classified)[1]
+        values = objective(logits, embedding, category, item, sampler.classified)[1]
         return float(values["OC"]), float(values["IS"])
 
     before = parts(logits, embedding)
@@ -400,11 +400,11 @@ def test_a_source_that_would_never_be_drawn_is_an_error(sources):
     with pytest.raises(
         FirError, match=r"no image of \S+photos.csv would ever be drawn: .*by item.*--category_frac"
     ):
-        make_plan(catalogue, config)
-    make_plan(catalogue, config_of(sources, losses="OC", category_fraction=0.0))
+        make_sampler(catalogue, config)
+    make_sampler(catalogue, config_of(sources, losses="OC", category_fraction=0.0))
     mixed = catalogue_of([0, 0, 1, 1, -1, 2], [0, 0, 1, -1, 0, 1], [0, 0, 0, 0, 1, 1])
     config = Config(batch_size=4, images_per_item=2)
-    make_plan(mixed, config)
+    make_sampler(mixed, config)
     assert describe_undrawn(mixed, config).startswith("note: 1 of 6 training images are never")
     assert describe_undrawn(mixed, dataclasses.replace(config, losses="OC+OS")).startswith(
         "note: 1 of 6"
@@ -427,10 +427,10 @@ def test_the_rows_that_can_be_drawn_are_those_that_are(losses, triplets, fractio
     )
     if fraction and "OC" not in losses:
         with pytest.raises(FirError, match="`category_fraction` must bring .* for OC"):
-            make_plan(catalogue, config)
+            make_sampler(catalogue, config)
         return
-    plan = make_plan(catalogue, config)
-    drawn = {row for step in range(25) for row in plan(np.int64(step)).numpy().tolist()}
+    sampler = make_sampler(catalogue, config)
+    drawn = {row for step in range(25) for row in sampler(np.int64(step)).numpy().tolist()}
     assert drawn == set(drawn_rows(catalogue, config).tolist())
 
 
@@ -438,4 +438,4 @@ def test_a_fraction_that_rounds_to_no_image_is_refused():
     catalogue = catalogue_of([0, 0, 1, 1], [0, 0, 1, 1])
     config = Config(batch_size=8, images_per_item=2, category_fraction=0.05)
     with pytest.raises(FirError, match="at least one image a batch .*0.05 of a batch of 8"):
-        make_plan(catalogue, config)
+        make_sampler(catalogue, config)

@@ -22,11 +22,11 @@ from fir_tf.datasets import load, load_training
 from fir_tf.datasets.findings import quick_check
 from fir_tf.errors import FirError
 from fir_tf.input.batches import training_batches
-from fir_tf.input.plans import make_plan
 from fir_tf.losses.objective import Objective
 from fir_tf.models.fir import build_fir, training_model
 from fir_tf.options import EvaluateOptions, ExportOptions
 from fir_tf.retrieval.evaluate import evaluate, load_model
+from fir_tf.samplers.choose import make_sampler
 from fir_tf.serving.export import export
 from fir_tf.training import loop
 from fir_tf.training.checkpoints import Checkpoints
@@ -499,9 +499,9 @@ def test_bfloat16_takes_the_same_steps(inshop, tmp_path, shallow):
     for precision in ("float32", "bfloat16"):
         config = small_config(inshop, tmp_path, dropout=0.0, mixed_precision=precision)
         catalogue = load_training(config)
-        plan = make_plan(catalogue, config)
-        engine = loop.build_engine(config, catalogue, plan, plan.steps_per_epoch)
-        batches = iter(training_batches(catalogue, plan, config))
+        sampler = make_sampler(catalogue, config)
+        engine = loop.build_engine(config, catalogue, sampler, sampler.steps_per_epoch)
+        batches = iter(training_batches(catalogue, sampler, config))
         scalars, _ = engine.update(batches, 3)
         losses[precision] = np.stack([scalars[name].numpy() for name in ("loss", "OC", "IS")])
         if precision == "bfloat16":
@@ -556,8 +556,8 @@ def test_losses_without_labels_are_refused(inshop, tmp_path, losses, message):
     catalogue = load("inshop", inshop)
     unlabelled = dataclasses.replace(catalogue, item=np.full(48, -1, np.int32))
     with pytest.raises(FirError, match=message):
-        make_plan(unlabelled, small_config(inshop, tmp_path, losses=losses))
+        make_sampler(unlabelled, small_config(inshop, tmp_path, losses=losses))
     unlabelled = dataclasses.replace(catalogue, category=np.full(48, -1, np.int32))
     for kind in ("OC", "OS"):
         with pytest.raises(FirError, match=f"the loss {kind} needs category labels"):
-            make_plan(unlabelled, small_config(inshop, tmp_path, losses=kind))
+            make_sampler(unlabelled, small_config(inshop, tmp_path, losses=kind))

@@ -1,1 +1,1 @@
-"""From a Catalogue to batches: augmentation and batch plans."""
+"""From a Catalogue to batches: augmentation and batches."""

@@ -13,7 +13,7 @@ from fir_tf.datasets.parallel import cores
 from fir_tf.errors import FirError
 from fir_tf.images.decode import decode_and_fit, guarded_rows
 from fir_tf.input.augment import DRAWS, training_view
-from fir_tf.input.plans import Plan
+from fir_tf.samplers.sampler import Sampler
 
 # Images that one call decodes, one after the other; cores share the calls.
 _ROWS_PER_CALL = 32
@@ -21,7 +21,7 @@ _ROWS_PER_CALL = 32
 
 def training_batches(
     catalogue: Catalogue,
-    plan: Plan,
+    sampler: Sampler,
     config: Config,
     start_step: int = 0,
     shard: tuple[int, int] = (0, 1),
@@ -35,13 +35,13 @@ def training_batches(
     own, which no step number reaches.)
 
     Several readers share each global batch: reader `index` of `count` gets its `index`-th part,
-    consecutive rows of the plan, so the parts in the order of the readers are the plan's batch.
-    A reader that feeds several replicas asks for its share in smaller batches, one a replica,
-    which is what `tf.distribute.Strategy.distribute_datasets_from_function` expects.
+    consecutive rows of it, so the parts in the order of the readers are the sampler's batch. A
+    reader that feeds several replicas asks for its share in smaller batches, one a replica, which
+    is what `tf.distribute.Strategy.distribute_datasets_from_function` expects.
 
     Args:
-        catalogue: Catalogue that the plan's rows refer to.
-        plan: see `fir_tf.input.plans.make_plan`.
+        catalogue: Catalogue that the sampler's rows refer to.
+        sampler: see `fir_tf.samplers.choose.make_sampler`.
         config: Config; the input flags.
         start_step: int, the first step.
         shard: (index, count), this reader and how many share the batches.
@@ -57,16 +57,16 @@ def training_batches(
     Raises:
         FirError: if the batch cannot be shared as asked.
     """
-    first, share = _share(plan.size, shard)
+    first, share = _share(sampler.size, shard)
     batch_size = share if batch_size is None else batch_size
     if batch_size < 1 or share % batch_size:
         raise FirError(
-            f"`batch_size` must divide the reader's share of {share} of {plan.size} images. "
+            f"`batch_size` must divide the reader's share of {share} of {sampler.size} images. "
             f"Received: {batch_size}"
         )
     files = tf.constant(catalogue.files())
     category, item = tf.constant(catalogue.category), tf.constant(catalogue.item)
-    # Another stream than the plan's own, so that crops and choice of images are independent.
+    # Another stream than the sampler's own, so that crops and choice of images are independent.
     base = tf.constant([config.seed, 2], tf.int32)
     shape = (config.image_size, config.image_size, 3)
     rows_per_call = _rows_per_call(batch_size)
@@ -74,8 +74,8 @@ def training_batches(
     @tf.autograph.experimental.do_not_convert
     def calls(step):
         # Drawn for the whole batch: a share has the numbers of its places in it.
-        draws = tf.random.stateless_uniform([plan.size, DRAWS], tf.random.fold_in(base, step))
-        chosen = (plan(step)[first : first + share], draws[first : first + share])
+        draws = tf.random.stateless_uniform([sampler.size, DRAWS], tf.random.fold_in(base, step))
+        chosen = (sampler(step)[first : first + share], draws[first : first + share])
         return tf.data.Dataset.from_tensor_slices(
             tuple(tf.reshape(part, [-1, rows_per_call, *part.shape[1:]]) for part in chosen)
         )

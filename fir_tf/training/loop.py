@@ -22,11 +22,12 @@ from fir_tf.datasets.findings import quick_check
 from fir_tf.errors import FirError, StoppedError
 from fir_tf.files import write_json
 from fir_tf.input.batches import training_batches
-from fir_tf.input.plans import Plan, describe_undrawn, make_plan
 from fir_tf.losses.objective import Objective
 from fir_tf.models.fir import build_from_config, head_variables, training_model
 from fir_tf.models.pretrained import notice
 from fir_tf.retrieval.pictures import training_curves
+from fir_tf.samplers.choose import describe_undrawn, make_sampler
+from fir_tf.samplers.sampler import Sampler
 from fir_tf.shell import draw_or_note
 from fir_tf.training import actions
 from fir_tf.training.checkpoints import Checkpoints
@@ -39,11 +40,11 @@ from fir_tf.training.schedules import make_schedule
 from fir_tf.training.step import TrainStep, make_averages
 
 
-def describe_plan(catalogue: Catalogue, plan: Plan, config: Config) -> str:
+def describe_plan(catalogue: Catalogue, sampler: Sampler, config: Config) -> str:
     """Returns what is about to be trained, as text for the screen."""
     lines = [
         catalogue.describe(),
-        f"batches: {plan.describe()}; {plan.steps_per_epoch} steps an epoch, "
+        f"batches: {sampler.describe()}; {sampler.steps_per_epoch} steps an epoch, "
         f"{config.epochs} epochs",
     ]
     undrawn = describe_undrawn(catalogue, config)
@@ -83,7 +84,7 @@ class _Engine:
 def build_engine(
     config: Config,
     catalogue: Catalogue,
-    plan: Plan,
+    sampler: Sampler,
     steps_per_epoch: int,
     strategy: tf.distribute.Strategy | None = None,
 ) -> _Engine:
@@ -92,7 +93,7 @@ def build_engine(
     Args:
         config: Config.
         catalogue: Catalogue, for the categories.
-        plan: see `fir_tf.input.plans.make_plan`.
+        sampler: see `fir_tf.samplers.choose.make_sampler`.
         steps_per_epoch: int, updates in an epoch.
         strategy: tf.distribute.Strategy, see `make_strategy`; None for one device.
 
@@ -101,9 +102,9 @@ def build_engine(
     """
     strategy = strategy or make_strategy("none")
     replicas = strategy.num_replicas_in_sync
-    if plan.size % replicas:
+    if sampler.size % replicas:
         raise FirError(
-            f"a batch of {plan.size} images cannot be shared evenly among {replicas} devices. "
+            f"a batch of {sampler.size} images cannot be shared evenly among {replicas} devices. "
             "Give a --batch_size that is a multiple of their number"
         )
     precision = choose_precision(config.mixed_precision)
@@ -135,7 +136,7 @@ def build_engine(
             config.label_smoothing,
         ),
         variables,
-        plan.classified,
+        sampler.classified,
         strategy,
         config.accumulate,
         config.clip_norm,
@@ -175,18 +176,18 @@ def _trained_variables(model, config):
     return [variable for variable in model.trainable_variables if id(variable) not in ids]
 
 
-def _distributed_batches(engine, catalogue, plan, config, start):
+def _distributed_batches(engine, catalogue, sampler, config, start):
     """Returns an iterator over the strategy's batches from update number `start` on."""
     strategy, first = engine.strategy, start * config.accumulate
     replicas = strategy.num_replicas_in_sync
     if replicas == 1:
-        return iter(training_batches(catalogue, plan, config, first))
-    local = plan.size // replicas
+        return iter(training_batches(catalogue, sampler, config, first))
+    local = sampler.size // replicas
 
     def pipeline(context):
         return training_batches(
             catalogue,
-            plan,
+            sampler,
             config,
             first,
             shard=(context.input_pipeline_id, context.num_input_pipelines),
@@ -250,19 +251,19 @@ def train(config: Config) -> Path:
         catalogue = catalogue.with_categories(["unknown"])
     for line in quick_check(catalogue):
         print(line, flush=True)
-    plan = make_plan(catalogue, config)
+    sampler = make_sampler(catalogue, config)
     if config.weights == "imagenet":
         print(notice(registry.get("backbone", config.backbone).weights), flush=True)
-    steps_per_epoch = max(1, round(plan.steps_per_epoch / config.accumulate))
+    steps_per_epoch = max(1, round(sampler.steps_per_epoch / config.accumulate))
     if config.dry_run:
-        print(describe_plan(catalogue, plan, config), flush=True)
-        engine = build_engine(config, catalogue, plan, steps_per_epoch, strategy)
-        print(_try_one_step(engine, catalogue, plan, config, steps_per_epoch), flush=True)
+        print(describe_plan(catalogue, sampler, config), flush=True)
+        engine = build_engine(config, catalogue, sampler, steps_per_epoch, strategy)
+        print(_try_one_step(engine, catalogue, sampler, config, steps_per_epoch), flush=True)
         return Path(config.run)
     run = open_run(config)
-    print(describe_plan(catalogue, plan, config), flush=True)
+    print(describe_plan(catalogue, sampler, config), flush=True)
     write_json(run / "labels.json", {"categories": list(catalogue.categories)})
-    engine = build_engine(config, catalogue, plan, steps_per_epoch, strategy)
+    engine = build_engine(config, catalogue, sampler, steps_per_epoch, strategy)
     with contextlib.ExitStack() as stack:
         folder = run
         if worker_index(engine.strategy):
@@ -278,7 +279,7 @@ def train(config: Config) -> Path:
         if finished or (config.patience and int(checkpoints.waited) >= config.patience):
             print(f"{run} is finished already ({int(checkpoints.step)} steps)")
             return run
-        _run_steps(config, folder, catalogue, plan, engine, checkpoints, steps_per_epoch)
+        _run_steps(config, folder, catalogue, sampler, engine, checkpoints, steps_per_epoch)
         drawn = draw_or_note(
             run / "training.png",
             lambda: training_curves(read_history(folder), folder / "training.png"),
@@ -287,11 +288,11 @@ def train(config: Config) -> Path:
     return run
 
 
-def _run_steps(config, folder, catalogue, plan, engine, checkpoints, steps_per_epoch):
+def _run_steps(config, folder, catalogue, sampler, engine, checkpoints, steps_per_epoch):
     start, steps = int(checkpoints.step), config.epochs * steps_per_epoch
     every = steps_per_epoch * config.eval_every
-    gather = actions.Gather(plan.size * config.accumulate, catalogue)
-    batches = _distributed_batches(engine, catalogue, plan, config, start)
+    gather = actions.Gather(sampler.size * config.accumulate, catalogue)
+    batches = _distributed_batches(engine, catalogue, sampler, config, start)
     with (
         contextlib.closing(RunLog(folder, start)) as log,
         _stop_requests() as asked,
@@ -352,16 +353,16 @@ def _run_steps(config, folder, catalogue, plan, engine, checkpoints, steps_per_e
             print(f"  {path}")
 
 
-def _try_one_step(engine, catalogue, plan, config, steps_per_epoch):
+def _try_one_step(engine, catalogue, sampler, config, steps_per_epoch):
     """Makes two updates that are thrown away; returns what was measured as text."""
-    batches = _distributed_batches(engine, catalogue, plan, config, 0)
+    batches = _distributed_batches(engine, catalogue, sampler, config, 0)
     times, scalars = [], {}
     for _ in range(2):
         begin = time.monotonic()
         scalars, _ = engine.update(batches, 1)
         loss = float(scalars["loss"][0])
         times.append(time.monotonic() - begin)
-    steps, images = config.epochs * steps_per_epoch, plan.size * config.accumulate
+    steps, images = config.epochs * steps_per_epoch, sampler.size * config.accumulate
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     memory = [f"{peak / (2**30 if sys.platform == 'darwin' else 2**20):.1f} GiB of RAM"]
     for device in tf.config.list_logical_devices("GPU"):

@@ -1,4 +1,4 @@
-"""Batch plans: properties that hold for any catalogue, checked with plain Python."""
+"""Samplers: properties that hold for any catalogue, checked with plain Python."""
 
 from collections import Counter
 
@@ -9,7 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fir_tf.errors import FirError
-from fir_tf.input.plans import MixedPlan, PKPlan, TripletPlan, UniformPlan
+from fir_tf.samplers.mixed import MixedSampler
+from fir_tf.samplers.pk import PKSampler
+from fir_tf.samplers.triplets import TripletSampler
+from fir_tf.samplers.uniform import UniformSampler
 
 
 def labels_of(sizes):
@@ -32,14 +35,14 @@ def catalogues(draw, items_min=2):
     return labels[order], np.flatnonzero(held[order])
 
 
-def epoch_of(plan, number=0):
-    first = number * plan.steps_per_epoch
-    return [plan(np.int64(first + step)).numpy() for step in range(plan.steps_per_epoch)]
+def epoch_of(sampler, number=0):
+    first = number * sampler.steps_per_epoch
+    return [sampler(np.int64(first + step)).numpy() for step in range(sampler.steps_per_epoch)]
 
 
-def batches_of(plan, count):
+def batches_of(sampler, count):
     """The rows [count, size] of the first `count` batches, made in one graph: thousands a second."""
-    steps = tf.data.Dataset.range(count).map(plan).batch(count)
+    steps = tf.data.Dataset.range(count).map(sampler).batch(count)
     return steps.get_single_element().numpy()
 
 
@@ -48,7 +51,7 @@ def test_permutations_are_uniform(count):
     """Every image comes to every place of an epoch about equally often (chi-squared test)."""
     epochs = 60 * count if count < 10 else 1200
     table = np.zeros((count, count))
-    for rows in batches_of(UniformPlan(np.arange(count), count, 9), epochs):
+    for rows in batches_of(UniformSampler(np.arange(count), count, 9), epochs):
         table[np.arange(count), rows] += 1
     expected = epochs / count
     freedom = (count - 1) ** 2
@@ -60,8 +63,8 @@ def test_permutations_are_uniform(count):
 @given(count=st.integers(1, 70), size=st.integers(1, 16), seed=st.integers(0, 1000))
 def test_uniform_takes_every_image_once_an_epoch(count, size, seed):
     rows = np.arange(count) * 3 + 1
-    plan = UniformPlan(rows, size, seed)
-    batches = epoch_of(plan)
+    sampler = UniformSampler(rows, size, seed)
+    batches = epoch_of(sampler)
     assert len(batches) == -(-count // size)
     drawn = np.concatenate(batches)
     assert set(drawn[:count]) == set(rows)
@@ -76,16 +79,16 @@ def test_uniform_takes_every_image_once_an_epoch(count, size, seed):
     epoch=st.integers(0, 5),
 )
 def test_every_epoch_is_a_permutation_filled_from_its_beginning(count, size, seed, epoch):
-    plan = UniformPlan(np.arange(count), size, seed)
-    drawn = np.concatenate(epoch_of(plan, epoch))
+    sampler = UniformSampler(np.arange(count), size, seed)
+    drawn = np.concatenate(epoch_of(sampler, epoch))
     order = drawn[:count]
     assert sorted(order) == list(range(count))
     assert (drawn == np.resize(order, len(drawn))).all()
 
 
 def test_epochs_have_different_orders():
-    plan = UniformPlan(np.arange(100), 10, 0)
-    orders = {tuple(np.concatenate(epoch_of(plan, epoch))) for epoch in range(20)}
+    sampler = UniformSampler(np.arange(100), 10, 0)
+    orders = {tuple(np.concatenate(epoch_of(sampler, epoch))) for epoch in range(20)}
     assert len(orders) == 20
 
 
@@ -101,9 +104,9 @@ def test_pk_batches(catalogue, p, k, seed, epoch):
     labels, rows = catalogue
     sizes = Counter(labels[rows].tolist())
     del sizes[-1]
-    plan = PKPlan(labels, rows, p * k, k, seed)
+    sampler = PKSampler(labels, rows, p * k, k, seed)
     used = set()
-    for batch in epoch_of(plan, epoch):
+    for batch in epoch_of(sampler, epoch):
         assert len(batch) == p * k
         assert set(batch) <= set(rows) and (labels[batch] >= 0).all()
         # With fewer than P items there are as many groups as items, of more than K places.
@@ -129,11 +132,11 @@ def test_each_image_is_drawn_as_often_as_its_item_and_the_fill_allow(sizes, seed
     """Exact expectation for any sizes: an item's turn shows min(K, n) of its n images."""
     labels = labels_of(sizes)
     p, k = 3, 4
-    plan = PKPlan(labels, np.arange(len(labels)), p * k, k, seed)
+    sampler = PKSampler(labels, np.arange(len(labels)), p * k, k, seed)
     passes = 120
     counts = np.zeros(len(labels))
     turns = np.zeros(len(sizes))
-    for rows in batches_of(plan, passes * plan.batches_per_pass):
+    for rows in batches_of(sampler, passes * sampler.batches_per_pass):
         np.add.at(counts, rows, 1)
         turns[labels[rows.reshape(p, k)[:, 0]]] += 1
     shown = np.minimum(sizes, k)
@@ -146,9 +149,9 @@ def test_each_image_is_drawn_as_often_as_its_item_and_the_fill_allow(sizes, seed
 
 def test_pk_draws_the_images_of_an_item_evenly():
     labels = labels_of([7, 7, 7, 7])
-    plan = PKPlan(labels, np.arange(28), 9, 3, 5)
+    sampler = PKSampler(labels, np.arange(28), 9, 3, 5)
     steps = 1400
-    counts = Counter(batches_of(plan, steps).ravel().tolist())
+    counts = Counter(batches_of(sampler, steps).ravel().tolist())
     # 3 of 4 items in a batch, 3 of 7 images of each: binomial around steps * 9 / 28.
     mean = steps * 9 / 28
     assert all(abs(counts[row] - mean) < 5 * np.sqrt(mean) for row in range(28))
@@ -158,9 +161,9 @@ def test_small_items_are_not_over_weighted():
     """An image of a two-image item is drawn no more often than its item's turn and the fill."""
     sizes = [2] * 10 + [8] * 10
     labels = labels_of(sizes)
-    plan = PKPlan(labels, np.arange(len(labels)), 16, 4, 0)
+    sampler = PKSampler(labels, np.arange(len(labels)), 16, 4, 0)
     steps = 1000
-    counts = Counter(batches_of(plan, steps).ravel().tolist())
+    counts = Counter(batches_of(sampler, steps).ravel().tolist())
     turns = steps * 4 / 20
     fill = (steps * 16 - turns * 10 * (2 + 4)) / 100
     small = np.mean([counts[row] for row in range(20)])
@@ -171,7 +174,7 @@ def test_small_items_are_not_over_weighted():
 
 def test_fewer_items_than_p_take_more_images_each():
     labels = labels_of([30, 30, 30])
-    rows = PKPlan(labels, np.arange(90), 32, 4, 0)(np.int64(0)).numpy()
+    rows = PKSampler(labels, np.arange(90), 32, 4, 0)(np.int64(0)).numpy()
     assert sorted(Counter(labels[rows[:30]]).values()) == [10, 10, 10]
     assert len(rows) == 32
 
@@ -185,9 +188,9 @@ def test_fewer_items_than_p_take_more_images_each():
 )
 def test_explicit_triplets(catalogue, anchors, seed, epoch):
     item, rows = catalogue
-    plan = TripletPlan([item], rows, anchors, seed)
+    sampler = TripletSampler([item], rows, anchors, seed)
     taken = []
-    for batch in epoch_of(plan, epoch):
+    for batch in epoch_of(sampler, epoch):
         assert set(batch) <= set(rows) and (item[batch] >= 0).all()
         a, p, n = batch.reshape(3, anchors)
         assert (item[a] == item[p]).all() and (a != p).all(), "positives share the label"
@@ -207,9 +210,9 @@ def test_triplets_of_two_kinds_where_labels_are_missing(catalogue, anchors, seed
     known = Counter(category[rows][category[rows] >= 0].tolist())
     if len(known) < 2 or max(known.values()) < 2:
         return
-    plan = TripletPlan([item, category], rows, anchors, seed, ["item", "category"])
-    assert plan.classified.tolist() == [True] * anchors + [False] * 4 * anchors
-    for batch in epoch_of(plan):
+    sampler = TripletSampler([item, category], rows, anchors, seed, ["item", "category"])
+    assert sampler.classified.tolist() == [True] * anchors + [False] * 4 * anchors
+    for batch in epoch_of(sampler):
         a, p, n, q, m = batch.reshape(5, anchors)
         assert (item[a] == item[p]).all() and (item[a] != item[n]).all()
         # An anchor without a category takes no part in OS, wherever its other rows come from.
@@ -223,9 +226,9 @@ def test_explicit_triplets_by_item_and_category():
     rng = np.random.default_rng(0)
     item = rng.permutation(labels_of([3] * 12))
     category = (item % 3).astype(np.int32)
-    plan = TripletPlan([item, category], np.arange(36), 6, 1, ["item", "category"])
+    sampler = TripletSampler([item, category], np.arange(36), 6, 1, ["item", "category"])
     for step in range(20):
-        a, p, n, q, m = plan(np.int64(step)).numpy().reshape(5, 6)
+        a, p, n, q, m = sampler(np.int64(step)).numpy().reshape(5, 6)
         assert (item[a] == item[p]).all() and (item[a] != item[n]).all()
         assert (category[a] == category[q]).all() and (a != q).all()
         assert (category[a] != category[m]).all()
@@ -233,9 +236,9 @@ def test_explicit_triplets_by_item_and_category():
 
 def test_negatives_are_uniform_over_the_other_items():
     item = labels_of([2, 5, 3])
-    plan = TripletPlan([item], np.arange(10), 10, 3)
+    sampler = TripletSampler([item], np.arange(10), 10, 3)
     seen = Counter()
-    for batch in batches_of(plan, 600):
+    for batch in batches_of(sampler, 600):
         a, _, n = batch.reshape(3, 10)
         seen.update(n[item[a] == 0].tolist())
     total = sum(seen.values())
@@ -245,20 +248,20 @@ def test_negatives_are_uniform_over_the_other_items():
 
 def test_unlabelled_rows_are_never_drawn_for_triplets():
     labels = np.array([0, -1, 0, 1, -1, 1, 1], np.int32)
-    for plan in (
-        PKPlan(labels, np.arange(7), 8, 4, 0),
-        TripletPlan([labels], np.arange(7), 4, 0),
+    for sampler in (
+        PKSampler(labels, np.arange(7), 8, 4, 0),
+        TripletSampler([labels], np.arange(7), 4, 0),
     ):
         for step in range(30):
-            assert (labels[plan(np.int64(step)).numpy()] >= 0).all()
+            assert (labels[sampler(np.int64(step)).numpy()] >= 0).all()
 
 
 @pytest.mark.parametrize(
     "make",
     [
-        lambda seed: UniformPlan(np.arange(50), 8, seed),
-        lambda seed: PKPlan(labels_of([5] * 10), np.arange(50), 8, 2, seed),
-        lambda seed: TripletPlan([labels_of([5] * 10)], np.arange(50), 8, seed),
+        lambda seed: UniformSampler(np.arange(50), 8, seed),
+        lambda seed: PKSampler(labels_of([5] * 10), np.arange(50), 8, 2, seed),
+        lambda seed: TripletSampler([labels_of([5] * 10)], np.arange(50), 8, seed),
     ],
 )
 def test_a_plan_is_a_function_of_seed_and_step(make):
@@ -270,15 +273,15 @@ def test_a_plan_is_a_function_of_seed_and_step(make):
     assert len({tuple(rows) for rows in first.values()}) == len(steps)
 
 
-def test_plans_give_the_same_rows_inside_a_graph():
+def test_samplers_give_the_same_rows_inside_a_graph():
     labels = labels_of([5] * 10)
-    for plan in (
-        UniformPlan(np.arange(5000), 8, 3),
-        PKPlan(labels, np.arange(50), 8, 2, 3),
-        TripletPlan([labels], np.arange(50), 8, 3),
+    for sampler in (
+        UniformSampler(np.arange(5000), 8, 3),
+        PKSampler(labels, np.arange(50), 8, 2, 3),
+        TripletSampler([labels], np.arange(50), 8, 3),
     ):
-        steps = tf.data.Dataset.counter(start=5).map(plan, num_parallel_calls=2).take(4)
-        eager = [plan(np.int64(step)).numpy().tolist() for step in range(5, 9)]
+        steps = tf.data.Dataset.counter(start=5).map(sampler, num_parallel_calls=2).take(4)
+        eager = [sampler(np.int64(step)).numpy().tolist() for step in range(5, 9)]
         assert [rows.numpy().tolist() for rows in steps] == eager
 
 
@@ -289,30 +292,30 @@ def test_plans_give_the_same_rows_inside_a_graph():
     seed=st.integers(0, 1000),
     step=st.integers(0, 10**6),
 )
-def test_mixed_batches_are_both_plans_batches(catalogue, extra, seed, step):
+def test_mixed_batches_are_those_of_both(catalogue, extra, seed, step):
     labels, rows = catalogue
-    first = PKPlan(labels, rows, 8, 2, seed)
-    second = UniformPlan(rows, extra, seed + 1)
-    plan = MixedPlan(first, second)
-    drawn = plan(np.int64(step)).numpy().tolist()
+    first = PKSampler(labels, rows, 8, 2, seed)
+    second = UniformSampler(rows, extra, seed + 1)
+    sampler = MixedSampler(first, second)
+    drawn = sampler(np.int64(step)).numpy().tolist()
     assert drawn[:8] == first(np.int64(step)).numpy().tolist()
     assert drawn[8:] == second(np.int64(step)).numpy().tolist()
-    assert plan.size == len(drawn) == len(plan.classified) and plan.classified.all()
-    assert plan.steps_per_epoch == first.steps_per_epoch
+    assert sampler.size == len(drawn) == len(sampler.classified) and sampler.classified.all()
+    assert sampler.steps_per_epoch == first.steps_per_epoch
     # The second part goes through its images at its own pace.
-    seen = [plan(np.int64(number)).numpy()[8:] for number in range(second.steps_per_epoch)]
+    seen = [sampler(np.int64(number)).numpy()[8:] for number in range(second.steps_per_epoch)]
     assert set(np.concatenate(seen)) == set(rows)
 
 
 def test_mixed_plan_appends_rows_for_oc():
     labels = labels_of([4] * 6)
-    plan = MixedPlan(
-        TripletPlan([labels], np.arange(24), 3, 0), UniformPlan(np.arange(24, 40), 5, 1)
+    sampler = MixedSampler(
+        TripletSampler([labels], np.arange(24), 3, 0), UniformSampler(np.arange(24, 40), 5, 1)
     )
-    rows = plan(np.int64(2)).numpy()
-    assert len(rows) == plan.size == 14
+    rows = sampler(np.int64(2)).numpy()
+    assert len(rows) == sampler.size == 14
     assert (rows[:9] < 24).all() and (rows[9:] >= 24).all()
-    assert plan.classified.tolist() == [True] * 3 + [False] * 6 + [True] * 5
+    assert sampler.classified.tolist() == [True] * 3 + [False] * 6 + [True] * 5
 
 
 @pytest.mark.parametrize(
@@ -325,8 +328,8 @@ def test_mixed_plan_appends_rows_for_oc():
 def test_labels_without_a_triplet_are_refused(sizes, message):
     labels = labels_of(sizes)
     for make in (
-        lambda: PKPlan(labels, np.arange(len(labels)), 4, 2, 0),
-        lambda: TripletPlan([labels], np.arange(len(labels)), 4, 0),
+        lambda: PKSampler(labels, np.arange(len(labels)), 4, 2, 0),
+        lambda: TripletSampler([labels], np.arange(len(labels)), 4, 0),
     ):
         with pytest.raises(FirError, match=message):
             make()

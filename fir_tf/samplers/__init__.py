@@ -1,0 +1,5 @@
+"""Which images are in batch number `step`: pure functions of (seed, step).
+
+No sampler holds a shuffled stream. A run resumes at any step exactly, replicas read shares of the
+same global batch, and a batch that went wrong can be made again.
+"""
