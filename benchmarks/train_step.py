@@ -9,10 +9,12 @@ writes benchmarks/results/train_step.json.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import statistics
 import sys
+import types
 from pathlib import Path
 
 from sides import Side, compare, serve
@@ -42,8 +44,9 @@ def tensorflow_side(args):
         layers.FusedBatchNormalization = keras.layers.BatchNormalization
 
     from fir_tf.config import Config
-    from fir_tf.losses.objective import Objective
+    from fir_tf.losses.objective import Objective, make_losses
     from fir_tf.models import backbones, fir
+    from fir_tf.samplers.triplets import triplet_rows
     from fir_tf.training.optimizer import make_optimizer
     from fir_tf.training.precision import policy
     from fir_tf.training.step import TrainStep
@@ -70,12 +73,18 @@ def tensorflow_side(args):
         anchor = np.arange(11, dtype=np.int32)
         item = np.concatenate([anchor, anchor, (anchor + 1) % 11])
         classified = np.arange(33) < 11
+    config = dataclasses.replace(config, triplets=triplets)
+    rows = types.SimpleNamespace(
+        classified=classified,
+        triplets=triplet_rows(11, ["item"]) if triplets == "explicit" else {},
+    )
+    terms = config.terms()
+    objective = Objective(terms, make_losses(terms, config.loss_settings()), rows)
     step = TrainStep(
         fir.training_model(model),
         optimizer,
-        Objective("OC+IS", 1.0, 0.1, 0.3, triplets),
+        objective,
         variables,
-        classified,
     )
     shape = (images, args.image_size, args.image_size, 3)
     batch = {

@@ -66,7 +66,9 @@ def _list_flags(app, what, name, obj, options, lines):
         for field in dataclasses.fields(obj):
             if "help" in field.metadata:
                 choices = ", ".join(
-                    f"`{choice}`" for choice in field.metadata["choices"] or () if choice
+                    f"`{choice}`"
+                    for choice in field.metadata["choices"] or ()
+                    if choice and not field.metadata["part"]
                 )
                 lines += ["", f"`{field.name}`", f"   {help_of(field)}"]
                 lines[-1] += f" One of {choices}." if choices else ""

@@ -8,8 +8,8 @@ from typing import Any
 
 from fir_tf import files, registry
 from fir_tf.errors import FirError
+from fir_tf.losses import grammar
 
-LOSS_KINDS = ("OC", "OS", "IS")
 _PLUGINS = "plugins.json"
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
@@ -60,32 +60,17 @@ PLUGINS_HELP = (
 
 def help_of(field: dataclasses.Field) -> str:
     """Returns the help text of an option, with the names where it is that of a part."""
-    kind = field.metadata.get("part")
-    known = f" One of {', '.join(registry.names(kind))}." if kind else ""
+    kind, choices = field.metadata.get("part"), field.metadata.get("choices") or ()
+    known = f" One of {', '.join([*choices, *registry.names(kind)])}." if kind else ""
     return field.metadata["help"] + known
 
 
 def check_parts(options: Any) -> None:
     """Raises FirError unless each option that is a part's name, and not empty, is a known one."""
     for field in dataclasses.fields(options):
-        name = getattr(options, field.name)
-        if field.metadata["part"] and (name or field.default):
-            registry.check(field.metadata["part"], name, field.name)
-
-
-def parse_losses(text: str) -> tuple[str, ...]:
-    """Returns the kinds in a sum such as "OC+IS", in the order OC, OS, IS.
-
-    Raises:
-        FirError: for an unknown, repeated or missing kind.
-    """
-    kinds = [kind.strip().upper() for kind in text.split("+")]
-    if not all(kind in LOSS_KINDS for kind in kinds) or len(set(kinds)) != len(kinds):
-        raise FirError(
-            f"`losses` must be a sum of {', '.join(LOSS_KINDS)}, each at most once, such as "
-            f"OC+IS. Received: {text!r}"
-        )
-    return tuple(kind for kind in LOSS_KINDS if kind in kinds)
+        name, kind = getattr(options, field.name), field.metadata["part"]
+        if kind and (name or field.default) and name not in (field.metadata["choices"] or ()):
+            registry.check(kind, name, field.name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,17 +135,24 @@ class Config:
         "1/8, 1/16 and 1/32 of the image's size.",
     )
 
-    losses: str = option(
-        "OC+IS", "Sum of losses: OC (category), OS (same category), IS (same item)."
-    )
+    losses: str = option("OC+IS", grammar.HELP)
     alpha: float = option(1.0, "Weight of OC.")
     beta: float = option(0.1, "Weight of the similarity losses OS and IS.")
     delta: float = option(0.3, "Margin of the triplet loss, in squared L2 distance.")
     triplets: str = option(
         "all",
-        "explicit forms (anchor, positive, negative) batches as in the paper's Equation 1; all, "
-        "semihard and hard find the triplets in batches of P items x K images.",
-        ("explicit", "all", "semihard", "hard"),
+        "explicit forms (anchor, positive, negative) batches as in the paper's Equation 1; a miner "
+        "finds the triplets in batches of P items x K images.",
+        ("explicit",),
+        part="miner",
+    )
+    sampler: str = option(
+        "", "How batches are drawn; what the losses need when not given.", part="sampler"
+    )
+    loss_learning_rate: float = option(
+        0.0,
+        "Learning rate of the variables that losses have of their own, such as class centres, on "
+        "the same schedule; 0 takes --learning_rate.",
     )
 
     batch_size: int = option(
@@ -221,7 +213,9 @@ class Config:
         "Momentum of a moving average of the weights, such as 0.999; it is what gets validated "
         "and saved. 0 for none.",
     )
-    label_smoothing: float = option(0.0, "Share of OC's target spread evenly over all categories.")
+    label_smoothing: float = option(
+        0.0, "Share of a classification's target spread evenly over all classes."
+    )
     patience: int = option(
         0, "Validations without a better model after which training ends; 0 for never."
     )
@@ -260,9 +254,25 @@ class Config:
         check_parts(self)
         _validate(self)
 
-    def loss_kinds(self) -> tuple[str, ...]:
-        """Returns the kinds in `losses`, a tuple of "OC", "OS", "IS"."""
-        return parse_losses(self.losses)
+    def terms(self) -> tuple[grammar.Term, ...]:
+        """Returns the terms of `losses` with their weights."""
+        return tuple(
+            dataclasses.replace(
+                term,
+                weight=(getattr(self, term.flag) if term.flag else 1.0)
+                if term.weight is None
+                else term.weight,
+            )
+            for term in grammar.parse_losses(self.losses)
+        )
+
+    def loss_settings(self) -> grammar.LossSettings:
+        """Returns what the flags say to losses."""
+        return grammar.LossSettings(self.delta, self.triplets, self.label_smoothing)
+
+    def reads(self, output: str) -> bool:
+        """Returns whether a loss reads an output of the model, such as "logits"."""
+        return any(registry.get("loss", term.loss).output == output for term in self.terms())
 
     def decays(self) -> list[int]:
         """Returns `decay_epochs` as a list of int in ascending order."""
@@ -358,7 +368,7 @@ def _validate(config):
 
     for field in dataclasses.fields(config):
         choices = field.metadata["choices"]
-        if choices:
+        if choices and not field.metadata["part"]:
             require(
                 field.name, getattr(config, field.name) in choices, "one of " + ", ".join(choices)
             )
@@ -370,6 +380,7 @@ def _validate(config):
         "embedding_size",
         "warmup_epochs",
         "backbone_learning_rate",
+        "loss_learning_rate",
         "weight_decay",
         "clip_norm",
         "patience",
@@ -409,15 +420,13 @@ def _validate(config):
     except ValueError:
         good = False
     require("profile", good, "two steps such as 20,30")
-    kinds = config.loss_kinds()
-    similarity = "OS" in kinds or "IS" in kinds
-    weight = (config.alpha if "OC" in kinds else 0) + (config.beta if similarity else 0)
-    if weight == 0:
+    terms = config.terms()
+    if not any(term.weight for term in terms):
         raise FirError(
             f"nothing would be trained: with --losses={config.losses}, `alpha` or `beta` must be "
             f"> 0 for a loss in the sum. Received: alpha={config.alpha}, beta={config.beta}"
         )
-    if similarity and config.triplets != "explicit":
+    if any(term.flag == "beta" for term in terms) and config.triplets != "explicit":
         require("images_per_item", config.images_per_item >= 2, "at least 2")
         room = config.batch_size - round(config.batch_size * config.category_fraction)
         if room % config.images_per_item or room < 2 * config.images_per_item:

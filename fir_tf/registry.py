@@ -56,6 +56,33 @@ KINDS = {
             "efficientnet_lite0": "fir_tf.models.efficientnet_lite:EFFICIENTNET_LITE0",
         },
     ),
+    "loss": Kind(
+        "losses",
+        "a fir_tf.losses.loss.Loss",
+        {
+            "softmax": "fir_tf.losses.softmax:Softmax",
+            "triplet": "fir_tf.losses.triplet:Triplet",
+            "normface": "fir_tf.losses.normface:NormFace",
+        },
+    ),
+    "miner": Kind(
+        "triplets",
+        "a function that finds the triplets of a batch, see fir_tf.losses.miners",
+        {
+            "all": "fir_tf.losses.miners.batch_all:batch_all",
+            "semihard": "fir_tf.losses.miners.semihard:semihard",
+            "hard": "fir_tf.losses.miners.hard:hard",
+        },
+    ),
+    "sampler": Kind(
+        "sampler",
+        "a function from a fir_tf.samplers.sampler.Request to a Sampler",
+        {
+            "uniform": "fir_tf.samplers.uniform:uniform",
+            "pk": "fir_tf.samplers.pk:pk",
+            "triplets": "fir_tf.samplers.triplets:triplets",
+        },
+    ),
     "dataset": Kind(
         "dataset",
         "a function from a path to a fir_tf.datasets.Catalogue",

@@ -12,10 +12,10 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 import keras
 import numpy as np
 import tensorflow as tf
+from objectives import make_objective
 
 from fir_tf.config import Config
 from fir_tf.keras_versions import path_of
-from fir_tf.losses.objective import Objective
 from fir_tf.models.layers import FusedBatchNormalization
 from fir_tf.training.distribution import make_strategy
 from fir_tf.training.optimizer import make_optimizer
@@ -31,6 +31,7 @@ CASES = {
     "OC+OS-hard": ("OC+OS", "hard", {}),
     "OC+IS+OS-all": ("OC+IS+OS", "all", {}),
     "OC+IS-explicit": ("OC+IS", "explicit", {}),
+    "OC+normface": ("OC+normface:item", "all", {"loss_learning_rate": 0.2}),
     "clipped": ("OC+IS", "all", {"clip_norm": 0.05}),
     "decayed": ("OC+IS", "all", {"weight_decay": 0.1, "ema": 0.9}),
     "accumulated": ("OC+IS", "all", {"accumulate": 2}),
@@ -86,14 +87,18 @@ def run(name, strategy):
         model = network(name == "batch_norm")
         unused = {"OC": ["projection"], "OS": ["logits"], "IS": ["logits"]}.get(losses, [])
         variables = [v for v in model.trainable_variables if path_of(v).split("/")[0] not in unused]
+        objective = make_objective(losses, classified, beta=0.5, triplets=triplets)
+        objective.build(
+            {"item": np.arange(4), "category": np.arange(4)}, {"logits": 4, "embedding": 5}
+        )
+        variables += objective.variables
         optimizer = make_optimizer(config, model, variables, 0.05, config.mixed_precision)
         averages = make_averages(variables) if config.ema else None
     step = TrainStep(
         model,
         optimizer,
-        Objective(losses, 1.0, 0.5, 0.3, triplets),
+        objective,
         variables,
-        classified,
         strategy,
         config.accumulate,
         config.clip_norm,
@@ -108,7 +113,7 @@ def run(name, strategy):
     scalars, bad = step(iter(dataset), STEPS)
     result = {f"scalar/{key}": value.numpy() for key, value in scalars.items()}
     result["bad"] = bad.numpy()
-    for index, variable in enumerate(model.variables + (averages or [])):
+    for index, variable in enumerate(model.variables + objective.variables + (averages or [])):
         result[f"variable/{index}/{path_of(variable)}"] = variable.numpy()
     return result
 

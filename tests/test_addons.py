@@ -9,7 +9,8 @@ import tensorflow as tf
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from fir_tf.losses.triplet import MINERS, _pairs, mined_triplet_loss
+from fir_tf.losses.triplet import label_pairs, mined_triplet_loss
+from fir_tf.registry import get
 
 tfa = pytest.importorskip(
     "tensorflow_addons",
@@ -45,7 +46,7 @@ def our_loss(points, labels, miner, metric, margin=MARGIN):
     if metric == "squared-L2":
         return mined_triplet_loss(points, labels, margin, miner).loss
     distance = {"L2": l2, "angular": angular}[metric](points)
-    return MINERS[miner](distance, *_pairs(labels), margin)[0]
+    return get("miner", miner)(distance, *label_pairs(labels), margin)[0]
 
 
 def their_loss(points, labels, miner, metric, margin=MARGIN):

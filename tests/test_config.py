@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from fir_tf.config import Config, parse_losses
+from fir_tf.config import Config
 from fir_tf.errors import FirError
 from fir_tf.options import ExportOptions, find_run
 from fir_tf.training.run import open_run
@@ -17,7 +17,7 @@ from fir_tf.training.run import open_run
         ({"alpha": 0, "beta": 0}, "nothing would be trained: .*Received: alpha=0, beta=0"),
         ({"alpha": 0, "losses": "OC"}, "nothing would be trained"),
         ({"beta": 0, "losses": "IS"}, "nothing would be trained"),
-        ({"losses": "OC+XS"}, "`losses` must be a sum of OC, OS, IS.*Received: 'OC.XS'"),
+        ({"losses": "OC+XS"}, "`losses` must be a sum of .*Received: 'OC.XS'"),
         ({"losses": "OC+OC"}, "each at most once"),
         ({"losses": ""}, "`losses` must be a sum"),
         ({"backbone": "vgg"}, "`backbone` must be one of resnet50, .*Received: 'vgg'"),
@@ -38,10 +38,6 @@ from fir_tf.training.run import open_run
 def test_bad_settings_are_named(values, message):
     with pytest.raises(FirError, match=message):
         Config(**values)
-
-
-def test_losses_are_parsed_in_one_order():
-    assert parse_losses("is+OC") == ("OC", "IS")
 
 
 def test_config_survives_the_file(tmp_path):

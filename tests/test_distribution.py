@@ -32,6 +32,7 @@ CASES = [
     "OC+OS-hard",
     "OC+IS+OS-all",
     "OC+IS-explicit",
+    "OC+normface",
     "clipped",
     "decayed",
     "accumulated",
@@ -39,7 +40,7 @@ CASES = [
     "batch_norm",
 ]
 # What four devices do otherwise than two: shares of a mean, a gathered batch, statistics.
-ON_FOUR = ["OC", "OC+IS+OS-all", "OC+IS-explicit", "batch_norm"]
+ON_FOUR = ["OC", "OC+IS+OS-all", "OC+IS-explicit", "OC+normface", "batch_norm"]
 
 
 def trained(folder, wanted):

@@ -2,13 +2,16 @@
 
 import itertools
 import math
+import re
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from objectives import make_objective
 
+from fir_tf.config import Config
 from fir_tf.errors import FirError
-from fir_tf.losses.objective import Objective, classification_loss
+from fir_tf.losses.softmax import cross_entropy
 from fir_tf.losses.triplet import explicit_triplet_loss, mined_triplet_loss, squared_distances
 
 MARGIN = 0.3
@@ -165,7 +168,10 @@ def test_squared_distances_equal_the_loop():
 def test_classification_leaves_out_unknown_and_masked(dtype):
     logits = tf.cast(np.random.default_rng(0).normal(size=(5, 3)) * 3, dtype)
     category, mask = [0, -1, 2, 1, 2], [True, True, True, False, True]
-    loss, accuracy = classification_loss(logits, tf.constant(category), tf.constant(mask))
+    objective = make_objective("OC", mask)
+    total, parts = objective({"logits": logits}, {"category": tf.constant(category)})
+    loss, accuracy = parts["OC"], parts["category_accuracy"]
+    assert total.dtype == loss.dtype == tf.float32
     values = tf.cast(logits, tf.float32).numpy().tolist()
     terms, right = [], []
     for row, label, used in zip(values, category, mask, strict=True):
@@ -174,7 +180,7 @@ def test_classification_leaves_out_unknown_and_masked(dtype):
             right.append(row.index(max(row)) == label)
     np.testing.assert_allclose(loss, sum(terms) / len(terms), rtol=1e-5)
     np.testing.assert_allclose(accuracy, sum(right) / len(right))
-    nothing, _ = classification_loss(logits, tf.constant([-1] * 5), tf.constant([True] * 5))
+    nothing, _ = cross_entropy(logits, tf.constant([-1] * 5))
     assert float(nothing) == 0.0
 
 
@@ -182,13 +188,10 @@ def test_classification_leaves_out_unknown_and_masked(dtype):
 def test_objective_is_the_weighted_sum_of_its_parts(losses):
     item, category = [0, 0, 1, 1, 2, 2], [0, 0, 0, 0, 1, 1]
     points, logits = unit_rows(6, 4, 9, item), np.random.default_rng(1).normal(size=(6, 2))
-    objective = Objective(losses, alpha=0.7, beta=0.2, delta=MARGIN, triplets="all")
+    objective = make_objective(losses, np.ones(6, bool), alpha=0.7, beta=0.2, delta=MARGIN)
     total, parts = objective(
-        tf.constant(logits, tf.float32),
-        points,
-        tf.constant(category),
-        tf.constant(item),
-        np.ones(6, bool),
+        {"logits": tf.constant(logits, tf.float32), "embedding": points},
+        {"category": tf.constant(category), "item": tf.constant(item)},
     )
     expected = 0.0
     if "OC" in losses:
@@ -213,9 +216,10 @@ def test_objective_with_explicit_triplets_of_both_kinds():
     category = [0, 1] + [0, 1] + [1, 0] + [0, 1] + [1, -1] + [0, 1]
     classified = np.array([True] * 2 + [False] * 8 + [True] * 2)
     logits = np.random.default_rng(1).normal(size=(12, 2)).astype(np.float32)
-    objective = Objective("OC+OS+IS", 1.0, 1.0, MARGIN, "explicit")
+    objective = make_objective("OC+OS+IS", classified, beta=1.0, delta=MARGIN, triplets="explicit")
     _, parts = objective(
-        tf.constant(logits), points, tf.constant(category), tf.constant(item), classified
+        {"logits": tf.constant(logits), "embedding": points},
+        {"category": tf.constant(category), "item": tf.constant(item)},
     )
 
     def hinge(a, p, n):
@@ -231,6 +235,101 @@ def test_objective_with_explicit_triplets_of_both_kinds():
     assert float(parts["OC"]) == pytest.approx(sum(cross) / 4, rel=1e-5)
 
 
+def test_centres_are_cosine_softmax_over_the_training_classes():
+    """normface in plain Python; the items between those of the training images have no centre."""
+    items = [7, 2, 2, -1, 4]
+    objective = make_objective("2*normface:item", [True] * 5, label_smoothing=0.1)
+    objective.build({"item": np.array([7, 2, 2, 4, -1])}, {"embedding": 3})
+    (centres,) = objective.variables
+    assert centres.shape == (3, 3)
+    points = np.random.default_rng(2).normal(size=(5, 3)).astype(np.float32)
+    total, parts = objective({"embedding": tf.constant(points)}, {"item": tf.constant(items)})
+
+    def unit(vector):
+        length = math.sqrt(sum(v * v for v in vector))
+        return [v / length for v in vector]
+
+    losses, right = [], []
+    for point, item in zip(points.tolist(), items, strict=True):
+        if item < 0:
+            continue
+        own = [2, 4, 7].index(item)
+        scores = [
+            20.0 * sum(a * b for a, b in zip(unit(point), unit(centre), strict=True))
+            for centre in centres.numpy().tolist()
+        ]
+        log_sum = math.log(sum(math.exp(score) for score in scores))
+        logs = [score - log_sum for score in scores]
+        losses.append(-0.9 * logs[own] - 0.1 * sum(logs) / 3)
+        right.append(scores.index(max(scores)) == own)
+    assert float(parts["normface:item"]) == pytest.approx(sum(losses) / 4, rel=1e-5)
+    assert float(parts["centre_accuracy"]) == pytest.approx(sum(right) / 4)
+    assert float(total) == pytest.approx(2 * sum(losses) / 4, rel=1e-5)
+
+
+def test_two_triplet_losses_tell_the_mean_of_what_they_tell():
+    item, category = [0, 0, 1, 1, 2, 2], [0, 0, 0, 0, 1, 1]
+    points = unit_rows(6, 4, 9, item)
+    labels = {"item": tf.constant(item), "category": tf.constant(category)}
+    active = {
+        losses: make_objective(losses, [True] * 6)({"embedding": points}, labels)[1]["active"]
+        for losses in ("IS", "OS", "IS+OS")
+    }
+    assert float(active["IS"]) != float(active["OS"])
+    assert float(active["IS+OS"]) == pytest.approx(float(active["IS"] + active["OS"]) / 2, rel=1e-6)
+
+
+def test_a_loss_by_a_label_it_cannot_have():
+    with pytest.raises(FirError, match="softmax is by category. Received: softmax:item"):
+        make_objective("softmax:item", [True])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("OC+IS", [("OC", 3.0), ("IS", 5.0)]),
+        ("is+OC", [("OC", 3.0), ("IS", 5.0)]),
+        ("OS+IS", [("IS", 5.0), ("OS", 5.0)]),
+        ("OC+10*IS", [("OC", 3.0), ("IS", 10.0)]),
+        (
+            " 0.5 * triplet : category + softmax:category ",
+            [("triplet:category", 0.5), ("softmax:category", 1.0)],
+        ),
+        ("1e+2*OS+1e-3*OC", [("OC", 0.001), ("OS", 100.0)]),
+        ("normface", [("normface:item", 1.0)]),
+    ],
+)
+def test_a_sum_of_losses(text, expected):
+    terms = Config(losses=text, alpha=3.0, beta=5.0).terms()
+    assert [(term.name, term.weight) for term in terms] == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "why"),
+    [
+        ("OC+tripet:item", 3, "no loss 'tripet'; there are OC, IS, OS, softmax"),
+        ("OC+triplet:shop", 3, "the label must be item or category, not 'shop'"),
+        ("OC+-1*IS", 3, "a weight must be a number >= 0, not '-1'"),
+        ("inf*OC", 0, "a weight must be"),
+        ("x*OC", 0, "a weight must be a number >= 0, not 'x'"),
+        ("2*nan*OC", 0, "a weight must be"),
+        ("OC + softmax:category", 4, "softmax:category comes twice"),
+        ("IS+is", 3, "triplet:item comes twice"),
+        ("OC++IS", 3, "a loss is missing here"),
+        ("OC+", 3, "a loss is missing here"),
+        ("", 0, "a loss is missing here"),
+        ("3*", 2, "a loss is missing here"),
+    ],
+)
+def test_a_mistake_in_a_sum_of_losses_is_shown(text, place, why):
+    with pytest.raises(FirError, match=re.escape(why)) as raised:
+        Config(losses=text)
+    *_, shown, mark = str(raised.value).split("\n")
+    assert shown == f"  {text}" and mark.index("^") == 2 + place
+
+
 def test_unknown_miner_is_named():
-    with pytest.raises(FirError, match="`miner` must be one of all, semihard, hard. Received: 'x'"):
+    with pytest.raises(
+        FirError, match="`triplets` must be one of all, semihard, hard, .*Received: 'x'"
+    ):
         mined_triplet_loss(unit_rows(2, 2, 0), tf.constant([0, 1]), MARGIN, "x")

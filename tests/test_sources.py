@@ -12,6 +12,7 @@ import pytest
 from conftest import inshop_rows, write_inshop, write_jpeg
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from objectives import make_objective
 from test_input import cheap_view
 from test_samplers import batches_of
 
@@ -23,7 +24,6 @@ from fir_tf.datasets.sources import merge_training, parse_sources
 from fir_tf.errors import FirError
 from fir_tf.input import batches
 from fir_tf.input.batches import training_batches
-from fir_tf.losses.objective import Objective
 from fir_tf.samplers.choose import describe_undrawn, drawn_rows, make_sampler
 
 ROWS = [
@@ -362,10 +362,12 @@ def test_images_with_one_label_take_part_in_that_loss_only(sources, monkeypatch)
     logits = rng.normal(size=(sampler.size, 3)).astype(np.float32)
     embedding = rng.normal(size=(sampler.size, 8)).astype(np.float32)
     embedding /= np.linalg.norm(embedding, axis=1, keepdims=True)
-    objective = Objective("OC+IS", 1.0, 0.1, 0.3, "all")
+    objective = make_objective("OC+IS", sampler.classified)
 
     def parts(logits, embedding):
-        values = objective(logits, embedding, category, item, sampler.classified)[1]
+        values = objective(
+            {"logits": logits, "embedding": embedding}, {"category": category, "item": item}
+        )[1]
         return float(values["OC"]), float(values["IS"])
 
     before = parts(logits, embedding)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import inshop_rows, write_inshop
+from objectives import make_objective
 from shallow import CODE as SHALLOW
 
 from fir_tf.config import Config
@@ -22,7 +23,6 @@ from fir_tf.datasets import load, load_training
 from fir_tf.datasets.findings import quick_check
 from fir_tf.errors import FirError
 from fir_tf.input.batches import training_batches
-from fir_tf.losses.objective import Objective
 from fir_tf.models.fir import build_fir, training_model
 from fir_tf.options import EvaluateOptions, ExportOptions
 from fir_tf.retrieval.evaluate import evaluate, load_model
@@ -97,9 +97,10 @@ def linear_step(batches, losses="OC", **flags):
     step = TrainStep(
         network,
         optimizer,
-        Objective(losses, 0.5, 0.0, 0.3, "all", config.label_smoothing),
+        make_objective(
+            losses, np.ones(4, bool), alpha=0.5, beta=0.0, label_smoothing=config.label_smoothing
+        ),
         variables,
-        np.ones(4, bool),
         accumulate=config.accumulate,
         clip_norm=config.clip_norm,
         averages=averages,

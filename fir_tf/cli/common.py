@@ -27,7 +27,7 @@ def define_flags(fields, **defaults):
     for field in fields:
         default = defaults.get(field.name, field.default)
         text, choices = help_of(field), field.metadata.get("choices")
-        if choices:
+        if choices and not field.metadata.get("part"):
             flags.DEFINE_enum(field.name, default, choices, text)
         elif field.metadata.get("alone"):
             flags.DEFINE_flag(_AloneFlag(field.metadata["alone"], field.name, default, text))

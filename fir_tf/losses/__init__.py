@@ -1,1 +1,1 @@
-"""The objective: alpha * OC + beta * (OS | IS)."""
+"""Losses, one file each, and the objective that is their weighted sum."""

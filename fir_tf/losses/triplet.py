@@ -8,7 +8,10 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from fir_tf.errors import FirError
+from fir_tf import registry
+from fir_tf.losses.grammar import LossSettings
+from fir_tf.losses.loss import Loss
+from fir_tf.losses.masked import masked_mean
 
 
 class TripletLoss(NamedTuple):
@@ -39,11 +42,6 @@ def squared_distances(embedding: tf.Tensor) -> tf.Tensor:
     return tf.maximum(distance, 0.0)
 
 
-def _mean(values, mask):
-    mask = tf.cast(mask, tf.float32)
-    return tf.math.divide_no_nan(tf.reduce_sum(values * mask), tf.reduce_sum(mask))
-
-
 def explicit_triplet_loss(
     anchor: tf.Tensor, positive: tf.Tensor, negative: tf.Tensor, valid: tf.Tensor, margin: float
 ) -> TripletLoss:
@@ -67,14 +65,15 @@ def explicit_triplet_loss(
     far = tf.reduce_sum(tf.square(anchor - negative), axis=1)
     hinge = tf.nn.relu(margin + near - far)
     return TripletLoss(
-        loss=_mean(hinge, valid),
-        active=_mean(tf.cast(hinge > 0, tf.float32), valid),
-        positive_distance=_mean(near, valid),
-        negative_distance=_mean(far, valid),
+        loss=masked_mean(hinge, valid),
+        active=masked_mean(tf.cast(hinge > 0, tf.float32), valid),
+        positive_distance=masked_mean(near, valid),
+        negative_distance=masked_mean(far, valid),
     )
 
 
-def _pairs(labels):
+def label_pairs(labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns (positive, negative), bool [n, n] each, of int labels [n]; -1 is in no pair."""
     known = labels >= 0
     both = known[:, None] & known[None, :]
     same = labels[:, None] == labels[None, :]
@@ -82,70 +81,16 @@ def _pairs(labels):
     return positive, both & ~same
 
 
-def _sorted_negatives(distance, negative):
-    """Each anchor's negative distances in ascending order, infinity behind them."""
-    return tf.sort(tf.where(negative, distance, float("inf")), axis=1)
-
-
-def _all(distance, positive, negative, margin):
-    # Per positive: the negatives inside its margin are a prefix of the sorted ones, so counts
-    # and prefix sums give the sum over all triplets in n^2 memory instead of n^3.
-    ordered = _sorted_negatives(distance, negative)
-    limit = distance + margin
-    inside = tf.searchsorted(tf.stop_gradient(ordered), tf.stop_gradient(limit), side="left")
-    finite = tf.where(tf.math.is_finite(ordered), ordered, 0.0)
-    prefix = tf.pad(tf.cumsum(finite, axis=1), [[0, 0], [1, 0]])
-    sums = tf.gather(prefix, inside, batch_dims=1)
-    count = tf.cast(inside, tf.float32)
-    mask = tf.cast(positive, tf.float32)
-    active = tf.reduce_sum(count * mask)
-    total = tf.reduce_sum((count * limit - sums) * mask)
-    triplets = tf.reduce_sum(
-        tf.reduce_sum(mask, axis=1) * tf.reduce_sum(tf.cast(negative, tf.float32), axis=1)
-    )
-    return tf.math.divide_no_nan(total, active), tf.math.divide_no_nan(active, triplets)
-
-
-def _semihard(distance, positive, negative, margin):
-    ordered = _sorted_negatives(distance, negative)
-    count = tf.reduce_sum(tf.cast(negative, tf.int32), axis=1, keepdims=True)
-    beyond = tf.searchsorted(tf.stop_gradient(ordered), tf.stop_gradient(distance), side="right")
-    chosen = tf.clip_by_value(tf.minimum(beyond, count - 1), 0, tf.shape(distance)[1] - 1)
-    usable = positive & (count > 0)
-    ordered = tf.where(tf.math.is_finite(ordered), ordered, 0.0)
-    hinge = tf.nn.relu(margin + distance - tf.gather(ordered, chosen, batch_dims=1))
-    return _mean(hinge, usable), _mean(tf.cast(hinge > 0, tf.float32), usable)
-
-
-def _hard(distance, positive, negative, margin):
-    far = tf.reduce_max(tf.where(positive, distance, 0.0), axis=1)
-    near = tf.reduce_min(tf.where(negative, distance, float("inf")), axis=1)
-    usable = tf.reduce_any(positive, axis=1) & tf.reduce_any(negative, axis=1)
-    hinge = tf.nn.relu(margin + far - tf.where(usable, near, 0.0))
-    return _mean(hinge, usable), _mean(tf.cast(hinge > 0, tf.float32), usable)
-
-
-# Each miner: (distance [n, n], positive pairs, negative pairs, margin) -> (loss, active share).
-MINERS = {"all": _all, "semihard": _semihard, "hard": _hard}
-
-
 def mined_triplet_loss(
     embedding: tf.Tensor, labels: tf.Tensor, margin: float, miner: str
 ) -> TripletLoss:
     """Triplet loss over the triplets found in a batch.
 
-    Miners: `all` averages over the active triplets of the batch (Hermans et al. 2017, "batch
-    all", the mean over non-zero terms: with the mean over every triplet the signal fades as
-    training goes well). `semihard` takes for each anchor-positive pair the nearest negative
-    that is farther than the positive, or the farthest negative where there is none (Schroff et
-    al. 2015), mean over pairs. `hard` takes each anchor's farthest positive and nearest
-    negative (Hermans et al. 2017, "batch hard"), mean over anchors.
-
     Args:
         embedding: float [n, d], L2-normalised.
         labels: int [n], -1 where unknown.
         margin: float, the paper's delta.
-        miner: str, a key of `MINERS`.
+        miner: str, a registered one's name.
 
     Returns:
         TripletLoss; zeros where the batch holds no triplet.
@@ -153,9 +98,37 @@ def mined_triplet_loss(
     Raises:
         FirError: for an unknown miner.
     """
-    if miner not in MINERS:
-        raise FirError(f"`miner` must be one of {', '.join(MINERS)}. Received: {miner!r}")
+    mine = registry.get("miner", miner)
     distance = squared_distances(embedding)
-    positive, negative = _pairs(labels)
-    loss, active = MINERS[miner](distance, positive, negative, margin)
-    return TripletLoss(loss, active, _mean(distance, positive), _mean(distance, negative))
+    positive, negative = label_pairs(labels)
+    loss, active = mine(distance, positive, negative, margin)
+    return TripletLoss(
+        loss, active, masked_mean(distance, positive), masked_mean(distance, negative)
+    )
+
+
+class Triplet(Loss):
+    """Triplet loss with a margin in squared L2 distance, mined or explicit (PAPER: Equation 1)."""
+
+    def __init__(self, settings: LossSettings) -> None:
+        super().__init__(settings)
+        if settings.triplets == "explicit":
+            self.sampler = "triplets"
+
+    def __call__(
+        self,
+        values: tf.Tensor,
+        labels: tf.Tensor,
+        triplets: tuple[slice, slice, slice] | None = None,
+    ) -> dict[str, tf.Tensor]:
+        """Returns the loss and what is worth watching about it, see `TripletLoss`."""
+        margin = self.settings.margin
+        if triplets is None:
+            return mined_triplet_loss(values, labels, margin, self.settings.triplets)._asdict()
+        anchor, positive, negative = triplets
+        known = (labels[anchor] >= 0) & (labels[positive] >= 0) & (labels[negative] >= 0)
+        valid = known & (labels[anchor] == labels[positive]) & (labels[anchor] != labels[negative])
+        found = explicit_triplet_loss(
+            values[anchor], values[positive], values[negative], valid, margin
+        )
+        return found._asdict()

@@ -112,7 +112,9 @@ def build_from_config(config: Config, categories: int, **changed: Any) -> keras.
 
 
 def training_model(model: keras.Model) -> keras.Model:
-    """Returns the same network with outputs {"logits", "embedding"}, sharing all variables.
+    """Returns the same network with the outputs that losses read, sharing all variables.
+
+    They are "logits", "features" (pooled, before the projection) and "embedding".
 
     Cross-entropy on logits is exact where the softmax has rounded to 0 or 1.
     """
@@ -120,6 +122,7 @@ def training_model(model: keras.Model) -> keras.Model:
         model.inputs,
         {
             "logits": model.get_layer("category_logits").output,
+            "features": model.get_layer("features").output,
             "embedding": model.get_layer("embedding").output,
         },
     )

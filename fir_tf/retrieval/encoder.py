@@ -160,7 +160,7 @@ class Encoder:
             input_signature=[tf.TensorSpec(shape, tf.float32)],
             autograph=False,
         )
-        categories = categories if "OC" in config.loss_kinds() else []
+        categories = categories if config.reads("logits") else []
         self._serve_pixels(network, config.image_size, config.resize, categories)
 
     def _serve_pixels(self, network, size, resize, categories):

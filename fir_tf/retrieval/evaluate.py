@@ -99,7 +99,7 @@ def _measure_parts(
     place[rows[embedded.valid]] = np.flatnonzero(embedded.valid)
     query, gallery, classified = (side[place[side] >= 0] for side in (query, gallery, classified))
     values, protocol, reasons, result = {}, {}, {}, None
-    if "OC" in config.loss_kinds():
+    if config.reads("logits"):
         labels = catalogue.category[classified]
         values.update(classification_accuracy(embedded.category[place[classified]], labels))
         protocol.update(classification_protocol(labels))
@@ -131,15 +131,13 @@ def _measure_parts(
         "query_embedding": vectors[place[query]],
         "gallery_embedding": vectors[place[gallery]],
         "classified": classified,
-        "category_scores": embedded.category[place[classified]]
-        if "OC" in config.loss_kinds()
-        else None,
+        "category_scores": embedded.category[place[classified]] if config.reads("logits") else None,
         "skipped": skipped,
     }
 
 
 def _why_not_classified(catalogue, config, classified):
-    if "OC" not in config.loss_kinds():
+    if not config.reads("logits"):
         return f"the run was trained without OC (--losses={config.losses})"
     if not len(classified):
         return "no image to classify could be read"

@@ -1,27 +1,57 @@
-"""Which sampler a run needs."""
+"""Which sampler a run needs: what its losses say."""
+
+from collections.abc import Sequence
 
 import numpy as np
 
+from fir_tf import registry
 from fir_tf.config import Config
 from fir_tf.datasets.catalogue import Catalogue
 from fir_tf.errors import FirError
+from fir_tf.losses.grammar import LABELS
+from fir_tf.losses.objective import make_losses
 from fir_tf.samplers.mixed import MixedSampler
-from fir_tf.samplers.pk import PKSampler
-from fir_tf.samplers.sampler import Sampler
-from fir_tf.samplers.triplets import TripletSampler
-from fir_tf.samplers.uniform import UniformSampler
+from fir_tf.samplers.sampler import Request, Sampler
+
+ANY = "uniform"
+"""The sampler named by losses that any batch will do for."""
 
 
-def _drawn_by(config):
-    """The labels, "item" or "category", of which an image needs one to be drawn."""
-    kinds = config.loss_kinds()
-    nouns = [noun for kind, noun in (("IS", "item"), ("OS", "category")) if kind in kinds]
-    if config.triplets != "explicit":
-        # Batches of P x K come from the groups of one label; the other is mined within them.
-        nouns = nouns[:1]
-    if "OC" in kinds and (config.category_fraction or not nouns):
-        nouns.append("category")
-    return list(dict.fromkeys(nouns))
+class _Wish:
+    """What the losses of a run want of batches.
+
+    Attributes:
+        sampler: str, the registered sampler that is asked for.
+        by: tuple of str, the labels that its batches are made by.
+        single: tuple of str, the labels of the losses on single images.
+    """
+
+    def __init__(self, config):
+        terms = config.terms()
+        pairs = list(zip(terms, make_losses(terms, config.loss_settings()), strict=True))
+        wanted = list(dict.fromkeys(loss.sampler for _, loss in pairs if loss.sampler != ANY))
+        if len(wanted) > 1 and not config.sampler:
+            raise FirError(
+                f"the losses need batches of {' and '.join(wanted)}: choose one with --sampler. "
+                f"Received: --losses={config.losses}"
+            )
+        self.sampler = config.sampler or (wanted[0] if wanted else ANY)
+        self.single = _ordered(term.label for term, loss in pairs if loss.sampler == ANY)
+        grouped = _ordered(term.label for term, loss in pairs if loss.sampler != ANY)
+        self.by = grouped or self.single
+
+    def nouns(self, config):
+        """The labels of which an image needs one to be drawn."""
+        nouns = self.by
+        if self.sampler == "pk":
+            # Batches of P x K come from the groups of one label; the other is mined within them.
+            nouns = nouns[:1]
+        return tuple(dict.fromkeys([*nouns, *(self.single if config.category_fraction else ())]))
+
+
+def _ordered(labels):
+    found = set(labels)
+    return tuple(label for label in LABELS if label in found)
 
 
 def drawn_rows(catalogue: Catalogue, config: Config) -> np.ndarray:
@@ -29,17 +59,21 @@ def drawn_rows(catalogue: Catalogue, config: Config) -> np.ndarray:
 
     Args:
         catalogue: Catalogue; its split `train`.
-        config: Config; `losses`, `triplets`, `category_fraction`.
+        config: Config; `losses`, `triplets`, `sampler`, `category_fraction`.
 
     Returns:
         int array of rows in ascending order.
     """
-    known = np.any([getattr(catalogue, noun) >= 0 for noun in _drawn_by(config)], axis=0)
+    return _known(catalogue, _Wish(config).nouns(config))
+
+
+def _known(catalogue: Catalogue, labels: Sequence[str]) -> np.ndarray:
+    known = np.any([getattr(catalogue, label) >= 0 for label in labels], axis=0)
     return np.flatnonzero((catalogue.split == "train") & known)
 
 
 def describe_undrawn(catalogue: Catalogue, config: Config) -> str:
-    """Returns a note on training images that the sampler never draws, an empty string without any.
+    """Returns a note on training images that are never drawn, an empty string without any.
 
     Args:
         catalogue: Catalogue.
@@ -48,26 +82,27 @@ def describe_undrawn(catalogue: Catalogue, config: Config) -> str:
     Returns:
         str.
     """
+    nouns = _Wish(config).nouns(config)
     count = int((catalogue.split == "train").sum())
-    left = count - len(drawn_rows(catalogue, config))
+    left = count - len(_known(catalogue, nouns))
     if not left:
         return ""
     return (
         f"note: {left:,} of {count:,} training images are never drawn: they lack the label "
-        f"({' or '.join(_drawn_by(config))}) that batches are made by; see --category_fraction"
+        f"({' or '.join(nouns)}) that batches are made by; see --category_fraction"
     )
 
 
 def make_sampler(catalogue: Catalogue, config: Config) -> Sampler:
-    """Builds the sampler that `config` asks for over the training rows of `catalogue`.
+    """Builds the sampler that the losses of `config` need over the training rows of `catalogue`.
 
-    With a similarity loss and `category_fraction` f, the share f of `batch_size` (images; with
-    explicit triplets, triplets) is drawn uniformly from all training images with a category,
-    whether they have an item or not, and the rest from those with the similarity loss's label.
+    With a loss on groups or triplets and `category_fraction` f, the share f of `batch_size`
+    (images; with explicit triplets, triplets) is drawn uniformly from all training images with a
+    label of the losses on single images, and the rest from those with the other losses' label.
 
     Args:
         catalogue: Catalogue; its split `train` is drawn from.
-        config: Config; `losses`, `triplets`, `batch_size`, `images_per_item`,
+        config: Config; `losses`, `triplets`, `sampler`, `batch_size`, `images_per_item`,
             `category_fraction`, `seed`.
 
     Returns:
@@ -80,47 +115,48 @@ def make_sampler(catalogue: Catalogue, config: Config) -> Sampler:
     rows = np.flatnonzero(catalogue.split == "train")
     if not len(rows):
         raise FirError(f"the split 'train' is empty in {catalogue.source}")
-    kinds = config.loss_kinds()
-    columns = {"IS": ("item", catalogue.item), "OS": ("category", catalogue.category)}
-    for kind in ("OC", "OS", "IS"):
-        noun, column = columns.get(kind, columns["OS"])
-        if kind in kinds and not (column[rows] >= 0).any():
+    for term in config.terms():
+        if not (getattr(catalogue, term.label)[rows] >= 0).any():
             raise FirError(
-                f"the loss {kind} needs {noun} labels, and no training image of "
+                f"the loss {term.name} needs {term.label} labels, and no training image of "
                 f"{catalogue.source} has one. Received: --losses={config.losses}"
             )
-    drawn = drawn_rows(catalogue, config)
-    for origin in np.unique(catalogue.origin[rows]):
-        if not (catalogue.origin[drawn] == origin).any():
-            raise FirError(
-                f"no image of {catalogue.sources[origin]} would ever be drawn: batches are made "
-                f"by {' or '.join(_drawn_by(config))}, and its images have no such label. Take it "
-                "out, change --losses, or draw images that have a category only with "
-                "--category_fraction, such as 0.25"
-            )
-    similarity = [columns[kind] for kind in ("IS", "OS") if kind in kinds]
-    categorised = rows[catalogue.category[rows] >= 0]
-    if not similarity:
-        return UniformSampler(categorised, config.batch_size, config.seed)
+    wish = _Wish(config)
+    _check_sources(catalogue, rows, wish.nouns(config))
+    extra = 0
+    if wish.sampler != ANY:
+        extra = _extra(config, wish)
+
+    def make(name, labels, size, seed):
+        columns = {label: getattr(catalogue, label) for label in labels}
+        request = Request(columns, rows, size, config.images_per_item, seed)
+        return registry.get("sampler", name)(request)
+
+    sampler = make(wish.sampler, wish.by, config.batch_size - extra, config.seed)
+    if extra:
+        sampler = MixedSampler(sampler, make(ANY, wish.single, extra, config.seed + 1))
+    return sampler
+
+
+def _extra(config, wish):
+    """The images of a batch that are drawn for the losses on single images alone."""
     extra = round(config.batch_size * config.category_fraction)
-    if config.category_fraction and ("OC" not in kinds or not 0 < extra < config.batch_size):
+    if config.category_fraction and (not wish.single or not 0 < extra < config.batch_size):
         raise FirError(
             "`category_fraction` must bring at least one image a batch for OC, and leave one for "
             f"triplets. Received: {config.category_fraction} of a batch of {config.batch_size} "
             f"with --losses={config.losses}"
         )
-    size = config.batch_size - extra
-    if config.triplets == "explicit":
-        sampler: Sampler = TripletSampler(
-            [column for _, column in similarity],
-            rows,
-            size,
-            config.seed,
-            [noun for noun, _ in similarity],
-        )
-    else:
-        noun, column = similarity[0]
-        sampler = PKSampler(column, rows, size, config.images_per_item, config.seed, noun)
-    if extra:
-        sampler = MixedSampler(sampler, UniformSampler(categorised, extra, config.seed + 1))
-    return sampler
+    return extra
+
+
+def _check_sources(catalogue, rows, nouns):
+    drawn = _known(catalogue, nouns)
+    for origin in np.unique(catalogue.origin[rows]):
+        if not (catalogue.origin[drawn] == origin).any():
+            raise FirError(
+                f"no image of {catalogue.sources[origin]} would ever be drawn: batches are made "
+                f"by {' or '.join(nouns)}, and its images have no such label. Take it "
+                "out, change --losses, or draw images that have a category only with "
+                "--category_fraction, such as 0.25"
+            )

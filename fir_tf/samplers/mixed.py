@@ -17,6 +17,7 @@ class MixedSampler:
         self._first, self._second = first, second
         self.size = first.size + second.size
         self.steps_per_epoch = first.steps_per_epoch
+        self.triplets = first.triplets
         self.classified = np.concatenate([first.classified, second.classified])
 
     def __call__(self, step: tf.Tensor) -> tf.Tensor:
@@ -25,4 +26,4 @@ class MixedSampler:
 
     def describe(self) -> str:
         """Returns one line for the run's sampler."""
-        return f"{self._first.describe()}; {self._second.describe()} for OC"
+        return f"{self._first.describe()}; {self._second.describe()} for the classification"

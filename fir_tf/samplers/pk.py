@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike
 from fir_tf.errors import FirError
 from fir_tf.samplers.draws import integers, shuffled
 from fir_tf.samplers.groups import Groups, check_groups, plural
+from fir_tf.samplers.sampler import Request
 
 
 class PKSampler:
@@ -54,6 +55,7 @@ class PKSampler:
         images = len(self._groups.rows) / (len(self._groups) * self.per_group)
         self.steps_per_epoch = self.batches_per_pass * max(1, round(images))
         self.classified = np.ones(size, bool)
+        self.triplets: dict[str, tuple[slice, slice, slice]] = {}
 
     def __call__(self, step: tf.Tensor) -> tf.Tensor:
         """Returns int32 [size], the rows of the batch number `step`, group by group."""
@@ -92,3 +94,12 @@ class PKSampler:
             f"{self.groups_per_batch} x {self.per_group}: {self.groups_per_batch} of "
             f"{len(self._groups)} {plural(self._noun)}, {self.per_group} images each"
         )
+
+
+def pk(request: Request) -> PKSampler:
+    """Draws P items (or categories) x K images, for mining in the batch."""
+    # The other labels are mined within batches by the first.
+    noun, column = next(iter(request.labels.items()))
+    return PKSampler(
+        column, request.rows, request.size, request.images_per_item, request.seed, noun
+    )

@@ -1,5 +1,6 @@
 """Batches of explicit triplets."""
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,7 +9,18 @@ from numpy.typing import ArrayLike
 
 from fir_tf.samplers.draws import integers
 from fir_tf.samplers.groups import Groups, check_groups
+from fir_tf.samplers.sampler import Request
 from fir_tf.samplers.uniform import UniformSampler
+
+
+def triplet_rows(anchors: int, nouns: Sequence[str]) -> dict[str, tuple[slice, slice, slice]]:
+    """Returns {noun: (anchors, positives, negatives)}, slices of rows [A | P1 | N1 | P2 | N2]."""
+    ends = [anchors * number for number in range(2 * len(nouns) + 2)]
+    places = [slice(*end) for end in itertools.pairwise(ends)]
+    return {
+        noun: (places[0], places[1 + 2 * number], places[2 + 2 * number])
+        for number, noun in enumerate(nouns)
+    }
 
 
 class TripletSampler:
@@ -19,11 +31,11 @@ class TripletSampler:
     uniformly.
 
     A batch holds `anchors` anchors, then for each kind of group as many positives and as many
-    negatives: rows [A | P1 | N1 | P2 | N2]. OC applies to the anchors.
+    negatives: rows [A | P1 | N1 | P2 | N2]. Losses on single images apply to the anchors.
 
     Args:
-        labels: list of int32 [n], one column per similarity loss (item for IS, category for
-            OS), -1 where unknown.
+        labels: list of int32 [n], one column a loss on triplets (item, category), -1 where
+            unknown.
         rows: int [m], the rows to draw from.
         anchors: int, triplets in a batch.
         seed: int.
@@ -50,6 +62,7 @@ class TripletSampler:
         self.size = anchors * (1 + 2 * len(self._kinds))
         self.steps_per_epoch = self._uniform.steps_per_epoch
         self.classified = np.arange(self.size) < anchors
+        self.triplets = triplet_rows(anchors, nouns)
 
     def __call__(self, step: tf.Tensor) -> tf.Tensor:
         """Returns int32 [size], the rows of the batch number `step`."""
@@ -80,3 +93,14 @@ class TripletSampler:
         """Returns one line for the run's sampler."""
         kinds = " and ".join(self._nouns)
         return f"{self.anchors} explicit triplets by {kinds}: {self.size} images"
+
+
+def triplets(request: Request) -> TripletSampler:
+    """Draws explicit (anchor, positive, negative) triplets, as in the paper's Equation 1."""
+    return TripletSampler(
+        list(request.labels.values()),
+        request.rows,
+        request.size,
+        request.seed,
+        list(request.labels),
+    )

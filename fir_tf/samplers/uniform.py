@@ -5,15 +5,16 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from fir_tf.samplers.draws import shuffled
+from fir_tf.samplers.sampler import Request
 
 
 class UniformSampler:
     """Every image once an epoch, in a new order; the last batch is filled from its beginning.
 
-    Attributes:
+    Args:
+        rows: int [m], the rows to draw.
         size: int, rows in a batch.
-        steps_per_epoch: int.
-        classified: bool [size], the rows that OC applies to.
+        seed: int.
     """
 
     def __init__(self, rows: ArrayLike, size: int, seed: int) -> None:
@@ -22,6 +23,7 @@ class UniformSampler:
         self._seed = seed
         self.steps_per_epoch = -(-len(self._rows) // size)
         self.classified = np.ones(size, bool)
+        self.triplets: dict[str, tuple[slice, slice, slice]] = {}
 
     def __call__(self, step: tf.Tensor) -> tf.Tensor:
         """Returns int32 [size], the rows of the batch number `step` (int64 scalar)."""
@@ -34,3 +36,8 @@ class UniformSampler:
     def describe(self) -> str:
         """Returns one line for the run's sampler."""
         return f"{self.size} images drawn uniformly from {len(self._rows)}"
+
+
+def uniform(request: Request) -> UniformSampler:
+    """Draws single images, each once an epoch."""
+    return UniformSampler(request.known_rows(), request.size, request.seed)

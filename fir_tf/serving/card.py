@@ -40,10 +40,11 @@ def model_card(run, config, categories, facts):
         else f"{source}; licence: {licence}. Weights trained on ImageNet may carry "
         "non-commercial terms"
     )
-    loss = (
-        f"{config.losses}: cross-entropy over categories (OC), triplet losses by category (OS) "
-        "and by item (IS)"
-    )
+    terms = [
+        f"{term.weight:g} * {registry.summary('loss', term.loss).rstrip('.')}, by {term.label}"
+        for term in config.terms()
+    ]
+    loss = f"{config.losses}: {'; '.join(terms)}"
     sections = [
         f"# Model card: {config.backbone}, {config.losses}, {config.dataset}",
         "## Intended use\n\nFinding the same garment, or similar ones, in a catalogue of product "

@@ -83,7 +83,7 @@ def export(options: ExportOptions) -> Path:
                 **facts,
                 "image_size": config.image_size,
                 "resize": config.resize,
-                "categories": categories if "OC" in config.loss_kinds() else [],
+                "categories": categories if config.reads("logits") else [],
                 "measured": measured,
                 "options": dataclasses.asdict(options),
             },

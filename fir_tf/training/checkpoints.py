@@ -33,6 +33,7 @@ class Checkpoints:
         model: keras.Model.
         optimizer: keras optimizer.
         averages: list of keras variables, or None.
+        owned: sequence of keras variables, those that losses have of their own.
 
     Attributes:
         step: int64 tf.Variable, updates made.
@@ -40,7 +41,7 @@ class Checkpoints:
         waited: int64 tf.Variable, validations since then.
     """
 
-    def __init__(self, folder, model, optimizer, averages=None):
+    def __init__(self, folder, model, optimizer, averages=None, owned=()):
         self.step = tf.Variable(0, dtype=tf.int64)
         self.best = tf.Variable(-1.0)
         self.waited = tf.Variable(0, dtype=tf.int64)
@@ -49,6 +50,7 @@ class Checkpoints:
             optimizer=optimizer,
             seeds=random_states(model),
             averages=averages or [],
+            owned=list(owned),
             step=self.step,
             best=self.best,
             waited=self.waited,

@@ -22,7 +22,7 @@ from fir_tf.datasets.findings import quick_check
 from fir_tf.errors import FirError, StoppedError
 from fir_tf.files import write_json
 from fir_tf.input.batches import training_batches
-from fir_tf.losses.objective import Objective
+from fir_tf.losses.objective import Objective, make_losses
 from fir_tf.models.fir import build_from_config, head_variables, training_model
 from fir_tf.models.pretrained import notice
 from fir_tf.retrieval.pictures import training_curves
@@ -121,22 +121,16 @@ def build_engine(
                 "nothing would be trained: `freeze` is 5 and no loss reaches the head. Received: "
                 f"losses={config.losses}, embedding_size={config.embedding_size}"
             )
+        network = training_model(model)
+        objective = _build_objective(config, catalogue, sampler, network)
+        variables += objective.variables
         optimizer = make_optimizer(config, model, variables, schedule, precision)
         averages = make_averages(variables) if config.ema else None
-        network = training_model(model)
     update = TrainStep(
         network,
         optimizer,
-        Objective(
-            config.losses,
-            config.alpha,
-            config.beta,
-            config.delta,
-            config.triplets,
-            config.label_smoothing,
-        ),
+        objective,
         variables,
-        sampler.classified,
         strategy,
         config.accumulate,
         config.clip_norm,
@@ -166,11 +160,21 @@ def _copier(plain, model, variables, averages):
     return served
 
 
+def _build_objective(config, catalogue, sampler, network):
+    terms = config.terms()
+    objective = Objective(terms, make_losses(terms, config.loss_settings()), sampler)
+    training = catalogue.part("train")
+    objective.build(
+        {label: getattr(training, label) for label in objective.labels},
+        {name: output.shape[-1] for name, output in network.output.items()},
+    )
+    return objective
+
+
 def _trained_variables(model, config):
-    """The variables the losses reach: without OC the relaxation head, without OS and IS the
-    projection has no gradient."""
-    left_out = head_variables(model) if "OC" not in config.loss_kinds() else []
-    if config.embedding_size and config.loss_kinds() == ("OC",):
+    """The variables the losses reach: a head that none of them reads has no gradient."""
+    left_out = head_variables(model) if not config.reads("logits") else []
+    if config.embedding_size and not config.reads("embedding"):
         left_out = left_out + model.get_layer("projection").trainable_variables
     ids = {id(variable) for variable in left_out}
     return [variable for variable in model.trainable_variables if id(variable) not in ids]
@@ -270,7 +274,11 @@ def train(config: Config) -> Path:
             # Every worker has to take part in saving; only the first one's files are the run's.
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         checkpoints = Checkpoints(
-            folder / "checkpoints", engine.model, engine.optimizer, engine.averages
+            folder / "checkpoints",
+            engine.model,
+            engine.optimizer,
+            engine.averages,
+            engine.update.objective.variables,
         )
         steps = config.epochs * steps_per_epoch
         if checkpoints.restore(run / "checkpoints"):

@@ -72,10 +72,11 @@ def make_optimizer(config, model, variables, schedule, precision):
     loss is scaled dynamically, so that small gradients do not vanish.
 
     Args:
-        config: Config; `backbone_learning_rate`, `learning_rate`, `weight_decay`.
+        config: Config; `learning_rate`, `backbone_learning_rate`, `loss_learning_rate`,
+            `weight_decay`.
         model: keras.Model of `fir_tf.models.fir.build_fir`, made in the strategy's scope that
             this is called in.
-        variables: list of keras variables to train.
+        variables: list of keras variables to train, of the model and of the losses.
         schedule: learning-rate schedule of the head.
         precision: "float32", "bfloat16" or "float16".
 
@@ -87,6 +88,10 @@ def make_optimizer(config, model, variables, schedule, precision):
         body = {id(variable) for variable in model.get_layer(config.backbone).trainable_variables}
         factor = config.backbone_learning_rate / config.learning_rate
         factors = {path_of(variable): factor for variable in variables if id(variable) in body}
+    if config.loss_learning_rate:
+        network = {id(variable) for variable in model.trainable_variables}
+        factor = config.loss_learning_rate / config.learning_rate
+        factors |= {path_of(v): factor for v in variables if id(v) not in network}
     optimizer = ReducedAdam(
         schedule, factors=factors, weight_decay=config.weight_decay or None, name="adam"
     )

@@ -17,9 +17,8 @@ class TrainStep:
             scope.
         optimizer: keras optimizer built on `variables` in that scope, see
             `fir_tf.training.optimizer.make_optimizer`.
-        objective: Objective.
+        objective: Objective of the sampler whose batches are read.
         variables: list of keras variables to train.
-        classified: numpy bool [n], the rows of the global batch that OC applies to.
         strategy: tf.distribute.Strategy.
         accumulate: int, batches an update.
         clip_norm: float, largest global norm of the gradient, 0 for no limit.
@@ -33,15 +32,14 @@ class TrainStep:
         optimizer,
         objective,
         variables,
-        classified,
         strategy=None,
         accumulate=1,
         clip_norm=0.0,
         averages=None,
         momentum=0.0,
     ):
-        self._network, self._optimizer, self._objective = network, optimizer, objective
-        self._variables, self._classified = variables, classified
+        self._network, self._optimizer, self.objective = network, optimizer, objective
+        self._variables = variables
         self._strategy = strategy or tf.distribute.get_strategy()
         self._accumulate, self._clip_norm = accumulate, clip_norm
         self._averages, self._momentum = averages, momentum
@@ -107,17 +105,25 @@ class TrainStep:
         return tf.reduce_mean(tf.stack(values), axis=0), tf.concat(bad, axis=0)
 
     def _gradients(self, images, batch):
+        own = {id(variable) for variable in self.objective.variables}
+        replicas = tf.distribute.get_replica_context().num_replicas_in_sync
         with tf.GradientTape() as tape:
             outputs = self._network(images, training=True)
-            loss, scalars = self._objective(
-                share(outputs["logits"]),
-                share(outputs["embedding"]),
-                share(batch["category"]),
-                share(batch["item"]),
-                self._classified,
+            loss, scalars = self.objective(
+                {name: share(outputs[name]) for name in self.objective.outputs},
+                {label: share(batch[label]) for label in self.objective.labels},
             )
             scaled = self._optimizer.scale_loss(loss / self._accumulate)
-        return loss, scalars, tape.gradient(scaled, [tensor_of(v) for v in self._variables])
+        gradients = tape.gradient(scaled, [tensor_of(v) for v in self._variables])
+        return (
+            loss,
+            scalars,
+            [
+                # Every replica has the whole gradient of what the losses own, and they are summed.
+                gradient / replicas if id(variable) in own else gradient
+                for variable, gradient in zip(self._variables, gradients, strict=True)
+            ],
+        )
 
 
 def make_averages(variables):

@@ -1,0 +1,63 @@
+"""What a loss is."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import tensorflow as tf
+
+from fir_tf.losses.grammar import LABELS, LossSettings
+
+
+class Loss:
+    """A loss on the batch of all devices: it sees the same numbers on one replica or many.
+
+    A subclass, registered as a "loss", says what it reads and works it out. It runs inside the
+    compiled step: TensorFlow operations only, in float32.
+
+    Attributes:
+        output: str, the model's output that it reads: "logits" (of the categories), "features"
+            (the pooled feature map) or "embedding" (float32 [n, d], L2-normalised).
+        labels: tuple of str, the labels it can be by.
+        sampler: str, the registered sampler whose batches it needs; any will do for "uniform".
+        has_classes: bool, whether it has variables by class; labels then count the classes of the
+            training images, from 0.
+    """
+
+    output: ClassVar[str] = "embedding"
+    labels: ClassVar[Sequence[str]] = LABELS
+    has_classes: ClassVar[bool] = False
+    sampler = "pk"
+
+    def __init__(self, settings: LossSettings) -> None:
+        self.settings = settings
+
+    def build(self, classes: int, width: int) -> list[Any]:
+        """Makes the variables of its own, which are trained and saved in checkpoints only.
+
+        Args:
+            classes: int, of the label it is by.
+            width: int, numbers in a row of its output.
+
+        Returns:
+            list of keras variables.
+        """
+        return []
+
+    def __call__(
+        self,
+        values: tf.Tensor,
+        labels: tf.Tensor,
+        triplets: tuple[slice, slice, slice] | None = None,
+    ) -> dict[str, tf.Tensor]:
+        """Works out the loss.
+
+        Args:
+            values: float [n, d], the output that it reads.
+            labels: int32 [n], -1 where unknown: such a row takes no part.
+            triplets: the rows of the anchors, their positives and negatives, where the sampler
+                says so.
+
+        Returns:
+            dict of float32 scalars: "loss", and what else the log is to have, by its name.
+        """
+        raise NotImplementedError

@@ -1,0 +1,41 @@
+"""Cross-entropy over the classes of a label, by the cosine to a learned centre of each."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from fir_tf.keras_versions import make_variable, tensor_of
+from fir_tf.losses.loss import Loss
+from fir_tf.losses.softmax import cross_entropy
+
+SCALE = 20.0
+"""What cosines are multiplied with: one over Zhai and Wu's temperature of 0.05."""
+
+
+class NormFace(Loss):
+    """Softmax over the cosines to learned class centres (Wang et al. 2017; Zhai and Wu 2019)."""
+
+    output = "embedding"
+    sampler = "uniform"
+    has_classes = True
+
+    def build(self, classes: int, width: int) -> list[Any]:
+        """Makes the centres, [classes, width], at random."""
+        centres = keras.initializers.GlorotUniform()((classes, width))
+        self._centres = make_variable(keras.ops.convert_to_numpy(centres), "normface_centres")
+        return [self._centres]
+
+    def __call__(
+        self,
+        values: tf.Tensor,
+        labels: tf.Tensor,
+        triplets: tuple[slice, slice, slice] | None = None,
+    ) -> dict[str, tf.Tensor]:
+        """Returns the loss and the share of the images nearest to their own class's centre."""
+        centres = tf.math.l2_normalize(tf.cast(tensor_of(self._centres), tf.float32), axis=1)
+        cosine = tf.matmul(
+            tf.math.l2_normalize(tf.cast(values, tf.float32), axis=1), centres, transpose_b=True
+        )
+        loss, accuracy = cross_entropy(SCALE * cosine, labels, self.settings.label_smoothing)
+        return {"loss": loss, "centre_accuracy": accuracy}

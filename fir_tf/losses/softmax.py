@@ -1,0 +1,52 @@
+"""Cross-entropy on the model's category output: the paper's OC."""
+
+import tensorflow as tf
+
+from fir_tf.losses.loss import Loss
+
+
+def cross_entropy(
+    logits: tf.Tensor, labels: tf.Tensor, smoothing: float = 0.0
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Mean softmax cross-entropy over the rows with a known label.
+
+    Args:
+        logits: float [n, classes].
+        labels: int32 [n], -1 where unknown.
+        smoothing: float in [0, 1), the share of the target that is spread evenly over all
+            classes (Szegedy et al. 2016).
+
+    Returns:
+        (loss, accuracy), float32 scalars; 0 where no row takes part.
+    """
+    logits = tf.cast(logits, tf.float32)
+    weight = tf.cast(labels >= 0, tf.float32)
+    target = tf.maximum(labels, 0)
+    values = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=target, logits=logits)
+    if smoothing:
+        even = -tf.reduce_mean(tf.nn.log_softmax(logits), axis=1)
+        values = (1.0 - smoothing) * values + smoothing * even
+    right = tf.cast(tf.equal(tf.argmax(logits, axis=1, output_type=tf.int32), target), tf.float32)
+    count = tf.reduce_sum(weight)
+    return (
+        tf.math.divide_no_nan(tf.reduce_sum(values * weight), count),
+        tf.math.divide_no_nan(tf.reduce_sum(right * weight), count),
+    )
+
+
+class Softmax(Loss):
+    """Softmax cross-entropy on the relaxation head's logits (PAPER: Equation 1)."""
+
+    output = "logits"
+    labels = ("category",)
+    sampler = "uniform"
+
+    def __call__(
+        self,
+        values: tf.Tensor,
+        labels: tf.Tensor,
+        triplets: tuple[slice, slice, slice] | None = None,
+    ) -> dict[str, tf.Tensor]:
+        """Returns the loss and the share of the images that are classified right."""
+        loss, accuracy = cross_entropy(values, labels, self.settings.label_smoothing)
+        return {"loss": loss, "category_accuracy": accuracy}
