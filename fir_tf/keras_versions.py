@@ -44,15 +44,16 @@ def without_slashes(model):
     return model
 
 
-def make_variable(value, name):
-    """Returns a float32 variable beside a model's own, which is not trained.
+def make_variable(value, name, trainable=False):
+    """Returns a float32 variable beside a model's own.
 
     Args:
         value: numpy array, what it holds at first.
         name: str.
+        trainable: bool, whether a gradient tape is to watch it.
     """
     kind = tf.Variable if KERAS_2 else keras.Variable
-    return kind(value, dtype="float32", trainable=False, name=name)
+    return kind(value, dtype="float32", trainable=trainable, name=name)
 
 
 def random_states(model):

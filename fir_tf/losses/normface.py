@@ -3,6 +3,7 @@
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from fir_tf.keras_versions import make_variable, tensor_of
@@ -23,7 +24,7 @@ class NormFace(Loss):
     def build(self, classes: int, width: int) -> list[Any]:
         """Makes the centres, [classes, width], at random."""
         centres = keras.initializers.GlorotUniform()((classes, width))
-        self._centres = make_variable(keras.ops.convert_to_numpy(centres), "normface_centres")
+        self._centres = make_variable(np.asarray(centres), "normface_centres", trainable=True)
         return [self._centres]
 
     def __call__(

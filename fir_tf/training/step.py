@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from fir_tf.errors import FirError
 from fir_tf.keras_versions import make_variable, tensor_of
 from fir_tf.training.distribution import share
 
@@ -115,6 +116,12 @@ class TrainStep:
             )
             scaled = self._optimizer.scale_loss(loss / self._accumulate)
         gradients = tape.gradient(scaled, [tensor_of(v) for v in self._variables])
+        for variable, gradient in zip(self._variables, gradients, strict=True):
+            if gradient is None and id(variable) in own:
+                raise FirError(
+                    f"the loss's variable {variable.name} gets no gradient: make it trainable, and "
+                    "use it in the loss"
+                )
         return (
             loss,
             scalars,
