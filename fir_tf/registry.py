@@ -83,6 +83,15 @@ KINDS = {
             "triplets": "fir_tf.samplers.triplets:triplets",
         },
     ),
+    "engine": Kind(
+        "index",
+        "a fir_tf.retrieval.engines.Scheme: vectors with their records",
+        {
+            "folder": "fir_tf.retrieval.engines.local:FOLDER",
+            "faiss": "fir_tf.retrieval.engines.faiss:FAISS",
+            "milvus": "fir_tf.retrieval.engines.milvus:MILVUS",
+        },
+    ),
     "dataset": Kind(
         "dataset",
         "a function from a path to a fir_tf.datasets.Catalogue",

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +13,8 @@ import numpy as np
 import pytest
 
 from fir_tf.errors import FirError
-from fir_tf.retrieval.engines import Filter, Record, open_engine
+from fir_tf.registry import names
+from fir_tf.retrieval.engines import FOLDER, Filter, Record, open_engine
 from fir_tf.retrieval.engines.local import LocalEngine
 
 SIZE = 16
@@ -76,6 +78,11 @@ def expected(vectors, query, k, where=None, gone=()):
 
 def found(engine, query, k, where=None):
     return [hit.record for hit in engine.search(query[np.newaxis], k, where)[0]]
+
+
+def test_the_contract_is_tested_on_every_engine():
+    tested = {re.split(r"[+:]", address)[0] if ":" in address else FOLDER for address in ENGINES}
+    assert tested == set(names("engine"))
 
 
 def test_finds_the_nearest_in_order(address):

@@ -7,7 +7,7 @@ import sys
 from absl import flags
 
 from fir_tf.cli.common import define_flags, load_library, read_flags, run_script
-from fir_tf.retrieval.engines import ADDRESSES
+from fir_tf.retrieval.engines import addresses
 from fir_tf.search_options import IndexOptions, MeasureOptions, QueryOptions, WebOptions
 from fir_tf.shell import given_path
 
@@ -20,7 +20,7 @@ USAGE = f"""Visual search: index a catalogue's photos, ask with a photo.
 
 python search.py COMMAND --help lists the flags.
 
-{ADDRESSES}"""
+{addresses()}"""
 
 _HELP = {
     "index": """Embeds a catalogue's photos into an index; a second time only what has changed.

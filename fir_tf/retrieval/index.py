@@ -412,7 +412,7 @@ class Index:
     """An index opened with its model, ready to be asked.
 
     Args:
-        address: str, see `fir_tf.retrieval.engines.ADDRESSES`.
+        address: str, see `fir_tf.retrieval.engines.addresses`.
         model: str or Path; empty for the model the index was made with.
         images: str or Path, the photos' folder; empty for the one it was made from.
         effort: float, see `open_engine`.

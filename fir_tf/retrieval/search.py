@@ -6,15 +6,15 @@ merged into what earlier blocks left.
 """
 
 import math
-import operator
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from fir_tf.errors import FirError
+from fir_tf.retrieval.checks import check_positive
 
 DEFAULT_MEMORY = 256 * 2**20
 
@@ -338,21 +338,6 @@ def check_ids(
     query_ids = check_labels("query_ids", query_ids, queries)
     gallery_ids = check_labels("gallery_ids", gallery_ids, gallery)
     return np.where(query_ids < 0, -1, query_ids), np.where(gallery_ids < 0, -2, gallery_ids)
-
-
-def check_positive(name: str, value: Any) -> int:
-    """Returns `value` as an int.
-
-    Raises:
-        FirError: it is not a whole number of at least 1.
-    """
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = 0
-    if number < 1 or isinstance(value, bool):
-        raise FirError(f"`{name}` must be a whole number of at least 1. Received: {value!r}")
-    return number
 
 
 def raise_not_finite(name: str, array: np.ndarray) -> NoReturn:

@@ -3,7 +3,7 @@
 import abc
 import collections
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,23 @@ class Record:
     category: str
     domain: str
     checksum: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Scheme:
+    """How an engine is named by an address, `<engine>[+<variant>]:<place>`.
+
+    Attributes:
+        description: str, one line for lists.
+        addresses: sequence of (str, str), what its addresses look like and what they are, for
+            --help.
+        open: callable of (variant: str, place: str, create: bool, effort: float), see
+            `fir_tf.retrieval.engines.open_engine`, that returns an Engine.
+    """
+
+    description: str
+    addresses: Sequence[tuple[str, str]]
+    open: Callable[[str, str, bool, float], "Engine"]
 
 
 @dataclasses.dataclass(frozen=True)

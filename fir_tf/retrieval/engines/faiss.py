@@ -12,8 +12,8 @@ import numpy as np
 from fir_tf.errors import FirError
 from fir_tf.extras import require
 from fir_tf.files import replacing, write_json
+from fir_tf.retrieval.engines.base import Scheme
 from fir_tf.retrieval.engines.local import LocalEngine
-from fir_tf.retrieval.search import top_k
 
 KINDS = ("flat", "ivfpq", "hnsw")
 # A share of vectors unknown to the FAISS file that is worth training it anew for.
@@ -54,11 +54,11 @@ class FaissEngine(LocalEngine):
         k = min(k, self._alive)
         allowed = self._positions(where)
         if self._index is None:
-            return top_k(queries, self._vectors, k, gallery_rows=allowed)
+            return self._exact(queries, k, allowed)
         inside = None if allowed is None else allowed[allowed < self._known]
         if inside is not None and len(inside) <= max(50 * k, 0.02 * self._known):
             # So few that scoring them all costs less, and finds them all.
-            return top_k(queries, self._vectors, k, gallery_rows=allowed)
+            return self._exact(queries, k, allowed)
         _, found = self._index.search(queries, self._candidates(k), params=self._parameters(inside))
         tail = np.arange(self._known, self._rows)
         if allowed is not None:
@@ -77,7 +77,7 @@ class FaissEngine(LocalEngine):
             positions[number, : len(best)] = candidates[best]
         if not len(tail):
             return scores, positions
-        late_scores, late = top_k(queries, self._vectors, k, gallery_rows=tail)
+        late_scores, late = self._exact(queries, k, tail)
         scores = np.concatenate([scores, late_scores], axis=1)
         positions = np.concatenate([positions, late], axis=1)
         order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
@@ -160,3 +160,14 @@ class FaissEngine(LocalEngine):
 
     def _path(self):
         return self.folder / f"faiss-{self.kind}.index"
+
+
+FAISS = Scheme(
+    "FAISS beside the same folder: exact, compressed lists or a graph",
+    [
+        ("faiss+flat:FOLDER", "the same folder through FAISS: exact,"),
+        ("faiss+ivfpq:FOLDER", "  compressed inverted lists,"),
+        ("faiss+hnsw:FOLDER", "  or a graph (up to tens of millions)"),
+    ],
+    lambda variant, place, create, effort: FaissEngine(place, variant or "flat", create, effort),
+)

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from fir_tf.errors import FirError
-from fir_tf.retrieval.engines.base import Engine, Hit, Record, check_vectors, in_order
-from fir_tf.retrieval.search import check_positive, top_k
+from fir_tf.retrieval.checks import check_positive
+from fir_tf.retrieval.engines.base import Engine, Hit, Record, Scheme, check_vectors, in_order
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS info (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -176,9 +176,13 @@ class LocalEngine(Engine):
 
     def _nearest(self, queries, k, where):
         """Returns scores float32 [q, k] and positions int64 [q, k], -1 where there is none."""
-        return top_k(
-            queries, self._vectors, min(k, self._alive), gallery_rows=self._positions(where)
-        )
+        return self._exact(queries, min(k, self._alive), self._positions(where))
+
+    def _exact(self, queries, k, positions):
+        # TensorFlow takes seconds to import, which --help has not.
+        from fir_tf.retrieval.search import top_k
+
+        return top_k(queries, self._vectors, k, gallery_rows=positions)
 
     def _positions(self, where):
         """Returns the positions that may be found, in order, or None for all of them."""
@@ -385,3 +389,10 @@ def _open(database, how=""):
         isolation_level=None,
         check_same_thread=False,
     )
+
+
+FOLDER = Scheme(
+    "Exact search in this process, in a folder",
+    [("FOLDER", "exact search in this process (up to a few million vectors)")],
+    lambda variant, place, create, effort: LocalEngine(place, create),
+)

@@ -3,13 +3,14 @@
 import json
 import os
 import re
+from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 
 from fir_tf.errors import FirError
 from fir_tf.extras import require
-from fir_tf.retrieval.engines.base import Engine, Hit, Record, check_vectors, in_order
-from fir_tf.retrieval.search import check_positive
+from fir_tf.retrieval.checks import check_positive
+from fir_tf.retrieval.engines.base import Engine, Hit, Record, Scheme, check_vectors, in_order
 
 KINDS = ("flat", "hnsw")
 _FIELDS = ("path", "item", "category", "domain", "checksum")
@@ -227,3 +228,34 @@ def _row(record):
 def _record(row):
     path = re.sub("%([0-9A-F]{2})", lambda found: chr(int(found[1], 16)), row["path"])
     return Record(path, *(row[name] for name in _FIELDS[1:]))
+
+
+def _open(variant, place, create, effort):
+    if variant:
+        parts = urlsplit(f"{variant}:{place}")
+        uri, name, query = f"{parts.scheme}://{parts.netloc}", parts.path.strip("/"), parts.query
+    else:
+        path, _, query = place.partition("?")
+        if not path.endswith(".db"):
+            raise FirError(f"`index` must be milvus:FILE.db. Received: milvus:{place!r}")
+        uri, name = path, ""
+    if variant not in ("", "http", "https"):
+        raise FirError(
+            f"`index` must be milvus+http://HOST:PORT/NAME. Received: milvus+{variant}:{place}"
+        )
+    kind = parse_qs(query).get("kind", ["flat"])[0]
+    return MilvusEngine(uri, name or "catalogue", kind, create)
+
+
+MILVUS = Scheme(
+    "Milvus, in a file or on a cluster",
+    [
+        ("milvus:FILE.db", "Milvus' embedded mode"),
+        (
+            "milvus+http://HOST:19530/NAME",
+            "a Milvus cluster's collection (https too; the environment",
+        ),
+        ("", "  variable MILVUS_TOKEN logs in); ?kind=hnsw for a graph"),
+    ],
+    _open,
+)
