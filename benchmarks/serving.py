@@ -30,7 +30,9 @@ from fir_tf.errors import FirError
 from fir_tf.files import write_json
 from fir_tf.models.fir import build_fir
 from fir_tf.serving.fold import inference_model
-from fir_tf.serving.formats import network_function, write_onnx, write_openvino
+from fir_tf.serving.formats.network import network_function
+from fir_tf.serving.formats.onnx import convert_onnx
+from fir_tf.serving.formats.openvino import convert_openvino
 
 SIZE = 224
 BASELINE = "Keras SavedModel"
@@ -127,7 +129,7 @@ class _Here:
 def _openvino(network, folder, precision):
     import openvino
 
-    write_openvino(network, folder)
+    convert_openvino(network, folder)
     hints = {"INFERENCE_PRECISION_HINT": precision}
     compiled = openvino.Core().compile_model(str(folder / "model.xml"), "CPU", hints)
     return lambda pixels: compiled(pixels)["embedding"]
@@ -164,7 +166,7 @@ def _runtimes(folder, wanted, torch_python):
         "OpenVINO": lambda: _openvino(folded, folder / "openvino", "f32"),
         "OpenVINO bf16": lambda: _openvino(folded, folder / "openvino_bf16", "bf16"),
         "onnxruntime": lambda: (lambda run: lambda pixels: run(pixels)["embedding"].numpy())(
-            write_onnx(folded, folder / "onnx")["model.onnx"]
+            convert_onnx(folded, folder / "onnx")
         ),
         "torch eager": lambda: _Torch(torch_python, "eager"),
         "torch compiled, frozen": lambda: _Torch(torch_python, "compiled"),

@@ -76,9 +76,9 @@ class ExportOptions:
     version: int = option(0, "Version below --output; the next free one when 0.")
     format: str = option(
         "saved_model",
-        "What is written: saved_model (TF Serving), openvino (OpenVINO and its model server), "
-        "tflite (LiteRT for phones, float16 and int8), onnx.",
-        ("saved_model", "openvino", "tflite", "onnx"),
+        "What is written: saved_model is for TF Serving, openvino for OpenVINO and its model "
+        "server, tflite for LiteRT on phones in float16 and int8.",
+        part="format",
     )
     top: int = option(5, "Categories returned for each image.")
     fold: bool = option(True, "Fold the batch norms into the convolutions: the same to 1e-5.")

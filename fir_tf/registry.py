@@ -92,6 +92,16 @@ KINDS = {
             "milvus": "fir_tf.retrieval.engines.milvus:MILVUS",
         },
     ),
+    "format": Kind(
+        "format",
+        "a function of (fir_tf.serving.formats.Export, folder) that writes it there",
+        {
+            "saved_model": "fir_tf.serving.formats.saved_model:write_saved_model",
+            "openvino": "fir_tf.serving.formats.openvino:write_openvino",
+            "tflite": "fir_tf.serving.formats.tflite:write_tflite",
+            "onnx": "fir_tf.serving.formats.onnx:write_onnx",
+        },
+    ),
     "dataset": Kind(
         "dataset",
         "a function from a path to a fir_tf.datasets.Catalogue",

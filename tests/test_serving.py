@@ -29,8 +29,9 @@ from fir_tf.retrieval.encoder import Encoder
 from fir_tf.retrieval.evaluate import load_model
 from fir_tf.serving import gallery as gallery_module
 from fir_tf.serving.client import Client
-from fir_tf.serving.export import check_operations, export
+from fir_tf.serving.export import export
 from fir_tf.serving.fold import inference_model
+from fir_tf.serving.formats.saved_model import check_operations
 from fir_tf.serving.gallery import Gallery, GalleryTable, quantise
 
 SIZE = 64

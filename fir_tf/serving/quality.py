@@ -4,6 +4,7 @@ import numpy as np
 
 from fir_tf import datasets
 from fir_tf.datasets.catalogue import retrieval_sides
+from fir_tf.errors import FirError
 from fir_tf.retrieval.embed import embed
 from fir_tf.retrieval.metrics import retrieval_metrics
 
@@ -100,3 +101,22 @@ def report(name, found):
     )
     print(text)
     return {**found, "text": text}
+
+
+def measured(config, data_dir, compare):
+    """Returns what `compare(test set)` does, or why there is nothing to measure on.
+
+    Args:
+        config: Config of the run.
+        data_dir: str, the data set's folder; the config's own if "".
+        compare: callable of a TestSet that returns {form: {"text": str, ...}}.
+    """
+    try:
+        test_set = TestSet(config, data_dir)
+    except FirError as error:
+        print(f"note: the loss of recall was not measured: {error}")
+        return {"recall": {"text": "not measured: the run's data could not be read"}}
+    if not all(test_set.size):
+        print("note: the loss of recall was not measured: the data set has no queries")
+        return {"recall": {"text": "not measured: the run's data has no queries"}}
+    return compare(test_set)
