@@ -116,6 +116,8 @@ class Config:
         path=True,
     )
     image_size: int = option(224, "Side of the input images in pixels.")
+    pooling: str = option("average", "From the feature map to the features.", part="pooling")
+    neck: str = option("linear", "From the features to the embedding.", part="neck")
     embedding_size: int = option(
         0,
         "Width of a learned projection to the embedding; 0 takes the pooled features as they are.",
@@ -245,6 +247,9 @@ class Config:
     dry_run: bool = option(
         False, "Only show the plan and try one step: steps, images, time and memory."
     )
+    actions: str = option(
+        "", "Actions of yours in the training loop, with commas; --plugins brings them."
+    )
     profile: str = option(
         "", "First and last step of a TensorBoard trace in the run's logs, such as 20,30."
     )
@@ -253,6 +258,10 @@ class Config:
         registry.load_plugins(self.plugins)
         check_parts(self)
         _validate(self)
+
+    def action_names(self) -> list[str]:
+        """Returns `actions` as a list of str."""
+        return [name.strip() for name in self.actions.split(",") if name.strip()]
 
     def terms(self) -> tuple[grammar.Term, ...]:
         """Returns the terms of `losses` with their weights."""
@@ -337,6 +346,7 @@ class Config:
             "steps_per_loop",
             "dry_run",
             "profile",
+            "actions",
             "plugins",
         }
         return {
@@ -372,6 +382,8 @@ def _validate(config):
             require(
                 field.name, getattr(config, field.name) in choices, "one of " + ", ".join(choices)
             )
+    for name in config.action_names():
+        registry.check("action", name)
     require("run", str(config.run).strip(), "a folder's path")
     for name in (
         "alpha",

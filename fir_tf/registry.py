@@ -56,6 +56,16 @@ KINDS = {
             "efficientnet_lite0": "fir_tf.models.efficientnet_lite:EFFICIENTNET_LITE0",
         },
     ),
+    "pooling": Kind(
+        "pooling",
+        "a function from a feature map to a vector an image, see fir_tf.models.pooling",
+        {"average": "fir_tf.models.pooling:average"},
+    ),
+    "neck": Kind(
+        "neck",
+        "a function from pooled features and a width to what becomes the embedding",
+        {"linear": "fir_tf.models.necks:linear"},
+    ),
     "loss": Kind(
         "losses",
         "a fir_tf.losses.loss.Loss",
@@ -91,6 +101,11 @@ KINDS = {
             "faiss": "fir_tf.retrieval.engines.faiss:FAISS",
             "milvus": "fir_tf.retrieval.engines.milvus:MILVUS",
         },
+    ),
+    "action": Kind(
+        "actions",
+        "a function of a fir_tf.training.actions.Moment, called beside the training steps",
+        {},
     ),
     "format": Kind(
         "format",

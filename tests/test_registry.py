@@ -8,10 +8,13 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from commands import done
+from conftest import write_jpeg
 
 from fir_tf import registry
 from fir_tf.config import Config
 from fir_tf.errors import FirError
+from fir_tf.training.log import read_history
 
 ROOT = Path(__file__).parent.parent
 
@@ -59,13 +62,15 @@ def test_no_list_of_names_stands_anywhere_else():
         for name in ("published", "boutique/layouts", "boutique/planning")
     }
     for kind in registry.KINDS:
+        # Two names side by side may be chance.
+        few = len(registry.names(kind)) < 3
         places = {
             path
             for path in (ROOT / "fir_tf").rglob("*.py")
             for literal in literals(path)
             if len(set(literal) & set(registry.names(kind))) > 2
         }
-        assert places - about == {own}, kind
+        assert places - about == (set() if few else {own}), kind
 
 
 def test_a_registered_part_is_found():
@@ -202,3 +207,191 @@ def test_the_list_of_parts(tmp_path, capsys):
     assert all(f"named by --{kind.flag}:" in out for kind in registry.KINDS.values())
     assert main(["parts", "--plugins=none.py"]) == 1
     assert "none.py" in capsys.readouterr().err
+
+
+EVERYTHING = '''
+"""A part of every kind, none of them in fir_tf."""
+
+import csv
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from fir_tf.datasets.catalogue import SHOP, SPLITS, Catalogue, encode
+from fir_tf.files import write_text
+from fir_tf.losses.loss import Loss
+from fir_tf.models.backbones import Backbone
+from fir_tf.registry import get, register
+from fir_tf.retrieval.engines import Scheme, open_engine
+from fir_tf.samplers.uniform import UniformSampler
+
+
+def build(input_shape):
+    x = images = keras.Input(input_shape)
+    for stage in range(5):
+        x = keras.layers.Conv2D(8, 3, strides=2, padding="same", name=f"part{stage}")(x)
+    return keras.Model(images, x)
+
+
+register("backbone", "tiny")(
+    Backbone("Five convolutions", build, 8, tuple(f"part{stage}" for stage in range(5)))
+)
+
+
+@register("dataset", "listed")
+def load(path):
+    """Reads a list of path, item, category and split."""
+    with open(Path(path) / "list.tsv", encoding="utf-8") as file:
+        names, items, categories, splits = map(list, zip(*csv.reader(file, delimiter="\\t")))
+    item, items = encode(np.array(items, object))
+    category, categories = encode(np.array(categories, object))
+    return Catalogue(
+        root=Path(path),
+        path=np.array(names, object),
+        category=category,
+        item=item,
+        domain=np.full(len(names), SHOP, np.int8),
+        split=np.array(splits, object),
+        categories=categories,
+        items=items,
+        source=str(path),
+        line=np.arange(1, len(names) + 1, dtype=np.int32),
+    )
+
+
+@register("loss", "short")
+class Short(Loss):
+    """How far the pooled features are from the centre of all of them."""
+
+    output = "features"
+
+    def build(self, classes, width):
+        self._centre = keras.Variable(np.ones(width, "float32"), name="centre")
+        return [self._centre]
+
+    def __call__(self, values, labels, triplets=None):
+        away = tf.reduce_mean(tf.square(values - self._centre.value))
+        return {"loss": away, "centre": tf.reduce_mean(self._centre.value)}
+
+
+@register("miner", "first")
+def first(distance, positive, negative, margin):
+    """The hinge of the first anchor alone."""
+    near = tf.reduce_max(tf.where(positive[0], distance[0], 0.0))
+    far = tf.reduce_min(tf.where(negative[0], distance[0], 4.0))
+    loss = tf.nn.relu(margin + near - far)
+    return loss, tf.cast(loss > 0, tf.float32)
+
+
+@register("sampler", "plain")
+def plain(request):
+    """Draws single images, whatever the losses want."""
+    return UniformSampler(request.known_rows(), request.size, request.seed)
+
+
+@register("pooling", "largest")
+def largest(features):
+    """The largest value of each channel."""
+    return keras.layers.GlobalMaxPooling2D(dtype="float32")(features)
+
+
+@register("neck", "halved")
+def halved(features, width):
+    """Half of the numbers, by a dense layer."""
+    return keras.layers.Dense(features.shape[-1] // 2, name="half")(features)
+
+
+register("engine", "beside")(
+    Scheme(
+        "The folder's engine under another name",
+        [("beside:FOLDER", "the same")],
+        lambda variant, place, create, effort: open_engine(place, create, effort),
+    )
+)
+
+
+@register("format", "numbers")
+def numbers(export, folder):
+    """How many weights the network has."""
+    folder.mkdir()
+    count = sum(int(np.prod(weight.shape)) for weight in export.network.weights)
+    write_text(folder / "numbers.txt", str(count))
+    return {"numbers": {"text": f"{count} weights"}}
+
+
+@register("action", "note")
+def note(moment):
+    """Notes the steps it was called at."""
+    with open(moment.folder / "steps.txt", "a") as file:
+        file.write(f"{moment.step}\\n")
+'''
+
+
+@pytest.mark.slow
+def test_one_file_brings_a_part_of_every_kind_to_every_script(tmp_path, monkeypatch):
+    """As a user does: nothing of fir_tf is edited."""
+    plugin = tmp_path / "my_parts.py"
+    plugin.write_text(EVERYTHING, encoding="utf-8")
+    lines = []
+    for item in range(8):
+        for view in range(4):
+            name = f"{item}_{view}.jpg"
+            write_jpeg(tmp_path / "shop" / name, seed=item, size=(40 + view, 50))
+            split = "train" if item < 5 else ("query", "gallery")[view % 2]
+            lines.append(f"{name}\titem {item}\t{('Dresses', 'Shirts')[item % 2]}\t{split}")
+    (tmp_path / "shop/list.tsv").write_text("\n".join(lines), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    done(
+        "train.py",
+        "--plugins=my_parts.py",
+        "--dataset=listed",
+        "--data_dir=shop",
+        "--run=run",
+        "--backbone=tiny",
+        "--weights=none",
+        "--image_size=32",
+        "--pooling=largest",
+        "--neck=halved",
+        "--losses=OC+IS+0.5*short:item",
+        "--triplets=first",
+        "--sampler=plain",
+        "--loss_learning_rate=0.1",
+        "--batch_size=8",
+        "--epochs=2",
+        "--val_fraction=0.2",
+        "--log_every=1",
+        "--actions=note",
+    )
+    run = tmp_path / "run"
+    brought = json.loads((run / "plugins.json").read_text())[str(plugin)]
+    assert {part.split()[0] for part in brought} == set(registry.KINDS)
+    steps = (run / "steps.txt").read_text().split()
+    assert steps == [str(step) for step in range(1, len(steps) + 1)] and len(steps) >= 2
+    history = read_history(run)
+    assert {"OC", "IS", "short:item", "active"} <= set(history)
+    # Its own variable was trained, at its own rate.
+    assert abs(history["centre"][-1][1] - 1.0) > 0.05
+
+    # Another process would know nothing of the plugin.
+    registry._registered.clear()
+    registry._plugins.clear()
+    monkeypatch.chdir(ROOT)
+    done("evaluate.py", f"--run={run}", "--data_dir", tmp_path / "shop", "--whiten=0")
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["protocol"]["queries"] == 6
+    out, _ = done("export.py", f"--run={run}", "--format=numbers", f"--data_dir={tmp_path}/shop")
+    (written,) = (run / "export").rglob("numbers.txt")
+    # Five convolutions, the neck, the relaxation head.
+    convolutions = 3 * 9 * 8 + 8 + 4 * (8 * 9 * 8 + 8)
+    head = (8 * 512 + 512) + (512 * 2 + 2)
+    assert int(written.read_text()) == convolutions + (8 * 4 + 4) + head
+    assert "numbers: " in out
+    done("export.py", f"--run={run}", f"--data_dir={tmp_path}/shop")
+    shop = f"--images={tmp_path}/shop"
+    index = f"--index=beside:{tmp_path}/index"
+    done("search.py", "index", f"--model={run}", "--dataset=listed", shop, index)
+    out, _ = done("search.py", "query", tmp_path / "shop/6_1.jpg", index, "--json", "--nosheet")
+    assert json.loads(out)[0]["results"][0]["item"] == "item 6"
+    assert (tmp_path / "index").is_dir()

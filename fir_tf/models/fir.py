@@ -18,6 +18,8 @@ def build_fir(
     categories: int,
     *,
     weights: str | Path | None = "imagenet",
+    pooling: str = "average",
+    neck: str = "linear",
     embedding_size: int = 0,
     relaxation_width: int = 512,
     dropout: float = 0.5,
@@ -28,15 +30,17 @@ def build_fir(
 
     The relaxation module (PAPER: method) stands on the classification path only: 1x1
     convolution, ReLU, dropout, 1x1 convolution with as many channels as categories, global
-    average pooling, softmax. The embedding is the backbone's last feature map, global average
-    pooled and L2-normalised, with an optional linear projection between.
+    average pooling, softmax. The embedding is the backbone's last feature map, pooled, passed
+    through the neck and L2-normalised.
 
     Args:
         backbone: str, a registered backbone's name.
         image_size: int, side of the square input in pixels.
         categories: int, number of categories.
         weights: "imagenet", "none" or the path of a weights file, for the backbone.
-        embedding_size: int, width of the projection; 0 for none.
+        pooling: str, a registered pooling's name.
+        neck: str, a registered neck's name.
+        embedding_size: int, width that the neck projects to; 0 for none.
         relaxation_width: int, hidden channels of the relaxation module.
         dropout: float in [0, 1), rate inside the relaxation module.
         batch_norm: "frozen" (the statistics stay as loaded, scale and offset train), "batch"
@@ -76,9 +80,10 @@ def build_fir(
     )
     category = keras.layers.Softmax(dtype="float32", name="category")(logits)
 
-    embedding = keras.layers.GlobalAveragePooling2D(dtype="float32", name="features")(features)
-    if embedding_size:
-        embedding = keras.layers.Dense(embedding_size, use_bias=False, name="projection")(embedding)
+    pooled = registry.get("pooling", pooling)(features)
+    # Under a name of their own, whatever layers they come from.
+    pooled = keras.layers.Activation("linear", dtype="float32", name="features")(pooled)
+    embedding = registry.get("neck", neck)(pooled, embedding_size)
     embedding = keras.layers.UnitNormalization(dtype="float32", name="embedding")(embedding)
     return keras.Model(images, {"category": category, "embedding": embedding}, name="fir")
 
@@ -101,6 +106,8 @@ def build_from_config(config: Config, categories: int, **changed: Any) -> keras.
         "backbone",
         "image_size",
         "weights",
+        "pooling",
+        "neck",
         "embedding_size",
         "relaxation_width",
         "dropout",
@@ -126,12 +133,3 @@ def training_model(model: keras.Model) -> keras.Model:
             "embedding": model.get_layer("embedding").output,
         },
     )
-
-
-def head_variables(model: keras.Model) -> list[Any]:
-    """Returns the variables of the relaxation head, which only OC trains."""
-    return [
-        variable
-        for name in ("relaxation", "category_map")
-        for variable in model.get_layer(name).trainable_variables
-    ]

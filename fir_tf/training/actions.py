@@ -6,6 +6,7 @@ An action is called with a Moment after every return from the compiled step; it 
 
 import dataclasses
 import time
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -27,6 +28,7 @@ class Moment:
         step: int, updates made.
         steps: int, updates of the whole run.
         epoch: int, whole epochs made.
+        folder: Path of the run.
         logs, validates: bool, whether it is the turn of a log entry and of a validation.
         values: {name: float}, what the log gets.
         found: {metric: float}, the validation's result, empty where it is not its turn.
@@ -39,6 +41,7 @@ class Moment:
     step: int
     steps: int
     epoch: int
+    folder: Path
     logs: bool = False
     validates: bool = False
     values: dict = dataclasses.field(default_factory=dict)

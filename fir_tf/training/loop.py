@@ -23,7 +23,7 @@ from fir_tf.errors import FirError, StoppedError
 from fir_tf.files import write_json
 from fir_tf.input.batches import training_batches
 from fir_tf.losses.objective import Objective, make_losses
-from fir_tf.models.fir import build_from_config, head_variables, training_model
+from fir_tf.models.fir import build_from_config, training_model
 from fir_tf.models.pretrained import notice
 from fir_tf.retrieval.pictures import training_curves
 from fir_tf.samplers.choose import describe_undrawn, make_sampler
@@ -115,14 +115,14 @@ def build_engine(
     with strategy.scope():
         with policy(precision):
             model = build_from_config(config, categories)
-        variables = _trained_variables(model, config)
+        network = training_model(model)
+        objective = _build_objective(config, catalogue, sampler, network)
+        variables = _reached(model, network, objective.outputs)
         if not variables:
             raise FirError(
                 "nothing would be trained: `freeze` is 5 and no loss reaches the head. Received: "
                 f"losses={config.losses}, embedding_size={config.embedding_size}"
             )
-        network = training_model(model)
-        objective = _build_objective(config, catalogue, sampler, network)
         variables += objective.variables
         optimizer = make_optimizer(config, model, variables, schedule, precision)
         averages = make_averages(variables) if config.ema else None
@@ -171,13 +171,11 @@ def _build_objective(config, catalogue, sampler, network):
     return objective
 
 
-def _trained_variables(model, config):
-    """The variables the losses reach: a head that none of them reads has no gradient."""
-    left_out = head_variables(model) if not config.reads("logits") else []
-    if config.embedding_size and not config.reads("embedding"):
-        left_out = left_out + model.get_layer("projection").trainable_variables
-    ids = {id(variable) for variable in left_out}
-    return [variable for variable in model.trainable_variables if id(variable) not in ids]
+def _reached(model, network, outputs):
+    """The model's variables that the losses reach: what none of them reads has no gradient."""
+    part = keras.Model(network.inputs, [network.output[name] for name in outputs])
+    reached = {id(variable) for variable in part.trainable_variables}
+    return [variable for variable in model.trainable_variables if id(variable) in reached]
 
 
 def _distributed_batches(engine, catalogue, sampler, config, start):
@@ -313,6 +311,7 @@ def _run_steps(config, folder, catalogue, sampler, engine, checkpoints, steps_pe
             actions.check_health(config),
             actions.keep_best(folder / "model.keras", checkpoints),
             actions.show(bar.write),
+            *(registry.get("action", name) for name in config.action_names()),
         ]
         if config.patience:
             follow.append(actions.stop_early(config.patience, checkpoints))
@@ -339,6 +338,7 @@ def _run_steps(config, folder, catalogue, sampler, engine, checkpoints, steps_pe
                 step,
                 steps,
                 step // steps_per_epoch,
+                folder,
                 logs=step % config.log_every == 0 or validates or stopping,
                 validates=validates,
                 asked=stopping,

@@ -1,0 +1,12 @@
+"""Pooling: the last feature map -> one vector an image.
+
+A pooling is a function from a feature map [n, h, w, c] to [n, c'], of Keras layers.
+"""
+
+import keras
+import tensorflow as tf
+
+
+def average(features: tf.Tensor) -> tf.Tensor:
+    """Averages the feature map over its places, as the paper does."""
+    return keras.layers.GlobalAveragePooling2D(dtype="float32", name="pooling")(features)
