@@ -17,6 +17,7 @@ from tqdm import tqdm
 from fir_tf import datasets
 from fir_tf.datasets.catalogue import SPLITS
 from fir_tf.datasets.labels import composed, known
+from fir_tf.datasets.removal import check_removal
 from fir_tf.datasets.table import load_table
 from fir_tf.datasets.walk import NO_IMAGE, SPECIAL, find_photos, listed, printable
 from fir_tf.errors import FirError
@@ -209,7 +210,9 @@ def prepared(options: IndexOptions) -> Iterator[tuple[Engine, Encoder, Listing, 
         else:
             info = {"model": encoder.fingerprint(), "dimension": encoder.dimension}
         before = {record.path: record for part, _ in engine.scan() for record in part}
-        _check_removal(listing.gone(before), len(before), options)
+        most = 1.0 if options.remove else options.max_removed
+        what = f"the index {options.index}"
+        check_removal(listing.gone(before), len(before), most, what, options.images)
         info.update(
             root=str(listing.root.resolve()),
             how=how,
@@ -217,17 +220,6 @@ def prepared(options: IndexOptions) -> Iterator[tuple[Engine, Encoder, Listing, 
         )
         engine.set_info(info)
         yield engine, encoder, listing, before
-
-
-def _check_removal(gone, count, options):
-    if options.remove or len(gone) <= options.max_removed * count:
-        return
-    raise FirError(
-        f"{len(gone):,} of the {count:,} images of the index {options.index} are not in "
-        f"{options.images} any more, over --max_removed={options.max_removed:g} of it: "
-        f"{listed(gone, 'image', 'images')}. Is that the catalogue, whole and in its place? "
-        "Nothing was changed. --remove takes them out of the index"
-    )
 
 
 def changed(record: Record, before: Record | None) -> Record | None:
