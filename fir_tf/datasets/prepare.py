@@ -343,8 +343,10 @@ def _copy_all(catalogue, out, settings, workers, journal, max_removed):
     _write_unreadable(catalogue, out, entries, bad)
     if len(bad) == len(entries):
         raise FirError(f"none of the {len(bad):,} images can be read, see {out / UNREADABLE}")
+    copies = [name for name, entry in zip(names, entries, strict=True) if "error" not in entry]
+    _check_there(out, copies)
     _write_table(catalogue, out, names, entries)
-    _sweep(out, {name for name, entry in zip(names, entries, strict=True) if "error" not in entry})
+    _sweep(out, set(copies))
     if held:
         told = listed(held, "image", "images")
         print(f"{told} cannot be read now; their earlier copies were kept")
@@ -360,6 +362,16 @@ def _copy_all(catalogue, out, settings, workers, journal, max_removed):
             f"others is complete: {out / TABLE}"
         )
     return converted, len(entries) - len(bad) - converted, len(bad)
+
+
+def _check_there(out, copies):
+    """Raises FirError if copies went while others were made: the table must not promise them."""
+    gone = [name for name in copies if not (out / name).is_file()]
+    if gone:
+        raise FirError(
+            f"{listed(gone, 'copy', 'copies')} went from {out} while others were made. Is "
+            "something else at work there? The same command makes them again"
+        )
 
 
 def _write_unreadable(catalogue, out, entries, bad):
