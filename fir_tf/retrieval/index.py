@@ -559,7 +559,7 @@ def query(options: QueryOptions, photos: Sequence[str]) -> list[dict[str, Any]]:
     _check_photos(photos)
     answers: list[dict[str, Any]] = []
     pictured: list[SheetRow] = []
-    bad: dict[str, str] = {}
+    bad: list[tuple[str, str]] = []
     with (
         Index(options.index, options.model, options.images, options.effort) as index,
         tqdm(total=len(photos), desc="queries", unit="photo", disable=None, leave=False) as bar,
@@ -577,7 +577,7 @@ def query(options: QueryOptions, photos: Sequence[str]) -> list[dict[str, Any]]:
                 options.expand_alpha,
                 options.rerank,
             )
-            bad |= unread
+            bad += unread
             for group, hits in zip(groups, found, strict=True):
                 results = [_result(rank, hit) for rank, hit in enumerate(hits, 1)]
                 answers.append({"photos": group, "results": results})
@@ -586,14 +586,13 @@ def query(options: QueryOptions, photos: Sequence[str]) -> list[dict[str, Any]]:
                 if options.json != "-":
                     bar.write(_table(answers[-1]))
             answers += [
-                {"photos": [photo], "results": [], "error": reason}
-                for photo, reason in unread.items()
+                {"photos": [photo], "results": [], "error": reason} for photo, reason in unread
             ]
             sys.stdout.flush()
         root = index.root
     _tell(answers, pictured, root, options)
     if bad:
-        lines = "\n".join(f"  {photo}: {reason}" for photo, reason in bad.items())
+        lines = "\n".join(f"  {photo}: {reason}" for photo, reason in bad)
         raise FirError(f"{len(bad)} of {len(photos)} photos cannot be read:\n{lines}")
     return answers
 
@@ -603,12 +602,11 @@ def _check_photos(photos):
         raise FirError("no photo was given: python search.py query photo.jpg --index=...")
     for photo in photos:
         if not Path(photo).is_file():
-            advice = " To write the answers, --json=FILE" if str(photo).endswith(".json") else ""
-            raise FirError(f"{photo} is no file. Give the photo to search with.{advice}")
+            raise FirError(f"{photo} is no file. Give the photo to search with")
 
 
 def _asked(encoder, photos, together, bar):
-    """Yields queries a few at a time: (lists of photos, float32 [n, d], {bad photo: reason})."""
+    """Yields queries a few at a time: (lists of photos, float32 [n, d], [(bad photo, reason)])."""
     vectors, bad = [], {}
     for start in range(0, len(photos), _CHUNK):
         part = photos[start : start + _CHUNK]
@@ -619,12 +617,14 @@ def _asked(encoder, photos, together, bar):
             bad |= unread
         else:
             kept = [number for number, photo in enumerate(part) if photo not in unread]
-            yield [[part[number]] for number in kept], embedding[kept], unread
+            # A photo that is given twice is answered twice, a bad one too.
+            lost = [(photo, unread[photo]) for photo in part if photo in unread]
+            yield [[part[number]] for number in kept], embedding[kept], lost
     if together and bad:
         lines = "; ".join(f"{photo}: {reason}" for photo, reason in bad.items())
         raise FirError(f"with --together every photo must be readable. Received: {lines}")
     if together:
-        yield [list(photos)], mean_embedding(np.concatenate(vectors))[np.newaxis], {}
+        yield [list(photos)], mean_embedding(np.concatenate(vectors))[np.newaxis], []
 
 
 def _read_and_embed(encoder, photos):
