@@ -9,7 +9,7 @@ from absl import flags
 from fir_tf.cli.common import define_flags, load_library, read_flags, run_script
 from fir_tf.retrieval.engines import ADDRESSES
 from fir_tf.search_options import IndexOptions, MeasureOptions, QueryOptions, WebOptions
-from fir_tf.shell import given_path
+from fir_tf.shell import given_path, run_command
 
 USAGE = f"""Visual search: index a catalogue's photos, ask with a photo.
 
@@ -79,15 +79,20 @@ def _call(command, photos=()):
         library.measure(options)
 
 
+def _print_usage(command):
+    """Says how search.py is called; returns the exit status."""
+    asked = command in ("--help", "-h", "-help", "--helpfull", "--helpshort")
+    print(USAGE, file=sys.stdout if asked else sys.stderr)
+    if command and not asked:
+        print(f"\nerror: {command!r} is no command of search.py", file=sys.stderr)
+    return 0 if asked else 1
+
+
 def run():
     """Console entry point."""
     command = sys.argv[1] if len(sys.argv) > 1 else ""
     if command not in _OPTIONS:
-        asked = command in ("--help", "-h", "-help", "--helpfull", "--helpshort")
-        print(USAGE, file=sys.stdout if asked else sys.stderr)
-        if command and not asked:
-            print(f"\nerror: {command!r} is no command of search.py", file=sys.stderr)
-        sys.exit(0 if asked else 1)
+        sys.exit(run_command(functools.partial(_print_usage, command)))
     define_flags(dataclasses.fields(_OPTIONS[command]))
     # Photos and flags may stand in any order.
     flags.FLAGS.set_gnu_getopt(True)
