@@ -2,11 +2,14 @@
 
 import dataclasses
 import functools
+import itertools
+import os
 import sys
 
 from absl import flags
 
 from fir_tf.cli.common import define_flags, load_library, read_flags, run_script
+from fir_tf.errors import FirError
 from fir_tf.retrieval.engines import ADDRESSES
 from fir_tf.search_options import IndexOptions, MeasureOptions, QueryOptions, WebOptions
 from fir_tf.shell import given_path, run_command
@@ -62,7 +65,21 @@ _OPTIONS = {
 }
 
 
+def _check_values(argv):
+    """Raises FirError where a value stands behind a flag that may stand alone, without its `=`."""
+    flags_alone = ("--sheet", "-sheet", "--json", "-json")
+    for flag, value in itertools.pairwise(itertools.takewhile(lambda part: part != "--", argv)):
+        known = value.startswith("-") or os.path.exists(os.path.expanduser(value))
+        if flag in flags_alone and not known:
+            raise FirError(
+                f"there is no photo {value}. Received: {flag} {value}. A file to write is given "
+                f"with an equals sign: {flag}={value}"
+            )
+
+
 def _call(command, photos=()):
+    if command == "query":
+        _check_values(sys.argv[2:])
     options = read_flags(_OPTIONS[command])
     if command == "web":
         load_library("fir_tf.retrieval.web").serve(options)
