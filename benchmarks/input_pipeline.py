@@ -203,26 +203,27 @@ def reduced(folder, rounds):
     import tensorflow as tf
 
     from fir_tf.config import Config
-    from fir_tf.input import augment, images
+    from fir_tf.images import decode
+    from fir_tf.input import augment
 
     config = Config(image_size=IMAGE_SIZE, crop_area_min=AREA_MIN, grayscale=0.0)
     photos = [tf.io.read_file(str(path)) for path in sorted(folder.glob("*.jpg"))]
     draws = tf.random.stateless_uniform([len(photos), augment.DRAWS], [0, 0])
     views = {
         "train": lambda photo, draws: augment.training_view(photo, draws, config),
-        "evaluate": lambda photo, _: images.decode_and_fit(photo, IMAGE_SIZE, "crop"),
+        "evaluate": lambda photo, _: decode.decode_and_fit(photo, IMAGE_SIZE, "crop"),
     }
 
     def compiled(view):
         return tf.function(view).get_concrete_function(photos[0], draws[0])
 
-    halvings = images.halvings
+    halvings = decode.halvings
     rows = {}
     for name, view in views.items():
         ways = {"reduced": compiled(view)}
-        augment.halvings = images.halvings = lambda *_: tf.constant(0)
+        augment.halvings = decode.halvings = lambda *_: tf.constant(0)
         ways["full"] = compiled(view)
-        augment.halvings = images.halvings = halvings
+        augment.halvings = decode.halvings = halvings
         times, found = {way: [] for way in ways}, []
         for photo, numbers in zip(photos, draws, strict=True):
             pixels = {way: run(photo, numbers) for way, run in ways.items()}

@@ -4,6 +4,7 @@ import dataclasses
 
 from fir_tf import registry
 from fir_tf.config import PHOTO_RULE, PLUGINS_HELP, check_parts, option
+from fir_tf.datasets.removal import REMOVED_MAX, check_share
 from fir_tf.errors import FirError
 from fir_tf.options import at_least
 
@@ -42,7 +43,7 @@ class IndexOptions:
         False, "Remove what is not listed any more, however much of the index it is."
     )
     max_removed: float = option(
-        0.1,
+        REMOVED_MAX,
         "Largest share of the index that is removed without --remove; a larger one is refused. The "
         "same share of photos may be impossible to open before the command fails.",
     )
@@ -68,8 +69,7 @@ class IndexOptions:
         _required(self, "images")
         _required(self, "index")
         at_least(self, 1, "batch_size")
-        if not 0 <= self.max_removed <= 1:
-            raise FirError(f"`max_removed` must be between 0 and 1. Received: {self.max_removed}")
+        check_share(self.max_removed)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -342,8 +342,15 @@ def test_a_copy_is_not_emptied_unasked(tmp_path, capsys):
     shutil.rmtree(photos / "Coats")
     assert main(arguments) == 1
     assert "40 of the 120 images of the copy" in capsys.readouterr().err
+    assert main([*arguments, "--max_removed=0.3"]) == 1
+    assert "over --max_removed=0.3 of them" in capsys.readouterr().err
+    assert main([*arguments, "--max_removed=1.1"]) == 1
+    assert "`max_removed` must be between 0 and 1" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
     assert main([*arguments, "--remove"]) == 0
     assert len(list(copy.rglob("*.jpg"))) == 80
     # What was removed is not missed again.
     assert main(arguments) == 0
+    shutil.rmtree(photos / "Tops")
+    assert main([*arguments, "--max_removed=0.5"]) == 0
+    assert len(list(copy.rglob("*.jpg"))) == 40

@@ -212,6 +212,9 @@ def test_the_loader_of_the_layout_reads_it(layout, request):
     data = request.getfixturevalue({"inshop": "root"}.get(layout, layout))
     catalogue = load(layout, data)
     assert len(catalogue) == ITEMS * VIEWS
+    # Nobody is warned that these are not the benchmark's photos.
+    assert catalogue.notes[-1].startswith("rendered garments in the layout of ")
+    assert not any("published" in note for note in catalogue.notes)
     images = {split: images for split, (images, *_) in catalogue.counts().items()}
     half = ITEMS * VIEWS // 2
     assert images["train"] == half and sum(images.values()) == 2 * half

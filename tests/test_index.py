@@ -333,6 +333,8 @@ def test_the_commands(run, photos, tmp_path):
         (["query", "no/such.jpg", "--index=x"], "has no records.sqlite|no/such.jpg is no file"),
         (["query", "--index=x"], "no photo was given"),
         (["query", "a.jpg"], "`index` must be given"),
+        (["query", "--sheet", "o.png", "a.jpg", "--index=x"], "no photo o.png.*--sheet=o.png"),
+        (["query", "a.jpg", "--json", "o.json", "--index=x"], "no photo o.json.*--json=o.json"),
         (["index", "--images=no/such", "--index=x"], "must be an existing folder"),
         (["measure", "stray", "--index=x"], "unexpected argument 'stray'"),
         (["find"], "'find' is no command"),

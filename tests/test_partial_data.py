@@ -363,6 +363,11 @@ def test_a_bad_photo_does_not_cost_the_answers_of_the_others(indexed, opened, tm
     answers = {tuple(row["photos"]): row for row in json.loads(capsys.readouterr().out)}
     assert answers[(good,)]["results"][0]["path"] == "Tops/item3/1.jpg"
     assert "cannot be decoded" in answers[(bad,)]["error"] and not answers[(bad,)]["results"]
+    # Given twice, each is answered twice.
+    with pytest.raises(FirError, match="2 of 4 photos cannot be read"):
+        query(options, [bad, good, bad, good])
+    named = sorted(row["photos"] for row in json.loads(capsys.readouterr().out))
+    assert named == sorted([[bad], [good]] * 2)
     with pytest.raises(FirError, match="with --together every photo must be readable"):
         query(dataclasses.replace(options, together=True), [good, bad])
 

@@ -24,7 +24,7 @@ from odd_images import (
 from PIL import Image
 from test_check import clean_set, write_set
 
-from fir_tf.datasets import load
+from fir_tf.datasets import load, prepare
 from fir_tf.datasets.__main__ import main
 from fir_tf.datasets.prepare import convert, copy_names
 from fir_tf.images.file import UnreadableImageError
@@ -447,3 +447,22 @@ def test_a_copy_that_cannot_be_written_says_so(tmp_path, capsys):
     assert run_prepare(table, copy) == 1
     error = capsys.readouterr().err
     assert error.startswith(f"error: the copy could not be written to {copy}: ")
+
+
+def test_copies_that_go_meanwhile_are_not_promised(tmp_path, capsys, monkeypatch):
+    table, copy = write_set(tmp_path / "data", clean_set(items=4)), tmp_path / "copy"
+    real, made = prepare.convert_file, []
+
+    def convert_and_lose(task):
+        made.append(Path(task[1]))
+        if len(made) == 3:
+            made[0].unlink()
+        return real(task)
+
+    monkeypatch.setattr(prepare, "convert_file", convert_and_lose)
+    assert run_prepare(table, copy) == 1
+    assert "1 copy (images/good/" in capsys.readouterr().err
+    assert not (copy / "catalogue.csv").exists()
+    assert run_prepare(table, copy) == 0
+    assert "1 images written, 11 were there" in capsys.readouterr().out
+    assert len(load("table", copy / "catalogue.csv")) == 12

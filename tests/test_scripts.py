@@ -233,6 +233,7 @@ def test_bfloat16_reaches_what_float32_reaches(tmp_path):
     ("name", "flags", "message"),
     [
         ("train.py", ["--data_dir=no/such/folder"], "`data_dir` must be an existing folder"),
+        ("train.py", [], "Give --data_dir=..., or settings with --flagfile=inshop.flags"),
         ("train.py", ["--alpha=0", "--beta=0"], "`alpha` or `beta` must be > 0"),
         ("train.py", ["--losses=OC+XY"], "`losses` must be a sum"),
         ("train.py", ["stray"], "unexpected argument 'stray'"),

@@ -224,6 +224,20 @@ def test_a_signal_leaves_nothing_half_written(tmp_path, number, status):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "imported", ["fir_tf.cli", "sys; sys.argv[0] = '-m'; import fir_tf.datasets"]
+)
+def test_ctrl_c_before_a_command_begins_is_one_line(imported):
+    """While modules are imported; `python -m` has -m for its name then."""
+    code = f"import {imported}; import signal; signal.raise_signal(signal.SIGINT)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "stopped on request\n")
+    wrong = subprocess.run(
+        [sys.executable, "-c", f"import {imported}; 1 / 0"], capture_output=True, cwd=ROOT
+    )
+    assert b"ZeroDivisionError" in wrong.stderr
+
+
 def test_a_reader_that_leaves_is_one_line():
     process = start("def body():\n    print('line')\n    for n in range(100000): print(n)")
     process.stdout.readline()
@@ -238,6 +252,17 @@ def test_output_that_cannot_be_written_is_one_line():
     with open("/dev/full", "w") as full:
         status, _, err = ended(start("def body(): print('x')", stdout=full))
     assert status == 1 and err.count("\n") == 1 and "No space left on device" in err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("command", [["search.py"], ["-m", "fir_tf.datasets"]])
+def test_help_that_cannot_be_written_is_one_line(command):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, *command, "--help"], stdout=full, stderr=subprocess.PIPE, cwd=ROOT
+        )
+    assert done.returncode == 1 and done.stderr.count(b"\n") == 1
+    assert b"No space left on device" in done.stderr
 
 
 def test_any_console_takes_any_name():

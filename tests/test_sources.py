@@ -152,8 +152,8 @@ def test_blank_lines_and_roundabout_paths_are_taken_in_stride(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("path,item\na.jpg,1\nb.jpg\n", "x.csv:3: a row must have 2 cells .*Received: 1 cells"),
-        ("path,item\na.jpg,1\nb.jpg,2,3\n", "x.csv:3: a row must have 2 cells .*Received: 3 cells"),
+        ("path,item\na.jpg,1\nb.jpg\n", "x.csv:3: a row must have 2 cells .*Received: 1"),
+        ("path,item\na.jpg,1\nb.jpg,2,3\n", "x.csv:3: a row must have 2 cells .*Received: 3"),
         ("path,split\na.jpg,train\nb.jpg,tran\n", "x.csv:3: `split` must be one of .* 'tran'"),
         ("path,split\na.jpg,train\nb.jpg,\n", "x.csv:3: `split` must be one of .*Received: ''"),
         ("path,domain\na.jpg,Shop\n", "x.csv:2: `domain` must be one of empty, shop, consumer"),
@@ -178,7 +178,7 @@ def test_blank_lines_and_roundabout_paths_are_taken_in_stride(tmp_path):
         ("path,path\na.jpg,1\n", "x.csv:1: .* must have `path` once"),
         ("path,item\n", "x.csv has no rows"),
         ("", "x.csv:1: .* must have a column `path`"),
-        (b"path\n\xff.jpg\n", "x.csv must be UTF-8 text"),
+        (b"path\n\xff.jpg\n", "x.csv must be text in UTF-8"),
         ('path,item\na.jpg,1\n"b.jpg,2\n', "x.csv:3: this is no CSV row"),
         ("path,split\na.jpg,train\n", r"1 of 1 image files do not exist:\n  .*x.csv:2: .*a.jpg"),
         ("path,item\na.jpg,1\nb.jpg,2\n", r"the split '\w+' is empty: .*has 2 images of 2 items"),
@@ -188,6 +188,28 @@ def test_bad_tables_name_file_and_line(tmp_path, text, message):
     path = write_table(tmp_path / "x.csv", (), text=text)
     with pytest.raises(FirError, match=message):
         load("table", path)
+
+
+def test_what_is_no_text_is_told_with_what_to_do(tmp_path):
+    path = tmp_path / "x.csv"
+    for text in ("path\na.jpg\n".encode("utf-16"), "path\na.jpg\n".encode("utf-16-be")):
+        path.write_bytes(text if text[:1] == b"\xff" else b"\xfe\xff" + text)
+        with pytest.raises(FirError, match=r'x.csv must be text in UTF-8.*UTF-16.*"CSV UTF-8"'):
+            load("table", path)
+    write_jpeg(path)
+    with pytest.raises(FirError, match="x.csv is an image, no table. Give the folder it lies in"):
+        load("table", path)
+
+
+def test_paths_of_windows_are_refused_where_slashes_are_meant(tmp_path):
+    text = "path,split\nb\\c.jpg,train\na\\1.jpg,train\n"
+    path = write_table(tmp_path / "x.csv", (), text=text)
+    write_jpeg(tmp_path / "b\\c.jpg")
+    write_jpeg(tmp_path / "a/1.jpg")
+    with pytest.raises(FirError, match=r"must have forward slashes. Received: 'a\\\\1.jpg'"):
+        load("table", path)
+    (tmp_path / "a/1.jpg").rename(tmp_path / "a\\1.jpg")
+    assert list(load("table", path).path) == ["b\\c.jpg", "a\\1.jpg"]
 
 
 def test_a_missing_table_is_said(tmp_path):

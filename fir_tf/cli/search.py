@@ -2,14 +2,17 @@
 
 import dataclasses
 import functools
+import itertools
+import os
 import sys
 
 from absl import flags
 
 from fir_tf.cli.common import define_flags, load_library, read_flags, run_script
+from fir_tf.errors import FirError
 from fir_tf.retrieval.engines import addresses
 from fir_tf.search_options import IndexOptions, MeasureOptions, QueryOptions, WebOptions
-from fir_tf.shell import given_path
+from fir_tf.shell import given_path, run_command
 
 USAGE = f"""Visual search: index a catalogue's photos, ask with a photo.
 
@@ -62,7 +65,21 @@ _OPTIONS = {
 }
 
 
+def _check_values(argv):
+    """Raises FirError where a value stands behind a flag that may stand alone, without its `=`."""
+    flags_alone = ("--sheet", "-sheet", "--json", "-json")
+    for flag, value in itertools.pairwise(itertools.takewhile(lambda part: part != "--", argv)):
+        known = value.startswith("-") or os.path.exists(os.path.expanduser(value))
+        if flag in flags_alone and not known:
+            raise FirError(
+                f"there is no photo {value}. Received: {flag} {value}. A file to write is given "
+                f"with an equals sign: {flag}={value}"
+            )
+
+
 def _call(command, photos=()):
+    if command == "query":
+        _check_values(sys.argv[2:])
     options = read_flags(_OPTIONS[command])
     if command == "web":
         load_library("fir_tf.retrieval.web").serve(options)
@@ -79,15 +96,20 @@ def _call(command, photos=()):
         library.measure(options)
 
 
+def _print_usage(command):
+    """Says how search.py is called; returns the exit status."""
+    asked = command in ("--help", "-h", "-help", "--helpfull", "--helpshort")
+    print(USAGE, file=sys.stdout if asked else sys.stderr)
+    if command and not asked:
+        print(f"\nerror: {command!r} is no command of search.py", file=sys.stderr)
+    return 0 if asked else 1
+
+
 def run():
     """Console entry point."""
     command = sys.argv[1] if len(sys.argv) > 1 else ""
     if command not in _OPTIONS:
-        asked = command in ("--help", "-h", "-help", "--helpfull", "--helpshort")
-        print(USAGE, file=sys.stdout if asked else sys.stderr)
-        if command and not asked:
-            print(f"\nerror: {command!r} is no command of search.py", file=sys.stderr)
-        sys.exit(0 if asked else 1)
+        sys.exit(run_command(functools.partial(_print_usage, command)))
     define_flags(dataclasses.fields(_OPTIONS[command]))
     # Photos and flags may stand in any order.
     flags.FLAGS.set_gnu_getopt(True)

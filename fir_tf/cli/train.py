@@ -1,9 +1,12 @@
 """train.py: flags -> Config -> fir_tf.training.loop.train."""
 
 import dataclasses
+import os
+import sys
 
 from fir_tf.cli.common import define_flags, load_library, read_flags, run_script
 from fir_tf.config import Config
+from fir_tf.errors import FirError
 
 USAGE = """Trains a fashion retrieval model; everything it writes goes to the folder --run.
 
@@ -14,6 +17,12 @@ An interrupted run goes on when the same command is given again."""
 
 def _body():
     config = read_flags(Config)
+    if len(sys.argv) == 1 and not os.path.exists(config.data_dir):
+        raise FirError(
+            f"no settings were given, and there is no {config.data_dir}, where the data is looked "
+            "for then. Give --data_dir=..., or settings with --flagfile=inshop.flags and the like; "
+            "--help lists the flags"
+        )
     load_library("fir_tf.training.loop").train(config)
 
 

@@ -1,6 +1,13 @@
 """Data sources: each becomes a Catalogue."""
 
+import sys
 from pathlib import Path
+
+from fir_tf.interrupt import end_quietly
+
+if sys.argv[:1] == ["-m"]:
+    # `python -m fir_tf.datasets` imports this package before its own first line; it is "-m" then.
+    end_quietly()
 
 from fir_tf import registry
 from fir_tf.config import Config

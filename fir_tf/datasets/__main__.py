@@ -16,23 +16,28 @@ COMMANDS = {
 def main(argv=None):
     """Runs one command; returns the exit status."""
     argv = sys.argv[1:] if argv is None else argv
-    if not argv or argv[0] not in COMMANDS:
-        lines = "\n".join(f"  {name:12s}{text}" for name, text in COMMANDS.items())
-        wanted = not argv or argv[0] in ("-h", "--help")
-        print(
-            f"usage: python -m fir_tf.datasets COMMAND [options]\n\ncommands:\n{lines}\n\n"
-            "`COMMAND --help` lists the options of one.",
-            file=sys.stdout if wanted else sys.stderr,
-        )
-        return 0 if argv and wanted else 2
 
     def run():
+        if not argv or argv[0] not in COMMANDS:
+            return _print_usage(argv)
         # Imported here: rendering needs no TensorFlow.
         with quiet_import():
             command = importlib.import_module(f"fir_tf.datasets.{argv[0]}")
         return command.main(argv[1:])
 
     return run_command(run)
+
+
+def _print_usage(argv):
+    """Lists the commands; returns the exit status."""
+    lines = "\n".join(f"  {name:12s}{text}" for name, text in COMMANDS.items())
+    wanted = not argv or argv[0] in ("-h", "--help")
+    print(
+        f"usage: python -m fir_tf.datasets COMMAND [options]\n\ncommands:\n{lines}\n\n"
+        "`COMMAND --help` lists the options of one.",
+        file=sys.stdout if wanted else sys.stderr,
+    )
+    return 0 if argv and wanted else 2
 
 
 if __name__ == "__main__":

@@ -147,7 +147,8 @@ def inspect(task):
     except UnreadableImageError as error:
         return Inspection((error.kind,), error.reason, digest, None, None)
     hints, form = _hints(contents)
-    kinds = tuple(name for name in _KINDS if name in {fault, *_kinds(picture), *hints})
+    holds = {fault, *_kinds(picture), *hints}
+    kinds = tuple(name for name in _KINDS if name in holds)
     detail = f"{form} {picture.width} x {picture.height}".strip()
     found = near_duplicates.fingerprint(picture.image) if wanted else (None, None)
     return Inspection(kinds, detail, digest, *found)
@@ -156,7 +157,10 @@ def inspect(task):
 def _kinds(picture):
     """What the pixels tell: a list of keys of `_KINDS`."""
     sides = (picture.width, picture.height)
-    spread = np.ptp(np.asarray(picture.image).astype(np.int16), axis=2)
+    # By the channel: along an axis of three, numpy takes thirty times as long.
+    red, green, blue = np.moveaxis(np.asarray(picture.image).astype(np.int16), 2, 0)
+    highest = np.maximum(np.maximum(red, green), blue)
+    spread = highest - np.minimum(np.minimum(red, green), blue)
     holds = {
         "rotated": picture.orientation != 1,
         "small": min(sides) < _SMALL,

@@ -26,7 +26,12 @@ from fir_tf.datasets.catalogue import (
     encode,
     shared_item,
 )
-from fir_tf.datasets.published import PUBLISHED, compare_with_published
+from fir_tf.datasets.published import (
+    BOUTIQUE,
+    PUBLISHED,
+    compare_with_published,
+    describe_boutique,
+)
 from fir_tf.errors import FirError
 
 _PARTITION = "list_eval_partition.txt"
@@ -54,7 +59,10 @@ def _folder_above_item(paths, path, lines):
 def _finish(benchmark, catalogue, notes, **counted):
     """Adds the notes and the comparison with the published counts, after all checks."""
     check_paths(catalogue)
-    line = compare_with_published(benchmark, catalogue, **counted)
+    if (Path(catalogue.source).parents[1] / BOUTIQUE).is_file():
+        line = describe_boutique(benchmark, catalogue)
+    else:
+        line = compare_with_published(benchmark, catalogue, **counted)
     return dataclasses.replace(catalogue, notes=(*notes, line))
 
 

@@ -22,6 +22,7 @@ from fir_tf.datasets import parallel
 from fir_tf.datasets.catalogue import CONSUMER, SHOP
 from fir_tf.datasets.command_line import Parser, add_source, load_source
 from fir_tf.datasets.findings import BAD_SHARE_MAX, too_many_unreadable
+from fir_tf.datasets.removal import REMOVED_MAX, check_removal, check_share
 from fir_tf.datasets.walk import listed
 from fir_tf.errors import FirError
 from fir_tf.files import replacing, write_json, write_text
@@ -51,8 +52,6 @@ COLUMNS = (
 # Raised whenever the pixels or the names change, so that an old copy is not gone on with.
 VERSION = 2
 _SHOWN = 10
-# The largest share of a copy that is removed without being asked to.
-REMOVED_MAX = 0.1
 # Bytes that a file's name may have, and what a name with a hash keeps of its source's.
 _NAME_MAX, _NAME_KEPT = 255, 200
 
@@ -181,7 +180,7 @@ def _is_there(target, known):
         return False
 
 
-def prepare(catalogue, out, *, max_side=512, quality=92, workers=0, remove=False):
+def prepare(catalogue, out, *, max_side=512, quality=92, workers=0, max_removed=REMOVED_MAX):
     """Makes a training copy of a catalogue's images and the table that describes it.
 
     A run that was killed goes on: images whose source and copy have the recorded checksums are
@@ -196,8 +195,8 @@ def prepare(catalogue, out, *, max_side=512, quality=92, workers=0, remove=False
         max_side: int in [32, 8192], bound of the longest side in pixels.
         quality: int in [50, 100], of JPEG.
         workers: int, processes; 0 for one a core.
-        remove: bool, whether more than a tenth of an earlier copy may be removed because the
-            catalogue lists it no more.
+        max_removed: float in [0, 1], the largest share of an earlier copy that may be removed
+            because the catalogue lists it no more.
 
     Returns:
         (converted, kept, unreadable): ints, how many images were written, were there already, and
@@ -215,6 +214,7 @@ def prepare(catalogue, out, *, max_side=512, quality=92, workers=0, remove=False
     ):
         if not low <= value <= high:
             raise FirError(f"`{name}` must be between {low} and {high}. Received: {value}")
+    check_share(max_removed)
     out = Path(out)
     _check_apart(catalogue.root, out)
     settings = {
@@ -228,7 +228,7 @@ def prepare(catalogue, out, *, max_side=512, quality=92, workers=0, remove=False
         _claim(out, settings)
         with open(out / JOURNAL, "a+", encoding="utf-8") as journal:
             _lock(journal, out)
-            return _copy_all(catalogue, out, settings, workers, journal, remove)
+            return _copy_all(catalogue, out, settings, workers, journal, max_removed)
     except OSError as error:
         raise FirError(
             f"the copy could not be written to {out}: {error}. The same command goes on when there "
@@ -318,7 +318,7 @@ def _table_sources(out):
         ) from error
 
 
-def _copy_all(catalogue, out, settings, workers, journal, remove):
+def _copy_all(catalogue, out, settings, workers, journal, max_removed):
     known = _read_journal(journal)
     names = [f"{IMAGES}/{name}" for name in copy_names(catalogue.path)]
     tasks = [
@@ -326,14 +326,8 @@ def _copy_all(catalogue, out, settings, workers, journal, remove):
         for source, name, path in zip(catalogue.files(), names, catalogue.path, strict=True)
     ]
     before = _table_sources(out)
-    gone = before.difference(catalogue.path)
-    if not remove and len(gone) > REMOVED_MAX * len(before):
-        raise FirError(
-            f"{len(gone):,} of the {len(before):,} images of the copy {out} are not in "
-            f"{catalogue.source} any more: {listed(sorted(gone), 'image', 'images')}. Is that the "
-            "data set, whole and in its place? Nothing was changed. --remove takes them out of "
-            "the copy"
-        )
+    gone = sorted(before.difference(catalogue.path))
+    check_removal(gone, len(before), max_removed, f"the copy {out}", str(catalogue.source))
     entries, converted, held = [], 0, []
     for path, entry in zip(
         catalogue.path, parallel.run(convert_file, tasks, workers, "prepare"), strict=True
@@ -349,8 +343,10 @@ def _copy_all(catalogue, out, settings, workers, journal, remove):
     _write_unreadable(catalogue, out, entries, bad)
     if len(bad) == len(entries):
         raise FirError(f"none of the {len(bad):,} images can be read, see {out / UNREADABLE}")
+    copies = [name for name, entry in zip(names, entries, strict=True) if "error" not in entry]
+    _check_there(out, copies)
     _write_table(catalogue, out, names, entries)
-    _sweep(out, {name for name, entry in zip(names, entries, strict=True) if "error" not in entry})
+    _sweep(out, set(copies))
     if held:
         told = listed(held, "image", "images")
         print(f"{told} cannot be read now; their earlier copies were kept")
@@ -366,6 +362,16 @@ def _copy_all(catalogue, out, settings, workers, journal, remove):
             f"others is complete: {out / TABLE}"
         )
     return converted, len(entries) - len(bad) - converted, len(bad)
+
+
+def _check_there(out, copies):
+    """Raises FirError if copies went while others were made: the table must not promise them."""
+    gone = [name for name in copies if not (out / name).is_file()]
+    if gone:
+        raise FirError(
+            f"{listed(gone, 'copy', 'copies')} went from {out} while others were made. Is "
+            "something else at work there? The same command makes them again"
+        )
 
 
 def _write_unreadable(catalogue, out, entries, bad):
@@ -456,7 +462,13 @@ def main(argv=None):
     parser.add_argument(
         "--remove",
         action="store_true",
-        help="remove copies of what is not listed any more, even if it is over a tenth of them",
+        help="remove what is not listed any more, however much of the copy it is",
+    )
+    parser.add_argument(
+        "--max_removed",
+        type=float,
+        default=REMOVED_MAX,
+        help="largest share of the copy that is removed without --remove (%(default)s)",
     )
     args = parser.parse_args(argv)
     catalogue = load_source(args.dataset, args.data_dir)
@@ -467,7 +479,7 @@ def main(argv=None):
         max_side=args.max_side,
         quality=args.quality,
         workers=args.workers,
-        remove=args.remove,
+        max_removed=1.0 if args.remove else args.max_removed,
     )
     print(f"{converted:,} images written, {kept:,} were there, {bad:,} cannot be read")
     print(f"train on the copy with --dataset=table --data_dir={Path(args.out) / TABLE}")

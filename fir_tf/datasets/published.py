@@ -46,6 +46,9 @@ PUBLISHED = {
     ),
 }
 
+# Written by `fir_tf.datasets.boutique` beside its annotations.
+BOUTIQUE = "boutique.json"
+
 _SIDES = {
     "train": ("train",),
     "val": ("val",),
@@ -105,6 +108,12 @@ def compare_with_published(benchmark, catalogue, **counted):
         f"warning: counts differ from {published.name} as published (fine for a subset or other "
         f"photos in its layout): {shown}"
     )
+
+
+def describe_boutique(benchmark, catalogue):
+    """Returns the line for the screen of rendered garments; nobody takes them for the benchmark."""
+    name = PUBLISHED[benchmark].name
+    return f"rendered garments in the layout of {name}: {len(catalogue):,} images"
 
 
 def is_published_test_set(benchmark, catalogue):

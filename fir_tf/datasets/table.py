@@ -1,5 +1,6 @@
 """A table of images, CSV or Parquet, as a Catalogue: anyone's own data."""
 
+import codecs
 import csv
 import os
 import posixpath
@@ -21,7 +22,7 @@ from fir_tf.datasets.catalogue import (
     hash_split,
 )
 from fir_tf.datasets.labels import known, read_labels
-from fir_tf.datasets.walk import unreachable
+from fir_tf.datasets.walk import image_kind, unreachable
 from fir_tf.errors import FirError
 
 COLUMNS = ("path", "item", "category", "domain", "split")
@@ -128,6 +129,8 @@ def _find(root, cell):
     as it stands, without the blanks, or in another Unicode form.
     """
     bare = cell.strip()
+    if "\\" in cell:
+        _check_slashes(root, bare)
     if bare == cell and cell.isascii():
         return _normal(cell)
     forms = [cell, bare, *(unicodedata.normalize(form, bare) for form in ("NFC", "NFD"))]
@@ -135,6 +138,16 @@ def _find(root, cell):
         if os.path.lexists(os.path.join(root, path)) and path.strip():
             return path
     return _normal(bare)
+
+
+def _check_slashes(root, cell):
+    """Raises FirError for a path of Windows; a name may have a backslash where there is one."""
+    path = cell.replace("\\", "/")
+    if not os.path.lexists(os.path.join(root, cell)) and os.path.lexists(os.path.join(root, path)):
+        raise FirError(
+            f"a path in a table must have forward slashes. Received: {cell!r} in {root}, where "
+            f"there is {path}. Replace the backslashes in the whole column"
+        )
 
 
 def _normal(path):
@@ -188,18 +201,36 @@ def _read_csv(path):
                 if len(cells) != len(header):
                     raise FirError(
                         f"{path}:{line}: a row must have {len(header)} cells "
-                        f"({', '.join(header)}). Received: {len(cells)} cells"
+                        f"({', '.join(header)}), separated by {delimiter!r} as the header's. "
+                        f"Received: {len(cells)}"
                     )
                 lines.append(line)
                 for place, column in wanted:
                     column.append(cells[place])
     except UnicodeDecodeError as error:
-        raise FirError(f"{path} must be UTF-8 text. Received: {error}") from error
+        raise _no_text(path, error) from error
     except csv.Error as error:
         raise FirError(f"{path}:{before + 1}: this is no CSV row: {error}") from error
     names = [name for name in COLUMNS if name in header]
     columns = {name: _stripped(name, cells) for name, (_, cells) in zip(names, wanted, strict=True)}
     return header, columns, np.array(lines, np.int32)
+
+
+def _no_text(path, error):
+    """Returns the FirError of a table that is no UTF-8."""
+    with open(path, "rb") as file:
+        start = file.read(26)
+    if image_kind(start):
+        return FirError(
+            f"{path} is an image, no table. Give the folder it lies in, or a table of images with "
+            f"the columns {', '.join(COLUMNS)}"
+        )
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        error = "UTF-16, which spreadsheets call Unicode text"
+    return FirError(
+        f"{path} must be text in UTF-8. Received: {error}. Save it anew; spreadsheets call it "
+        '"CSV UTF-8"'
+    )
 
 
 def _stripped(name, cells):

@@ -53,7 +53,7 @@ def decode(
         choose: callable from (height, width), the image's size as int32 scalars, to (window,
             halvings), where window is int32 [4], top, left, height and width in pixels, and
             halvings int32 scalar, how often the window's sides are halved, 0 to 3. Only a JPEG is
-            halved, and of a JPEG only the window is decoded.
+            halved, and of a JPEG only the window and what lies below it is decoded.
 
     Returns:
         (pixels, extent): uint8 [height, width, 3], RGB, and float32 [2], height and width of the
@@ -71,17 +71,11 @@ def decode(
         window, count = choose(shape[0], shape[1])
         # Whatever is wanted, a side keeps a block of 8: what fills up a smaller one is no picture.
         count = tf.minimum(count, halvings(window[2:], _BLOCK))
-        # A window's decoder does not notice that a file is cut off below it. A file that ends as
-        # it should is not; of others (something may follow the photo) the whole is decoded too.
-        ends = tf.equal(tf.strings.substr(contents, -2, 2), b"\xff\xd9")
-        whole = tf.reduce_all(tf.equal(window, tf.concat([[0, 0], shape[:2]], axis=0)))
-        steps = range(_HALVINGS_MAX + 1)
         pixels = tf.switch_case(
-            count + tf.where(ends | whole, 0, len(steps)),
+            count,
             [
-                lambda step=step, file=file: _jpeg_window(file(), window, 2**step)
-                for file in (lambda: contents, lambda: _whole_jpeg(contents))
-                for step in steps
+                lambda ratio=2**step: _jpeg_window(contents, window, ratio, shape[0])
+                for step in range(_HALVINGS_MAX + 1)
             ],
         )
         return pixels, tf.cast(window[2:], tf.float32) / tf.cast(2**count, tf.float32)
@@ -98,22 +92,17 @@ def decode(
     return tf.ensure_shape(pixels, [None, None, 3]), extent
 
 
-def _jpeg_window(contents, window, ratio):
+def _jpeg_window(contents, window, ratio, height):
     # Edges go to the nearest pixel of the smaller image.
     edges = (tf.stack([window[:2], window[:2] + window[2:]]) + ratio // 2) // ratio
     # A long and thin photo keeps a pixel of its short side.
     sides = tf.maximum(edges[1] - edges[0], 1)
-    return tf.io.decode_and_crop_jpeg(
-        contents, tf.concat([edges[0], sides], axis=0), channels=3, ratio=ratio
+    # Down to the last row: the decoder notices no damage below the last that it is asked for.
+    rows = -(-height // ratio) - edges[0, 0]
+    pixels = tf.io.decode_and_crop_jpeg(
+        contents, tf.stack([edges[0, 0], edges[0, 1], rows, sides[1]]), channels=3, ratio=ratio
     )
-
-
-def _whole_jpeg(contents):
-    """Passes a JPEG on if all of it can be decoded."""
-    pixels = tf.io.decode_jpeg(contents, channels=3, ratio=8)
-    # Always 0, but TensorFlow does not know: it leaves out what no value depends on.
-    start = tf.cast(pixels[0, 0, 0], tf.int32) // 256
-    return tf.strings.substr(contents, start, tf.strings.length(contents))
+    return pixels[: sides[0]]
 
 
 def _other_pixels(contents):

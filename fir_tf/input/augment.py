@@ -58,8 +58,9 @@ def window(height, width, draws, area_min):
 def random_crop(contents, image_size, draws, area_min):
     """Decodes a random window of an image.
 
-    Of a JPEG only the window is decoded, and at reduced size while both sides stay at least
-    `image_size`; its edges then move by less than one pixel of the result.
+    A JPEG is decoded from the window's top down and in the window's columns alone, and at reduced
+    size while both sides stay at least `image_size`; the window's edges then move by less than
+    one pixel of the result. What would refuse the whole image refuses every window of it.
 
     Args:
         contents: string scalar, an image file's bytes.

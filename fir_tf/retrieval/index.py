@@ -17,6 +17,7 @@ from tqdm import tqdm
 from fir_tf import registry
 from fir_tf.datasets.catalogue import SPLITS
 from fir_tf.datasets.labels import composed, known
+from fir_tf.datasets.removal import check_removal
 from fir_tf.datasets.table import load_table
 from fir_tf.datasets.walk import NO_IMAGE, SPECIAL, find_photos, listed, printable
 from fir_tf.errors import FirError
@@ -206,7 +207,9 @@ def prepared(options: IndexOptions) -> Iterator[tuple[Engine, Encoder, Listing, 
         else:
             info = {"model": encoder.fingerprint(), "dimension": encoder.dimension}
         before = {record.path: record for part, _ in engine.scan() for record in part}
-        _check_removal(listing.gone(before), len(before), options)
+        most = 1.0 if options.remove else options.max_removed
+        what = f"the index {options.index}"
+        check_removal(listing.gone(before), len(before), most, what, options.images)
         info.update(
             root=str(listing.root.resolve()),
             how=how,
@@ -214,17 +217,6 @@ def prepared(options: IndexOptions) -> Iterator[tuple[Engine, Encoder, Listing, 
         )
         engine.set_info(info)
         yield engine, encoder, listing, before
-
-
-def _check_removal(gone, count, options):
-    if options.remove or len(gone) <= options.max_removed * count:
-        return
-    raise FirError(
-        f"{len(gone):,} of the {count:,} images of the index {options.index} are not in "
-        f"{options.images} any more, over --max_removed={options.max_removed:g} of it: "
-        f"{listed(gone, 'image', 'images')}. Is that the catalogue, whole and in its place? "
-        "Nothing was changed. --remove takes them out of the index"
-    )
 
 
 def changed(record: Record, before: Record | None) -> Record | None:
@@ -564,7 +556,7 @@ def query(options: QueryOptions, photos: Sequence[str]) -> list[dict[str, Any]]:
     _check_photos(photos)
     answers: list[dict[str, Any]] = []
     pictured: list[SheetRow] = []
-    bad: dict[str, str] = {}
+    bad: list[tuple[str, str]] = []
     with (
         Index(options.index, options.model, options.images, options.effort) as index,
         tqdm(total=len(photos), desc="queries", unit="photo", disable=None, leave=False) as bar,
@@ -582,7 +574,7 @@ def query(options: QueryOptions, photos: Sequence[str]) -> list[dict[str, Any]]:
                 options.expand_alpha,
                 options.rerank,
             )
-            bad |= unread
+            bad += unread
             for group, hits in zip(groups, found, strict=True):
                 results = [_result(rank, hit) for rank, hit in enumerate(hits, 1)]
                 answers.append({"photos": group, "results": results})
@@ -591,14 +583,13 @@ def query(options: QueryOptions, photos: Sequence[str]) -> list[dict[str, Any]]:
                 if options.json != "-":
                     bar.write(_table(answers[-1]))
             answers += [
-                {"photos": [photo], "results": [], "error": reason}
-                for photo, reason in unread.items()
+                {"photos": [photo], "results": [], "error": reason} for photo, reason in unread
             ]
             sys.stdout.flush()
         root = index.root
     _tell(answers, pictured, root, options)
     if bad:
-        lines = "\n".join(f"  {photo}: {reason}" for photo, reason in bad.items())
+        lines = "\n".join(f"  {photo}: {reason}" for photo, reason in bad)
         raise FirError(f"{len(bad)} of {len(photos)} photos cannot be read:\n{lines}")
     return answers
 
@@ -608,12 +599,11 @@ def _check_photos(photos):
         raise FirError("no photo was given: python search.py query photo.jpg --index=...")
     for photo in photos:
         if not Path(photo).is_file():
-            advice = " To write the answers, --json=FILE" if str(photo).endswith(".json") else ""
-            raise FirError(f"{photo} is no file. Give the photo to search with.{advice}")
+            raise FirError(f"{photo} is no file. Give the photo to search with")
 
 
 def _asked(encoder, photos, together, bar):
-    """Yields queries a few at a time: (lists of photos, float32 [n, d], {bad photo: reason})."""
+    """Yields queries a few at a time: (lists of photos, float32 [n, d], [(bad photo, reason)])."""
     vectors, bad = [], {}
     for start in range(0, len(photos), _CHUNK):
         part = photos[start : start + _CHUNK]
@@ -624,12 +614,14 @@ def _asked(encoder, photos, together, bar):
             bad |= unread
         else:
             kept = [number for number, photo in enumerate(part) if photo not in unread]
-            yield [[part[number]] for number in kept], embedding[kept], unread
+            # A photo that is given twice is answered twice, a bad one too.
+            lost = [(photo, unread[photo]) for photo in part if photo in unread]
+            yield [[part[number]] for number in kept], embedding[kept], lost
     if together and bad:
         lines = "; ".join(f"{photo}: {reason}" for photo, reason in bad.items())
         raise FirError(f"with --together every photo must be readable. Received: {lines}")
     if together:
-        yield [list(photos)], mean_embedding(np.concatenate(vectors))[np.newaxis], {}
+        yield [list(photos)], mean_embedding(np.concatenate(vectors))[np.newaxis], []
 
 
 def _read_and_embed(encoder, photos):

@@ -12,9 +12,9 @@ from fir_tf.datasets import parallel
 from fir_tf.datasets.boutique.layouts import arrange
 from fir_tf.datasets.boutique.planning import check_integer, plan
 from fir_tf.datasets.boutique.rendering import render
+from fir_tf.datasets.published import BOUTIQUE
 from fir_tf.errors import FirError
 
-MANIFEST = "boutique.json"
 CONTACT = "boutique.png"
 
 # Raised whenever the pixels or the plan change, so that an old folder is not taken for a new one.
@@ -113,14 +113,14 @@ def write(root, *, items=180, views=6, size=160, seed=0, workers=None, layout="i
             (folder / name).write_text(text, encoding="utf-8")
         _contact(garments, photos, [Path(path) for *_, path in tasks]).save(folder / CONTACT)
         text = json.dumps(manifest, indent=2) + "\n"
-        (folder / MANIFEST).write_text(text, encoding="utf-8")
+        (folder / BOUTIQUE).write_text(text, encoding="utf-8")
     return root
 
 
 def _read_manifest(root):
     """Returns the manifest in a folder, None if there is none that can be read."""
     try:
-        found = json.loads((root / MANIFEST).read_text(encoding="utf-8"))
+        found = json.loads((root / BOUTIQUE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     # A manifest without a layout is that of an In-Shop boutique.
