@@ -1,12 +1,15 @@
 """The options of evaluate.py and export.py, and which run they mean."""
 
 import dataclasses
+import logging
 from pathlib import Path
 from typing import Any
 
 from fir_tf import registry
 from fir_tf.config import PLUGINS_HELP, option
 from fir_tf.errors import FirError
+
+log = logging.getLogger(__package__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,5 +144,5 @@ def find_run(run: str | Path, runs: str | Path = "runs") -> Path:
             f"no run was given and there is none below {runs}/. Train one first, or give --run"
         )
     newest = max(found, key=lambda path: (path / "config.json").stat().st_mtime)
-    print(f"run: {newest} (the newest below {runs}/)")
+    log.info(f"run: {newest} (the newest below {runs}/)")
     return newest

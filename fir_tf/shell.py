@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from fir_tf import messages
 from fir_tf.errors import FirError
 
 # As shells count: 128 and the signal's number.
@@ -114,6 +115,7 @@ def run_command(body: Callable[[], int | None]) -> int:
         143 after SIGTERM, 141 when nobody reads the output any more.
     """
     _open_streams()
+    messages.show()
     with _raising_on_signals():
         try:
             status = body() or 0

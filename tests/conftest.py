@@ -10,9 +10,12 @@ from PIL import Image
 from shallow import shallow_backbones
 
 # Before a test imports TensorFlow: it sets TensorFlow's environment.
-import fir_tf  # noqa: F401
+from fir_tf import messages
 
 pytest_plugins = ["listed_skips"]
+
+# As the commands do.
+messages.show()
 
 
 def pytest_collection_modifyitems(items):

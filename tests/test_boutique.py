@@ -399,7 +399,7 @@ def test_second_call_does_nothing(root, capsys, monkeypatch):
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
     monkeypatch.setattr(writing, "render", lambda *_: pytest.fail("rendered again"))
     assert boutique.write(root, items=ITEMS, views=VIEWS, size=SIZE) == root
-    assert "nothing to do" in capsys.readouterr().err
+    assert "nothing to do" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
 
 
@@ -435,7 +435,7 @@ def test_a_manifest_without_a_layout_is_that_of_in_shop(tmp_path, capsys):
     del manifest["layout"]
     (root / "boutique.json").write_text(json.dumps(manifest), encoding="utf-8")
     assert boutique.write(root, **arguments) == root
-    assert "nothing to do" in capsys.readouterr().err
+    assert "nothing to do" in capsys.readouterr().out
 
 
 def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):

@@ -277,10 +277,12 @@ SCRIPT = f"""
 import os, sys
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 {SHALLOW}
+from fir_tf import messages
 from fir_tf.config import Config
 from fir_tf.errors import FirError
 from fir_tf.training import checkpoints, loop
 checkpoints.CHECKPOINT_SECONDS = 0
+messages.show()
 try:
     loop.train(Config(**eval(sys.argv[1])))
 except FirError as error:

@@ -8,6 +8,7 @@ import sys
 
 from absl import flags
 
+from fir_tf import messages
 from fir_tf.cli.common import define_flags, load_library, read_flags, run_script
 from fir_tf.errors import FirError
 from fir_tf.retrieval.engines import addresses
@@ -81,6 +82,9 @@ def _call(command, photos=()):
     if command == "query":
         _check_values(sys.argv[2:])
     options = read_flags(_OPTIONS[command])
+    if getattr(options, "json", "") == "-":
+        # Nothing but JSON is on stdout then.
+        messages.show("stderr")
     if command == "web":
         load_library("fir_tf.retrieval.web").serve(options)
         return

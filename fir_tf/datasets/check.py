@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import dataclasses
 import hashlib
+import logging
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,8 @@ from fir_tf.datasets.report import Report, write_report
 from fir_tf.images.file import UnreadableImageError, has_transparency, opened, read
 from fir_tf.images.header import FORMATS, MAX_BYTES, MAX_PIXELS
 from fir_tf.images.picture import see_or_convert
+
+log = logging.getLogger(__package__)
 
 EXIT_CLEAN, EXIT_FAILED, EXIT_FOUND = 0, 1, 2
 
@@ -415,6 +418,6 @@ def main(argv=None):
     catalogue = load_source(args.dataset, args.data_dir)
     findings = check(catalogue, args.near_duplicates, args.workers)
     report = Report(catalogue, args.dataset, findings, args.strict)
-    print(report.text(), end="")
-    print(f"\nreport: {write_report(report, args.out)}")
+    log.info(report.text().removesuffix("\n"))
+    log.info(f"\nreport: {write_report(report, args.out)}")
     return EXIT_FOUND if report.failed else EXIT_CLEAN

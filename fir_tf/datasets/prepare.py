@@ -11,6 +11,7 @@ import csv
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import unicodedata
 from pathlib import Path
@@ -28,6 +29,8 @@ from fir_tf.errors import FirError
 from fir_tf.files import replacing, write_json, write_text
 from fir_tf.images.file import UnreadableImageError, opened, read
 from fir_tf.images.picture import see_or_convert
+
+log = logging.getLogger(__package__)
 
 TABLE, UNREADABLE, SETTINGS, JOURNAL, IMAGES = (
     "catalogue.csv",
@@ -349,7 +352,7 @@ def _copy_all(catalogue, out, settings, workers, journal, max_removed):
     _sweep(out, set(copies))
     if held:
         told = listed(held, "image", "images")
-        print(f"{told} cannot be read now; their earlier copies were kept")
+        log.info(f"{told} cannot be read now; their earlier copies were kept")
     if too_many_unreadable(len(held), len(entries)):
         raise FirError(
             f"{len(held):,} of {len(entries):,} images cannot be read now; is a share offline? "
@@ -378,11 +381,11 @@ def _write_unreadable(catalogue, out, entries, bad):
     if not bad:
         (out / UNREADABLE).unlink(missing_ok=True)
         return
-    print(f"{len(bad):,} images cannot be read:")
+    log.info(f"{len(bad):,} images cannot be read:")
     for row in bad[:_SHOWN]:
-        print(f"  {catalogue.location(row)}: {catalogue.path[row]}: {entries[row]['error']}")
+        log.info(f"  {catalogue.location(row)}: {catalogue.path[row]}: {entries[row]['error']}")
     if len(bad) > _SHOWN:
-        print(f"  ... and {len(bad) - _SHOWN:,} more, see {out / UNREADABLE}")
+        log.info(f"  ... and {len(bad) - _SHOWN:,} more, see {out / UNREADABLE}")
     rows = [(catalogue.path[row], catalogue.location(row), entries[row]["error"]) for row in bad]
     _write_csv(out / UNREADABLE, ("path", "listed", "reason"), rows)
 
@@ -472,7 +475,7 @@ def main(argv=None):
     )
     args = parser.parse_args(argv)
     catalogue = load_source(args.dataset, args.data_dir)
-    print(catalogue.describe(), flush=True)
+    log.info(catalogue.describe())
     converted, kept, bad = prepare(
         catalogue,
         args.out,
@@ -481,6 +484,6 @@ def main(argv=None):
         workers=args.workers,
         max_removed=1.0 if args.remove else args.max_removed,
     )
-    print(f"{converted:,} images written, {kept:,} were there, {bad:,} cannot be read")
-    print(f"train on the copy with --dataset=table --data_dir={Path(args.out) / TABLE}")
+    log.info(f"{converted:,} images written, {kept:,} were there, {bad:,} cannot be read")
+    log.info(f"train on the copy with --dataset=table --data_dir={Path(args.out) / TABLE}")
     return 0

@@ -1,5 +1,6 @@
 """What a trained run is worth: metrics.json, the recall curve and the contact sheet."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ from fir_tf.retrieval.rerank import better_search, whiten, whitening, write_whit
 from fir_tf.retrieval.search import top_k
 from fir_tf.retrieval.views import averaged, networks_at, parse_scales
 from fir_tf.shell import draw_or_note, fault
+
+log = logging.getLogger(__package__)
 
 # The splits of a part whose images are classified.
 _CLASSIFIED = {"val": ("val",), "test": ("test", "query", "gallery")}
@@ -208,7 +211,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     scope = options.gallery_scope or config.gallery_scope
     catalogue = datasets.load(dataset, data_dir)
     for note in catalogue.notes:
-        print(note)
+        log.info(note)
     if options.split == "val":
         catalogue = split_off_validation(catalogue, config.val_fraction)
     catalogue = catalogue.with_categories(categories)
@@ -255,15 +258,15 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
         "run": {"folder": str(run), "backbone": config.backbone, "losses": config.losses},
     }
     paper = [row for row in PAPER_RESULTS if row.dataset == dataset]
-    print(_report(metrics, paper))
+    log.info(_report(metrics, paper))
     title, note = f"{Path(data_dir).resolve().name}: {config.backbone}, {config.losses}", ""
     if paper and not (scope == "test" and is_published_test_set(dataset, catalogue)):
         note = "the paper's numbers are for DeepFashion's own images, not for these"
-        print(f"note: {note}")
+        log.info(f"note: {note}")
     if parts["skipped"]:
-        print(f"skipped {len(parts['skipped'])} images that cannot be decoded:")
+        log.info(f"skipped {len(parts['skipped'])} images that cannot be decoded:")
         for path in parts["skipped"]:
-            print(f"  {path}")
+            log.info(f"  {path}")
     try:
         write_json(output / "metrics.json", metrics)
     except OSError as error:
@@ -300,7 +303,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
         embedding = np.concatenate([parts["query_embedding"], parts["gallery_embedding"]])
         write_projector(output / "projector", catalogue, rows, embedding[places])
         written.append(output / "projector")
-    print("wrote " + ", ".join(str(path) for path in written))
+    log.info("wrote " + ", ".join(str(path) for path in written))
     return metrics
 
 

@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
+import logging
 import os
 import sys
 import time
@@ -31,6 +32,8 @@ from fir_tf.retrieval.rerank import expand_query, k_reciprocal
 from fir_tf.retrieval.search import top_k
 from fir_tf.search_options import IndexOptions, MeasureOptions, QueryOptions
 from fir_tf.shell import draw_or_note
+
+log = logging.getLogger(__package__)
 
 PIECE = 512
 """int, a catalogue is embedded and stored in pieces of this many images: what a kill loses."""
@@ -197,7 +200,8 @@ def prepared(options: IndexOptions) -> Iterator[tuple[Engine, Encoder, Listing, 
             `options` allow. The index is then as it was.
     """
     listing = read_catalogue(options.images, options.dataset, options.split)
-    print("\n".join(listing.notes), end="\n" if listing.notes else "")
+    for note in listing.notes:
+        log.info(note)
     how = embedding_options(options)
     encoder = Encoder(options.model or find_run(""), **how)
     with open_engine(options.index, create=True) as engine:
@@ -359,7 +363,7 @@ def concluded(counts: dict[str, Any], listing: Listing, options: IndexOptions) -
         FirError: folders could not be looked at, or more of the listed photos could not be opened
             than would be removed without asking.
     """
-    print(summary(counts, options.index))
+    log.info(summary(counts, options.index))
     problems = []
     if listing.unreachable:
         where = listing.unreachable.values()
@@ -714,19 +718,17 @@ def _tell(answers, pictured, root, options):
     elif options.json:
         write_json(options.json, answers)
         written.append(options.json)
-    # With --json nothing but JSON is on stdout.
-    notes = sys.stderr if options.json == "-" else sys.stdout
     if options.sheet and pictured:
         if not root.is_dir():
-            print(f"note: the photos are not in {root}: give their folder as --images", file=notes)
+            log.info(f"note: the photos are not in {root}: give their folder as --images")
         if sum("error" not in answer for answer in answers) > len(pictured):
-            print(f"note: the sheet shows the first {len(pictured)} queries", file=notes)
+            log.info(f"note: the sheet shows the first {len(pictured)} queries")
         title = f"Nearest in {options.index}"
         written += draw_or_note(
             options.sheet, lambda: contact_sheet(pictured, options.sheet, title)
         )
     if written:
-        print("wrote " + ", ".join(map(str, written)), file=notes)
+        log.info("wrote " + ", ".join(map(str, written)))
 
 
 def measure(options: MeasureOptions) -> dict[str, Any]:
@@ -779,10 +781,10 @@ def measure(options: MeasureOptions) -> dict[str, Any]:
         print(json_text(values))
         return values
     for name, value in values.items():
-        print(f"{name:20s} {value:.4f}" if isinstance(value, float) else f"{name:20s} {value}")
+        log.info(f"{name:20s} {value:.4f}" if isinstance(value, float) else f"{name:20s} {value}")
     if options.json:
         write_json(options.json, values)
-        print(f"wrote {options.json}")
+        log.info(f"wrote {options.json}")
     return values
 
 

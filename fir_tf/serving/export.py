@@ -1,6 +1,7 @@
 """A run's best model for serving: image bytes in, embedding, categories and item ids out."""
 
 import dataclasses
+import logging
 from pathlib import Path
 
 import tensorflow as tf
@@ -14,6 +15,8 @@ from fir_tf.retrieval.evaluate import load_model
 from fir_tf.serving.card import model_card
 from fir_tf.serving.fold import inference_model
 from fir_tf.serving.formats import Export
+
+log = logging.getLogger(__package__)
 
 CARD = "MODEL_CARD.md"
 
@@ -73,7 +76,7 @@ def export(options: ExportOptions) -> Path:
         )
         write_text(temporary / CARD, model_card(run, config, categories, facts))
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
-    print(f"{options.format}: {target} ({size / 1e6:.0f} MB)\nmodel card: {target / CARD}")
+    log.info(f"{options.format}: {target} ({size / 1e6:.0f} MB)\nmodel card: {target / CARD}")
     return target
 
 

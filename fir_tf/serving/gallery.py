@@ -1,6 +1,7 @@
 """The gallery inside the SavedModel: vectors, item ids and the exact search over them."""
 
 import dataclasses
+import logging
 import os
 
 import numpy as np
@@ -9,6 +10,8 @@ import tensorflow as tf
 from fir_tf import datasets, registry
 from fir_tf.errors import FirError
 from fir_tf.retrieval.embed import check_readable, embed
+
+log = logging.getLogger(__package__)
 
 DTYPES = ("float32", "bfloat16", "int8")
 
@@ -59,7 +62,7 @@ def load_gallery(spec, split, embedder, config):
         name, path = ("table" if os.path.isfile(spec) else "folder"), spec
     catalogue = datasets.load(name, path)
     for note in catalogue.notes:
-        print(note)
+        log.info(note)
     part = catalogue if split == "all" else catalogue.part("gallery")
     if not len(part):
         raise FirError(
@@ -68,7 +71,7 @@ def load_gallery(spec, split, embedder, config):
         )
     found = embed(embedder, part, config.image_size, config.resize, label="gallery")
     for bad in check_readable(part, found.valid):
-        print(f"left out of the gallery, cannot be decoded: {bad}")
+        log.info(f"left out of the gallery, cannot be decoded: {bad}")
     part, vectors = part.rows(found.valid), found.embedding[found.valid]
     if not len(part):
         raise FirError(f"`gallery` has no image that can be decoded. Received: {spec}")

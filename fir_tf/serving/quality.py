@@ -1,5 +1,7 @@
 """What a cheaper form of the network or of the gallery costs: cosine and recall@k."""
 
+import logging
+
 import numpy as np
 
 from fir_tf import datasets
@@ -7,6 +9,8 @@ from fir_tf.datasets.catalogue import retrieval_sides
 from fir_tf.errors import FirError
 from fir_tf.retrieval.embed import embed
 from fir_tf.retrieval.metrics import retrieval_metrics
+
+log = logging.getLogger(__package__)
 
 RECALLS = ("recall@1", "recall@5", "recall@10", "recall@20")
 
@@ -99,7 +103,7 @@ def report(name, found):
         f"{name} against float32, {found['queries']} queries in a gallery of "
         f"{found['gallery']}: {', '.join(changes)}"
     )
-    print(text)
+    log.info(text)
     return {**found, "text": text}
 
 
@@ -114,9 +118,9 @@ def measured(config, data_dir, compare):
     try:
         test_set = TestSet(config, data_dir)
     except FirError as error:
-        print(f"note: the loss of recall was not measured: {error}")
+        log.info(f"note: the loss of recall was not measured: {error}")
         return {"recall": {"text": "not measured: the run's data could not be read"}}
     if not all(test_set.size):
-        print("note: the loss of recall was not measured: the data set has no queries")
+        log.info("note: the loss of recall was not measured: the data set has no queries")
         return {"recall": {"text": "not measured: the run's data has no queries"}}
     return compare(test_set)

@@ -1,6 +1,7 @@
 """What a run needs to go on exactly: saved often, restored from the newest whole one."""
 
 import contextlib
+import logging
 import os
 import re
 import shutil
@@ -13,6 +14,8 @@ from fir_tf.errors import FirError
 from fir_tf.files import without_wildcards
 from fir_tf.keras_versions import random_states
 from fir_tf.shell import first_line
+
+log = logging.getLogger(__package__)
 
 # Writing a checkpoint of a large network takes seconds: not more often than this.
 CHECKPOINT_SECONDS = 60
@@ -81,7 +84,7 @@ class Checkpoints:
                     return True
                 except _DAMAGE as error:
                     reason = first_line(error)
-                    print(f"cannot read the checkpoint {Path(folder) / name}: {reason}", flush=True)
+                    log.info(f"cannot read the checkpoint {Path(folder) / name}: {reason}")
         if names:
             raise FirError(
                 f"no checkpoint in {folder} can be read (reasons above). Delete "

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import logging
 import os
 import resource
 import signal
@@ -38,6 +39,8 @@ from fir_tf.training.precision import choose_precision, policy
 from fir_tf.training.run import open_run
 from fir_tf.training.schedules import make_schedule
 from fir_tf.training.step import TrainStep, make_averages
+
+log = logging.getLogger(__package__)
 
 
 def describe_plan(catalogue: Catalogue, sampler: Sampler, config: Config) -> str:
@@ -252,18 +255,18 @@ def train(config: Config) -> Path:
         # The network has its category output whether or not a loss trains it.
         catalogue = catalogue.with_categories(["unknown"])
     for line in quick_check(catalogue):
-        print(line, flush=True)
+        log.info(line)
     sampler = make_sampler(catalogue, config)
     if config.weights == "imagenet":
-        print(notice(registry.get("backbone", config.backbone).weights), flush=True)
+        log.info(notice(registry.get("backbone", config.backbone).weights))
     steps_per_epoch = max(1, round(sampler.steps_per_epoch / config.accumulate))
     if config.dry_run:
-        print(describe_plan(catalogue, sampler, config), flush=True)
+        log.info(describe_plan(catalogue, sampler, config))
         engine = build_engine(config, catalogue, sampler, steps_per_epoch, strategy)
-        print(_try_one_step(engine, catalogue, sampler, config, steps_per_epoch), flush=True)
+        log.info(_try_one_step(engine, catalogue, sampler, config, steps_per_epoch))
         return Path(config.run)
     run = open_run(config)
-    print(describe_plan(catalogue, sampler, config), flush=True)
+    log.info(describe_plan(catalogue, sampler, config))
     write_json(run / "labels.json", {"categories": list(catalogue.categories)})
     engine = build_engine(config, catalogue, sampler, steps_per_epoch, strategy)
     with contextlib.ExitStack() as stack:
@@ -280,17 +283,19 @@ def train(config: Config) -> Path:
         )
         steps = config.epochs * steps_per_epoch
         if checkpoints.restore(run / "checkpoints"):
-            print(f"resuming {run} at step {int(checkpoints.step)} of {steps}", flush=True)
+            log.info(f"resuming {run} at step {int(checkpoints.step)} of {steps}")
         finished = int(checkpoints.step) >= steps
         if finished or (config.patience and int(checkpoints.waited) >= config.patience):
-            print(f"{run} is finished already ({int(checkpoints.step)} steps)")
+            log.info(f"{run} is finished already ({int(checkpoints.step)} steps)")
             return run
         _run_steps(config, folder, catalogue, sampler, engine, checkpoints, steps_per_epoch)
         drawn = draw_or_note(
             run / "training.png",
             lambda: training_curves(read_history(folder), folder / "training.png"),
         )
-    print(f"trained: {run / 'model.keras'} (log: {', '.join(map(str, [run / 'log.csv', *drawn]))})")
+    log.info(
+        f"trained: {run / 'model.keras'} (log: {', '.join(map(str, [run / 'log.csv', *drawn]))})"
+    )
     return run
 
 
@@ -300,14 +305,14 @@ def _run_steps(config, folder, catalogue, sampler, engine, checkpoints, steps_pe
     gather = actions.Gather(sampler.size * config.accumulate, catalogue)
     batches = _distributed_batches(engine, catalogue, sampler, config, start)
     with (
-        contextlib.closing(RunLog(folder, start)) as log,
+        contextlib.closing(RunLog(folder, start)) as run_log,
         _stop_requests() as asked,
         tqdm(total=steps, initial=start, desc="training", unit="step", disable=None) as bar,
     ):
         follow = [
             gather,
             actions.validate(config, catalogue, engine.served, gather),
-            actions.write_log(log, engine.schedule),
+            actions.write_log(run_log, engine.schedule),
             actions.check_health(config),
             actions.keep_best(folder / "model.keras", checkpoints),
             actions.show(bar.write),
@@ -354,11 +359,11 @@ def _run_steps(config, folder, catalogue, sampler, engine, checkpoints, steps_pe
                     *(asked[:1] or [signal.SIGTERM]),
                 )
     if moment and moment.stop:
-        print(f"ended at step {step} of {steps}: {moment.stop}")
+        log.info(f"ended at step {step} of {steps}: {moment.stop}")
     if gather.bad:
-        print(f"skipped {len(gather.bad)} images that cannot be decoded:")
+        log.info(f"skipped {len(gather.bad)} images that cannot be decoded:")
         for path in gather.bad_paths():
-            print(f"  {path}")
+            log.info(f"  {path}")
 
 
 def _try_one_step(engine, catalogue, sampler, config, steps_per_epoch):

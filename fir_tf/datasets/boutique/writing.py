@@ -1,7 +1,7 @@
 """The boutique as a folder: photos, annotation files, manifest and contact picture."""
 
 import json
-import sys
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,8 @@ from fir_tf.datasets.boutique.planning import check_integer, plan
 from fir_tf.datasets.boutique.rendering import render
 from fir_tf.datasets.published import BOUTIQUE
 from fir_tf.errors import FirError
+
+log = logging.getLogger(__package__)
 
 CONTACT = "boutique.png"
 
@@ -92,7 +94,7 @@ def write(root, *, items=180, views=6, size=160, seed=0, workers=None, layout="i
     if root.exists():
         found = _read_manifest(root)
         if found == manifest:
-            print(f"{root} already holds this boutique: nothing to do.", file=sys.stderr)
+            log.info(f"{root} already holds this boutique: nothing to do.")
             return root
         raise FirError(
             f"`root` must not exist, or hold the boutique asked for. Received: {root}, which holds "

@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import dataclasses
+import logging
 import secrets
 import socket
 import threading
@@ -16,6 +17,8 @@ from fir_tf.images.file import UnreadableImageError, read
 from fir_tf.images.picture import see
 from fir_tf.retrieval.engines import Filter
 from fir_tf.retrieval.index import Index
+
+log = logging.getLogger(__package__)
 
 try:
     import uvicorn
@@ -269,7 +272,7 @@ def serve(options):
                 f"`port` must be free at {options.host}. Received: {options.port} ({error})"
             ) from error
         host = "127.0.0.1" if options.host == "0.0.0.0" else options.host
-        print(f"http://{host}:{listener.getsockname()[1]}/  (Ctrl+C stops it)", flush=True)
+        log.info(f"http://{host}:{listener.getsockname()[1]}/  (Ctrl+C stops it)")
         config = uvicorn.Config(
             make_app(index, options.max_upload_mb), log_level="warning", limit_concurrency=256
         )

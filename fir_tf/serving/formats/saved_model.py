@@ -1,5 +1,6 @@
 """SavedModel, for TF Serving."""
 
+import logging
 from pathlib import Path
 
 import tensorflow as tf
@@ -13,6 +14,8 @@ from fir_tf.serving.gallery import Gallery, load_gallery, quantise
 from fir_tf.serving.quality import measured
 from fir_tf.serving.servable import Servable
 from fir_tf.serving.warmup import write_warmup
+
+log = logging.getLogger(__package__)
 
 
 def write_saved_model(export, folder):
@@ -56,12 +59,12 @@ def write_saved_model(export, folder):
     warm = write_warmup(folder, signatures, export.name)
     facts["warm-up requests"] = "written" if warm else "none"
     if not warm:
-        print(
+        log.info(
             "note: no warm-up requests, they need tensorflow-serving-api: "
             "pip install 'fir_tf[serving]'"
         )
     for text in describe_signatures(folder):
-        print(text)
+        log.info(text)
     return found
 
 
@@ -76,7 +79,7 @@ def _compare_vectors(options, config, network, table, queries):
     """Compares quantised vectors of the gallery with those of float32, by the data's queries."""
     known = queries.rows(queries.item >= 0)
     if not len(known):
-        print("note: the gallery's loss of recall was not measured: its data has no queries")
+        log.info("note: the gallery's loss of recall was not measured: its data has no queries")
         return {"text": "not measured: the gallery's data has no queries"}
     found = embed(make_embedder(network), known, config.image_size, config.resize, label="queries")
     known, embedding = known.rows(found.valid), found.embedding[found.valid]
