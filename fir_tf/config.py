@@ -81,8 +81,6 @@ class Config:
         "runs/inshop", "Folder of the run: everything it writes goes there.", path=True
     )
 
-    plugins: str = option("", PLUGINS_HELP, path=True)
-
     dataset: str = option("inshop", "Layout of the data.", part="dataset")
     data_dir: str = option(
         "data/inshop",
@@ -253,6 +251,8 @@ class Config:
     profile: str = option(
         "", "First and last step of a TensorBoard trace in the run's logs, such as 20,30."
     )
+
+    plugins: str = option("", PLUGINS_HELP, path=True)
 
     def __post_init__(self):
         registry.load_plugins(self.plugins)

@@ -17,7 +17,6 @@ class EvaluateOptions:
     """What evaluate.py is told. Each field is a flag of the same name."""
 
     run: str = option("", "Folder of the run; the newest below runs/ when not given.", path=True)
-    plugins: str = option("", f"{PLUGINS_HELP} Those of the run are known.", path=True)
     data_dir: str = option("", "Folder of the data set; the run's own when not given.", path=True)
     dataset: str = option(
         "",
@@ -57,6 +56,7 @@ class EvaluateOptions:
         False,
         "Also write projector/ with the embeddings: tensorboard --logdir=<output>/projector.",
     )
+    plugins: str = option("", f"{PLUGINS_HELP} Those of the run are known.", path=True)
 
     def __post_init__(self):
         registry.load_plugins(self.plugins)
@@ -69,7 +69,6 @@ class ExportOptions:
     """What export.py is told. Each field is a flag of the same name."""
 
     run: str = option("", "Folder of the run; the newest below runs/ when not given.", path=True)
-    plugins: str = option("", f"{PLUGINS_HELP} Those of the run are known.", path=True)
     output: str = option(
         "",
         "Folder of the model's versions; `export/fir` in the run's folder when not given, for "
@@ -111,6 +110,7 @@ class ExportOptions:
         "Data set that losses of recall are measured on; the run's own when not given.",
         path=True,
     )
+    plugins: str = option("", f"{PLUGINS_HELP} Those of the run are known.", path=True)
 
     def __post_init__(self):
         registry.load_plugins(self.plugins)

@@ -27,7 +27,6 @@ class IndexOptions:
         "Model: a run's folder or an exported SavedModel; the newest run when not given.",
         path=True,
     )
-    plugins: str = option("", _PLUGINS_HELP, path=True)
     images: str = option(
         "",
         "Folder of photos, <category>/<item>/<view>.jpg or any other depth, or a table of them "
@@ -62,6 +61,7 @@ class IndexOptions:
         "'--runner=FlinkRunner --flink_master=HOST:8081' on a cluster.",
         path=True,
     )
+    plugins: str = option("", _PLUGINS_HELP, path=True)
 
     def __post_init__(self):
         registry.load_plugins(self.plugins)
@@ -78,7 +78,6 @@ class QueryOptions:
 
     index: str = option("", _INDEX_HELP, path=True)
     model: str = option("", _MODEL_HELP, path=True)
-    plugins: str = option("", _PLUGINS_HELP, path=True)
     images: str = option("", _IMAGES_HELP, path=True)
     k: int = option(10, "Results for each query.")
     group: bool = option(True, "One result for each item, its best view; otherwise every image.")
@@ -105,6 +104,7 @@ class QueryOptions:
     expand_alpha: float = option(3.0, "Weight of such an image: its similarity to this power.")
     rerank: int = option(0, "k-reciprocal re-ranking of this many results; 0 is off.")
     effort: float = option(1.0, _EFFORT_HELP)
+    plugins: str = option("", _PLUGINS_HELP, path=True)
 
     def __post_init__(self):
         registry.load_plugins(self.plugins)
@@ -118,7 +118,6 @@ class MeasureOptions:
     """What `search.py measure` is told. Each field is a flag of the same name."""
 
     index: str = option("", _INDEX_HELP, path=True)
-    plugins: str = option("", _PLUGINS_HELP, path=True)
     k: int = option(50, "Results for each query.")
     queries: int = option(200, "Vectors of the index, drawn at random, that are asked for.")
     effort: float = option(1.0, _EFFORT_HELP)
@@ -128,6 +127,7 @@ class MeasureOptions:
         path=True,
         alone="-",
     )
+    plugins: str = option("", _PLUGINS_HELP, path=True)
 
     def __post_init__(self):
         registry.load_plugins(self.plugins)
@@ -141,12 +141,12 @@ class WebOptions:
 
     index: str = option("", _INDEX_HELP, path=True)
     model: str = option("", _MODEL_HELP, path=True)
-    plugins: str = option("", _PLUGINS_HELP, path=True)
     images: str = option("", _IMAGES_HELP, path=True)
     host: str = option("127.0.0.1", "Address to listen at; 0.0.0.0 lets other machines in.")
     port: int = option(8000, "Port to listen at; 0 takes a free one.")
     max_upload_mb: int = option(20, "Largest photo that is taken, in megabytes.")
     effort: float = option(1.0, _EFFORT_HELP)
+    plugins: str = option("", _PLUGINS_HELP, path=True)
 
     def __post_init__(self):
         registry.load_plugins(self.plugins)
