@@ -144,13 +144,14 @@ def _explained(contents):
     return UnreadableImageError("unreadable", "its data are damaged")
 
 
-@tf.function(input_signature=[_CONTENTS])
+# Nothing here is for AutoGraph, whose conversion takes seconds at the first image.
+@tf.function(input_signature=[_CONTENTS], autograph=False)
 def _header(contents):
     with tf.device("CPU:0"):
         return is_known(contents), dimensions(contents)
 
 
-@tf.function(input_signature=[_CONTENTS, tf.TensorSpec([], tf.float32)])
+@tf.function(input_signature=[_CONTENTS, tf.TensorSpec([], tf.float32)], autograph=False)
 def _pixels(contents, wanted):
     def choose(height, width):
         longest = tf.maximum(height, width)
