@@ -5,22 +5,36 @@ For tests in which the depth of the network is not the point. There are no weigh
 """
 
 import contextlib
+import functools
+import importlib
 from unittest import mock
 
+# ResNets and SE-ResNe(X)ts of two stages, where the network does not matter at all.
+TWO_STAGES = (1, 1)
 # To stand before the code of a process of its own.
-CODE = """
-from fir_tf.models import efficientnet_lite, senet
-efficientnet_lite._REPEATS, senet._BLOCKS = (1,) * 7, (1,) * 4
+CODE = f"""
+from fir_tf.models import senet
+senet._BLOCKS = {TWO_STAGES}
 """
 
 
 @contextlib.contextmanager
-def shallow_backbones():
-    """EfficientNet-Lite0 and what `fir_tf.models.senet` builds have one block in each stage."""
+def shallow_backbones(stages=(1,) * 4):
+    """Shortens EfficientNet-Lite0, DenseNet-121 and what `fir_tf.models.senet` builds.
+
+    Args:
+        stages: tuple of int, the blocks of each stage of the latter.
+    """
+    import keras
+
     from fir_tf.models import efficientnet_lite, senet
 
+    # What takes the numbers of blocks is in no public module.
+    densenet = importlib.import_module(keras.applications.DenseNet121.__module__).DenseNet
+    short = functools.partial(densenet, (1,) * 4, name="densenet121")
     with (
         mock.patch.object(efficientnet_lite, "_REPEATS", (1,) * 7),
-        mock.patch.object(senet, "_BLOCKS", (1,) * 4),
+        mock.patch.object(keras.applications, "DenseNet121", short),
+        mock.patch.object(senet, "_BLOCKS", stages),
     ):
         yield

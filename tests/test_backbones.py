@@ -177,6 +177,7 @@ def is_filled(model):
     return all(np.all(v.numpy() == number) for number, (_, v) in enumerate(variables_of(model)))
 
 
+@pytest.mark.slow
 def test_a_torch_state_dict_is_assigned_strictly():
     model, tensors = torch_tensors("seresnet50")
     left_out = assign_torch(model, tensors, get("backbone", "seresnet50"))

@@ -105,6 +105,7 @@ def test_splits(root):
     assert len(split["train"]) == len(split["query"]) == ITEMS // 2
 
 
+@pytest.mark.slow
 def test_category_files_are_laid_out_as_in_the_release(category):
     names, types = _columns(category, "Anno/list_category_cloth.txt")
     assert len(set(names)) == 50 and names.index("Blouse") == 2 and names.index("Tee") == 17
@@ -162,6 +163,7 @@ def test_category_boutique_has_the_photos_of_the_in_shop_boutique(root, category
     assert trained == {item for item, split in split_of.items() if split == "train"}
 
 
+@pytest.mark.slow
 def test_consumer2shop_file_is_laid_out_as_in_the_release(consumer2shop):
     count, header, rows = _rows(consumer2shop)
     assert header == "image_pair_name_1 image_pair_name_2 item_id evaluation_status"

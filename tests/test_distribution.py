@@ -11,7 +11,6 @@ from socket import socket
 
 import numpy as np
 import pytest
-from shallow import CODE as SHALLOW
 
 import fir_tf
 from fir_tf.config import Config
@@ -43,25 +42,25 @@ CASES = [
 ON_FOUR = ["OC", "OC+IS+OS-all", "OC+IS-explicit", "OC+normface", "batch_norm"]
 
 
-def trained(folder, wanted):
-    """Runs tests/replicas.py side by side; {replicas: cases} -> {replicas: {case|name: array}}."""
-    processes = {
-        count: subprocess.Popen(
-            [sys.executable, HERE / "replicas.py", folder / f"{count}.npz", str(count), *cases],
+def trained(folder, *wanted):
+    """Runs tests/replicas.py for each {replicas: cases}; {replicas: {case|name: array}}."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, HERE / "replicas.py", folder, json.dumps(cases)],
             stderr=subprocess.PIPE,
         )
-        for count, cases in wanted.items()
-    }
-    for process in processes.values():
+        for cases in wanted
+    ]
+    for process in processes:
         _, errors = process.communicate(timeout=600)
         assert process.returncode == 0, errors.decode()[-2000:]
-    return {count: dict(np.load(folder / f"{count}.npz")) for count in processes}
+    return {count: dict(np.load(folder / f"{count}.npz")) for cases in wanted for count in cases}
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """{replicas: {case|name: array}}."""
-    return trained(tmp_path_factory.mktemp("replicas"), {1: CASES, 2: CASES, 4: ON_FOUR})
+    return trained(tmp_path_factory.mktemp("replicas"), {1: CASES, 2: CASES}, {4: ON_FOUR})
 
 
 @pytest.fixture(scope="module")
@@ -139,8 +138,9 @@ def test_precision_by_name():
     assert choose_precision("auto") == expected
 
 
-# A network of one block a stage, without random draws inside the network, which each device makes for its own images
-# (EfficientNet's stochastic depth), and without statistics of a batch.
+# A network of one block a stage, without random draws inside the network, which each device makes for
+# its own images (EfficientNet's stochastic depth), and without statistics of a batch.
+SHALLOW = "from fir_tf.models import senet; senet._BLOCKS = (1,) * 4"
 FLAGS = {
     "backbone": "resnet50_v15",
     "weights": "none",
@@ -192,8 +192,8 @@ def finished(workers, status):
 def test_two_workers_equal_one_process(inshop, tmp_path):
     """train.py in two processes, a global batch between them; one is stopped on the way."""
     train = f"{SHALLOW}\nfrom fir_tf.cli.train import run\nrun()"
-    command = [sys.executable, "-c", train, f"--data_dir={inshop}"]
-    command += [f"--{name}={value}" for name, value in FLAGS.items()]
+    flags = [f"--data_dir={inshop}", *(f"--{name}={value}" for name, value in FLAGS.items())]
+    command = [sys.executable, "-c", train, *flags]
     workers = start_workers(command, tmp_path / "two")
     log = tmp_path / "two" / "log.csv"
     while not (log.exists() and len(log.read_text().splitlines()) > 2):

@@ -340,7 +340,7 @@ def test_a_short_file_is_told(tmp_path):
         LocalEngine(tmp_path / "index")
 
 
-@pytest.mark.parametrize("kind", ["ivfpq", "hnsw"])
+@pytest.mark.parametrize("kind", [pytest.param("ivfpq", marks=pytest.mark.slow), "hnsw"])
 def test_an_approximate_index_is_near_the_exact_one(tmp_path, kind):
     """Recall@50 on clustered vectors, with a tail that FAISS has not seen yet."""
     rng = np.random.default_rng(14)

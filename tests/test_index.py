@@ -209,6 +209,7 @@ def test_an_interrupted_run_goes_on(run, photos, tmp_path, monkeypatch):
     assert (counts["embedded"], counts["kept"], counts["images"]) == (2, 8, 10)
 
 
+@pytest.mark.slow
 def test_another_model_is_refused(run, photos, tmp_path):
     build(options(run, photos, tmp_path / "index"))
     other = make_run(tmp_path / "other", seed=1)

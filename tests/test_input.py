@@ -353,7 +353,8 @@ def test_a_batch_is_a_function_of_seed_and_step(inshop, triplets):
     assert joined_digests(zip(*readers, strict=True), 3) == whole[4:]
 
 
-@pytest.mark.parametrize("triplets", ["all", pytest.param("explicit", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("triplets", ["all", "explicit"])
 def test_shares_make_up_the_batch(inshop, triplets, cheap_views):
     """On 1, 2 or 3 readers, from step 0 or resumed, the global batch is the same bytes."""
     catalogue = load("inshop", inshop)
@@ -494,6 +495,7 @@ def test_rand_augment_changes_the_views_and_keeps_their_range(inshop, cheap_view
     assert (after["item"].numpy() == catalogue.item[after["row"].numpy()]).all()
 
 
+@pytest.mark.slow
 def test_no_bytes_are_transposed():
     """oneDNN has no transpose of bytes, and says so on the screen of whoever asks for one."""
     config = Config(image_size=32, grayscale=0.5, colour_jitter=0.5)

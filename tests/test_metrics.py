@@ -212,6 +212,7 @@ def test_r_may_be_larger_than_every_k():
     assert found[2**16].neighbours.shape == (120, 5) and (found[2**28].relevant == 39).all()
 
 
+@pytest.mark.slow
 def test_memory_stays_bounded_with_many_matches():
     """R = 5,000 for 2,000 queries: their neighbours alone would take 720 MB at once."""
     rng = np.random.default_rng(8)

@@ -101,6 +101,7 @@ def write_table(folder, rows, columns=("path", "item", "category", "split")):
     return folder / "table.csv"
 
 
+@pytest.mark.slow
 def test_a_test_set_alone_is_measured_and_not_trained_on(run, quick, tmp_path):
     rows = [row for row in inshop_rows() if row[2] != "train"]
     data = write_inshop(tmp_path / "data", rows)
@@ -318,6 +319,7 @@ def asked(indexed, **options):
     return QueryOptions(**{"index": str(index), "sheet": ""} | options), str(photos)
 
 
+@pytest.mark.slow
 def test_photos_are_answered_a_few_at_a_time(indexed, opened, monkeypatch, tmp_path, capsys):
     """Whatever their number, no more are in memory, and each answer is out before the next."""
     photos, index = indexed

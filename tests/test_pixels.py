@@ -428,7 +428,10 @@ def test_evaluation_training_and_serving_see_the_same(served):
         assert difference(resized(trained[row].astype(np.uint8)), expected) < 10, name
 
 
-@pytest.mark.parametrize("resize", EVALUATED)
+@pytest.mark.parametrize(
+    "resize",
+    [kind if kind == "crop" else pytest.param(kind, marks=pytest.mark.slow) for kind in EVALUATED],
+)
 def test_what_is_refused_is_refused_by_all_and_the_rest_by_none(resize, served, tmp_path):
     files = {**{name: contents for name, (contents, _) in SEEN.items()}, **REFUSED}
     expected = [name in SEEN for name in files]

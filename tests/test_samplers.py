@@ -123,6 +123,7 @@ def test_pk_batches(catalogue, p, k, seed, epoch):
     assert used == set(sizes), "every item is used within an epoch"
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 6), min_size=4, max_size=8).filter(lambda s: max(s) > 1),

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import tensorflow as tf
 from conftest import inshop_rows, write_inshop
 from objectives import make_objective
 from shallow import CODE as SHALLOW
+from shallow import TWO_STAGES, shallow_backbones
 
 from fir_tf.config import Config
 from fir_tf.datasets import load, load_training
@@ -54,6 +54,13 @@ def small_config(inshop, run, **values):
             **values,
         }
     )
+
+
+@pytest.fixture
+def tiny():
+    """For the length of a test the network is of the smallest; returns the options it takes."""
+    with shallow_backbones(TWO_STAGES):
+        yield {"backbone": "resnet50_v15"}
 
 
 def test_schedule_is_the_papers():
@@ -192,7 +199,7 @@ def test_three_updates_equal_adam_by_hand(flags):
         np.testing.assert_allclose(averages[0].numpy(), average, atol=5e-6)
 
 
-def test_the_backbone_has_its_own_rate():
+def test_the_backbone_has_its_own_rate(shallow):
     """With a tenth of the rate, Adam's first step of the backbone is a tenth as long."""
     config = Config(backbone="efficientnet_lite0", learning_rate=0.01, backbone_learning_rate=0.001)
     model = build_fir(
@@ -219,7 +226,7 @@ def test_a_float16_step_that_overflows_changes_nothing():
     assert float(optimizer.scale_loss(tf.constant(1.0))) == scale / 2
 
 
-def test_training_model_shares_the_network():
+def test_training_model_shares_the_network(shallow):
     model = build_fir("efficientnet_lite0", 32, 5, weights="none", relaxation_width=4)
     images = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype(np.float32)
     outputs, inner = model(images), training_model(model)(images)
@@ -274,7 +281,7 @@ def assert_same_run(whole, parts):
 
 
 SCRIPT = f"""
-import os, sys
+import os, resource, sys
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 {SHALLOW}
 from fir_tf import messages
@@ -283,22 +290,30 @@ from fir_tf.errors import FirError
 from fir_tf.training import checkpoints, loop
 checkpoints.CHECKPOINT_SECONDS = 0
 messages.show()
-try:
-    loop.train(Config(**eval(sys.argv[1])))
-except FirError as error:
-    print("error:", error)
-    sys.exit(error.status)
+# Drawing takes as long as training here.
+loop.training_curves = lambda history, path: None
+_, unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+for values, limit in eval(sys.argv[1]):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit or unlimited, unlimited))
+    try:
+        loop.train(Config(**values))
+    except FirError as error:
+        print(f"status {{error.status}}:", error, flush=True)
 """
 
 
-def start(config, **options):
-    """Starts a training run in a process that saves a checkpoint after every step."""
+def start(*runs):
+    """Starts training runs one after the other in a process that saves after every step.
+
+    Args:
+        *runs: (Config, bytes that a file may have, 0 for any).
+    """
+    values = [(dataclasses.asdict(config), limit) for config, limit in runs]
     return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, repr(dataclasses.asdict(config))],
+        [sys.executable, "-c", SCRIPT, repr(values)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        **options,
     )
 
 
@@ -313,66 +328,59 @@ def wait_for_step(run, step, process):
     raise AssertionError(f"step {step} was not reached: {process.communicate()[0][-2000:]}")
 
 
-def ended(process, status):
-    """Waits for a process that is to end with `status`; returns what it printed."""
-    text, _ = process.communicate(timeout=600)
-    assert process.returncode == status, text[-2000:]
-    return text
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    """A data folder, a config with every kind of state, and its uninterrupted run."""
-    root = tmp_path_factory.mktemp("whole")
-    inshop = write_inshop(root / "data", inshop_rows())
-    config = small_config(
-        inshop, root / "run", epochs=3, deterministic=True, ema=0.9, log_every=2, batch_norm="batch"
-    )
-    ended(start(config), 0)
-    return config
-
-
 def newest_data(run):
     """Returns the newest checkpoint and the file of its values."""
     newest = Path(tf.train.latest_checkpoint(str(run / "checkpoints")))
     return newest, newest.with_name(newest.name + ".data-00000-of-00001")
 
 
-@pytest.mark.slow
-def test_a_run_that_meets_every_accident_equals_an_uninterrupted_one(uninterrupted, tmp_path):
-    """kill -9, a truncated checkpoint, SIGTERM, kill -9 again, a full disk; one command resumes."""
-    run = tmp_path / "parts"
-    config = dataclasses.replace(uninterrupted, run=str(run))
-    process = start(config)
-    wait_for_step(run, 3, process)
+def killed(process):
+    """Kills a process as a crash would; returns what it printed."""
     process.kill()
-    process.wait()
+    return process.communicate(timeout=60)[0]
+
+
+@pytest.mark.slow
+def test_no_accident_and_no_loop_of_steps_changes_a_run(tmp_path):
+    """kill -9, a truncated checkpoint, SIGTERM, kill -9 again, a full disk; one command resumes.
+
+    The run it equals is traced and makes several steps without a return to Python.
+    """
+    config = small_config(
+        write_inshop(tmp_path / "data", inshop_rows()),
+        tmp_path / "parts",
+        backbone="resnet50_v15",
+        batch_norm="batch",
+        epochs=4,
+        deterministic=True,
+        ema=0.9,
+        log_every=2,
+    )
+    run, whole = tmp_path / "parts", tmp_path / "whole"
+    process = start((config, 0))
+    wait_for_step(run, 3, process)
+    killed(process)
     # The one before it is used, which is said.
     newest, data = newest_data(run)
     data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
-    process = start(config)
+    process = start((config, 0), (config, 0))
     wait_for_step(run, 5, process)
     process.send_signal(signal.SIGTERM)
-    text = ended(process, 143)
-    assert f"cannot read the checkpoint {newest}" in text and "resuming" in text
-    assert "on request; the same command resumes" in text
-    process = start(config)
     wait_for_step(run, 8, process)
-    process.kill()
-    process.wait()
+    text = killed(process)
+    assert f"cannot read the checkpoint {newest}" in text and text.count("resuming") == 2
+    assert re.search(r"status 143: stopped at .* on request; the same command resumes", text)
     # Files may not grow beyond half a checkpoint: a message, and the one before it stays.
     newest, data = newest_data(run)
-    limit = data.stat().st_size // 2
-
-    def small_files():
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-    text = ended(start(config, preexec_fn=small_files), 1)
-    assert f"cannot write a checkpoint into {newest.parent}" in text
+    looped = dataclasses.replace(config, run=str(whole), steps_per_loop=5, profile="2,3")
+    process = start((config, data.stat().st_size // 2), (config, 0), (looped, 0))
+    text, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, text[-2000:]
+    assert f"status 1: cannot write a checkpoint into {newest.parent}" in text
     assert f"last whole checkpoint ({newest.name})" in text
-    assert "resuming" in ended(start(config), 0)
-    assert_same_run(Path(uninterrupted.run), run)
+    assert text.count("resuming") == 2 and len(re.findall("^status", text, re.MULTILINE)) == 1
+    assert_same_run(whole, run)
+    assert list((whole / "logs").rglob("*.xplane.pb"))
 
 
 def test_without_a_whole_checkpoint_a_run_says_so(tmp_path):
@@ -392,19 +400,10 @@ def test_without_a_whole_checkpoint_a_run_says_so(tmp_path):
 
 
 @pytest.mark.slow
-def test_steps_per_loop_change_nothing(uninterrupted, tmp_path):
-    """Several steps without a return to Python, and a trace of some of them."""
-    config = dataclasses.replace(
-        uninterrupted, run=str(tmp_path / "looped"), steps_per_loop=5, profile="2,3"
+def test_early_stop_and_dry_run(inshop, tmp_path, capsys, tiny):
+    config = small_config(
+        inshop, tmp_path / "run", epochs=30, patience=2, learning_rate=1e-9, **tiny
     )
-    ended(start(config), 0)
-    assert_same_run(Path(uninterrupted.run), tmp_path / "looped")
-    assert list((tmp_path / "looped" / "logs").rglob("*.xplane.pb"))
-
-
-@pytest.mark.slow
-def test_early_stop_and_dry_run(inshop, tmp_path, capsys, shallow):
-    config = small_config(inshop, tmp_path / "run", epochs=30, patience=2, learning_rate=1e-9)
     loop.train(dataclasses.replace(config, dry_run=True))
     out = capsys.readouterr().out
     assert "dry run: nothing was written" in out and "images/s" in out and "GiB of RAM" in out
@@ -455,11 +454,13 @@ def test_a_run_writes_its_folder_and_learns(inshop, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_unreadable_images_are_skipped_counted_and_reported(tmp_path, capsys, monkeypatch, shallow):
+def test_unreadable_images_are_skipped_counted_and_reported(tmp_path, capsys, monkeypatch, tiny):
     root = write_inshop(tmp_path / "data", inshop_rows(train_items=30, test_items=2))
     broken = root / "Img/img/WOMEN/Dresses/id_00000002/01_1_front.jpg"
     broken.write_bytes(broken.read_bytes()[:100])
-    config = small_config(root, tmp_path / "run", epochs=1, val_fraction=0.0, images_per_item=4)
+    config = small_config(
+        root, tmp_path / "run", epochs=1, val_fraction=0.0, images_per_item=4, **tiny
+    )
     loop.train(config)
     out = capsys.readouterr().out
     assert "skipped 1 images that cannot be decoded" in out and str(broken) in out

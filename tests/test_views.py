@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import inshop_rows, write_inshop, write_jpeg
-from shallow import shallow_backbones
+from shallow import TWO_STAGES, shallow_backbones
 
 from fir_tf import datasets
 from fir_tf.config import Config
@@ -46,7 +46,7 @@ def run(tmp_path_factory):
     config = Config(
         run=str(folder),
         data_dir=str(data),
-        backbone="efficientnet_lite0",
+        backbone="resnet50_v15",
         weights="none",
         image_size=32,
         relaxation_width=8,
@@ -56,10 +56,8 @@ def run(tmp_path_factory):
     categories = list(datasets.load("inshop", data).categories)
     write_json(folder / "labels.json", {"categories": categories})
     # Networks of other sizes are built from the config, and have to be as deep.
-    with shallow_backbones():
-        model = build_fir(
-            "efficientnet_lite0", 32, len(categories), weights="none", relaxation_width=8
-        )
+    with shallow_backbones(TWO_STAGES):
+        model = build_fir("resnet50_v15", 32, len(categories), weights="none", relaxation_width=8)
         model.save(folder / "model.keras")
         yield folder, data
 
@@ -71,7 +69,7 @@ def unit(vectors):
 def embedding_at(model, pixels, side):
     """The model's embedding of images [n, s, s, 3] at another size: weights matched by name."""
     twin = build_fir(
-        "efficientnet_lite0",
+        "resnet50_v15",
         side,
         model.output["category"].shape[-1],
         weights="none",

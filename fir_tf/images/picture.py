@@ -144,6 +144,7 @@ def _explained(contents):
     return UnreadableImageError("unreadable", "its data are damaged")
 
 
+# Nothing here is for AutoGraph, whose conversion takes seconds at the first image.
 @tf.function(input_signature=[_CONTENTS], autograph=False)
 def _header(contents):
     with tf.device("CPU:0"):
