@@ -2,10 +2,9 @@
 
 import dataclasses
 
-from fir_tf.config import DATASET_NAMES, PHOTO_RULE, option
-from fir_tf.datasets.removal import REMOVED_MAX, check_share
+from fir_tf.config import DATASET_NAMES, PHOTO_RULE, REMOVED_MAX, option
 from fir_tf.errors import FirError
-from fir_tf.options import at_least
+from fir_tf.options import at_least, check_share
 
 _INDEX_HELP = "Address of the index: a folder, or what python search.py lists."
 _MODEL_HELP = (
@@ -66,7 +65,7 @@ class IndexOptions:
         _required(self, "images")
         _required(self, "index")
         at_least(self, 1, "batch_size")
-        check_share(self.max_removed)
+        check_share("max_removed", self.max_removed)
 
 
 @dataclasses.dataclass(frozen=True)
