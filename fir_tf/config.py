@@ -13,6 +13,9 @@ from fir_tf.losses import grammar
 _PLUGINS = "plugins.json"
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
+# The largest share of an index or a copy that is removed without being asked to.
+REMOVED_MAX = 0.1
+
 # What fir_tf.datasets.walk does, for the help of the commands.
 PHOTO_RULE = (
     "Photos are files ending in .jpg, .jpeg, .jpe, .jfif, .jif, .png, .gif, .bmp or .dib, in any"

@@ -130,6 +130,12 @@ def at_least(options: Any, bound: int, *names: str) -> None:
             raise FirError(f"`{name}` must be >= {bound}. Received: {getattr(options, name)}")
 
 
+def check_share(name: str, value: float) -> None:
+    """Raises FirError unless the option of that name is between 0 and 1."""
+    if not 0 <= value <= 1:
+        raise FirError(f"`{name}` must be between 0 and 1. Received: {value}")
+
+
 def find_run(run: str | Path, runs: str | Path = "runs") -> Path:
     """Returns the Path of the run that is meant: `run`, or the newest below `runs`.
 

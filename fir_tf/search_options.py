@@ -3,10 +3,9 @@
 import dataclasses
 
 from fir_tf import registry
-from fir_tf.config import PHOTO_RULE, PLUGINS_HELP, check_parts, option
-from fir_tf.datasets.removal import REMOVED_MAX, check_share
+from fir_tf.config import PHOTO_RULE, PLUGINS_HELP, REMOVED_MAX, check_parts, option
 from fir_tf.errors import FirError
-from fir_tf.options import at_least
+from fir_tf.options import at_least, check_share
 
 _INDEX_HELP = "Address of the index: a folder, or what python search.py lists."
 _MODEL_HELP = (
@@ -69,7 +68,7 @@ class IndexOptions:
         _required(self, "images")
         _required(self, "index")
         at_least(self, 1, "batch_size")
-        check_share(self.max_removed)
+        check_share("max_removed", self.max_removed)
 
 
 @dataclasses.dataclass(frozen=True)

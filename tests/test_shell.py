@@ -9,6 +9,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -236,6 +237,30 @@ def test_ctrl_c_before_a_command_begins_is_one_line(imported):
         [sys.executable, "-c", f"import {imported}; 1 / 0"], capture_output=True, cwd=ROOT
     )
     assert b"ZeroDivisionError" in wrong.stderr
+
+
+def test_ctrl_c_in_a_terminal_while_workers_start_is_one_line(tmp_path):
+    """It goes to the whole group of processes; the workers are still importing."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import pathlib, sys, time\n"
+        "if '--multiprocessing-fork' in sys.orig_argv:\n"
+        f"    pathlib.Path({str(tmp_path / 'begun')!r}).touch()\n"
+        "    time.sleep(2)\n"
+    )
+    code = (
+        "import os.path\nfrom fir_tf.datasets import parallel\n"
+        "def body(): print(list(parallel.run(os.path.basename, ['a/b'] * 99, 2, 'x')))"
+    )
+    env = os.environ | {"PYTHONPATH": str(tmp_path)}
+    process = start(code, start_new_session=True, env=env)
+    while not (tmp_path / "begun").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    status, out, err = ended(process)
+    assert (status, out) == (130, "")
+    # Behind what the progress bar has drawn.
+    assert err.endswith("stopped on request\n") and "Traceback" not in err
 
 
 def test_a_reader_that_leaves_is_one_line():

@@ -1,5 +1,6 @@
 """One function over many files in processes, with a progress bar."""
 
+import contextlib
 import importlib
 import multiprocessing
 import os
@@ -54,7 +55,9 @@ def run(function, tasks, workers, desc):
         workers, mp_context=context, initializer=_start_worker, initargs=(function.__module__,)
     )
     try:
-        yield from tqdm(pool.map(function, tasks, chunksize=_CHUNK), **bar)
+        with _interrupts_held_back():
+            results = pool.map(function, tasks, chunksize=_CHUNK)
+        yield from tqdm(results, **bar)
     except BrokenProcessPool as error:
         raise FirError(
             "`workers` must be 1 in a script that is not guarded by "
@@ -63,6 +66,22 @@ def run(function, tasks, workers, desc):
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _interrupts_held_back():
+    """Blocks Ctrl-C: processes that are started inside never get it, this one gets it behind.
+
+    A terminal sends it to all of them, and one that is still importing would show a traceback.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_worker(module):

@@ -19,16 +19,18 @@ from pathlib import Path
 import PIL
 import tensorflow as tf
 
+from fir_tf.config import REMOVED_MAX
 from fir_tf.datasets import parallel
 from fir_tf.datasets.catalogue import CONSUMER, SHOP
 from fir_tf.datasets.command_line import Parser, add_source, load_source
 from fir_tf.datasets.findings import BAD_SHARE_MAX, too_many_unreadable
-from fir_tf.datasets.removal import REMOVED_MAX, check_removal, check_share
+from fir_tf.datasets.removal import check_removal
 from fir_tf.datasets.walk import listed
 from fir_tf.errors import FirError
 from fir_tf.files import replacing, write_json, write_text
 from fir_tf.images.file import UnreadableImageError, opened, read
 from fir_tf.images.picture import see_or_convert
+from fir_tf.options import check_share
 
 log = logging.getLogger(__package__)
 
@@ -217,7 +219,7 @@ def prepare(catalogue, out, *, max_side=512, quality=92, workers=0, max_removed=
     ):
         if not low <= value <= high:
             raise FirError(f"`{name}` must be between {low} and {high}. Received: {value}")
-    check_share(max_removed)
+    check_share("max_removed", max_removed)
     out = Path(out)
     _check_apart(catalogue.root, out)
     settings = {

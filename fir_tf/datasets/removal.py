@@ -5,15 +5,6 @@ from collections.abc import Sequence
 from fir_tf.datasets.walk import listed
 from fir_tf.errors import FirError
 
-# The largest share that is removed without being asked to.
-REMOVED_MAX = 0.1
-
-
-def check_share(max_removed: float) -> None:
-    """Raises FirError unless `max_removed` is a share."""
-    if not 0 <= max_removed <= 1:
-        raise FirError(f"`max_removed` must be between 0 and 1. Received: {max_removed}")
-
 
 def check_removal(
     gone: Sequence[str], count: int, max_removed: float, what: str, source: str
