@@ -141,7 +141,7 @@ def _measure_parts(
 
 def _why_not_classified(catalogue, config, classified):
     if not config.reads("logits"):
-        return f"the run was trained without OC (--losses={config.losses})"
+        return f"no loss of the run reads the categories (--losses={config.losses})"
     if not len(classified):
         return "no image to classify could be read"
     names = ", ".join(catalogue.categories[:5]) + (", ..." if len(catalogue.categories) > 5 else "")
