@@ -61,7 +61,7 @@ def tensorflow_side(args):
             args.backbone, args.image_size, CATEGORIES, weights="none", batch_norm="batch"
         )
     variables = model.trainable_variables
-    optimizer = make_optimizer(config, model, variables, 1e-4, args.precision)
+    optimizer = make_optimizer(config, model, variables, 1e-4)
     if args.side == "keras":
         optimizer = keras.optimizers.Adam(1e-4)
         optimizer.build(variables)

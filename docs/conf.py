@@ -10,7 +10,7 @@ from sphinx.util.typing import stringify_annotation
 
 from fir_tf import __version__ as release
 from fir_tf.cli.common import load_library
-from fir_tf.config import help_of
+from fir_tf.settings import help_of
 
 # What TensorFlow says at its import would stand between the builder's own messages.
 load_library("fir_tf.training.loop")

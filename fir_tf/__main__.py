@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from fir_tf import registry
-from fir_tf.config import PLUGINS_HELP
+from fir_tf.settings import PLUGINS_HELP
 from fir_tf.shell import given_path, quiet_import, run_command
 
 

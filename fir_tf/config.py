@@ -2,13 +2,13 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from fir_tf import files, registry
 from fir_tf.errors import FirError
 from fir_tf.losses import grammar
+from fir_tf.settings import PLUGINS_HELP, check_settings, option
 
 _PLUGINS = "plugins.json"
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
@@ -25,65 +25,150 @@ PHOTO_RULE = (
 )
 
 
-def option(
-    default: Any,
-    help_text: str,
-    choices: Sequence[str] | None = None,
-    path: bool = False,
-    alone: str = "",
-    part: str = "",
-) -> Any:
-    """Declares a dataclass field that is also a flag.
+@dataclasses.dataclass(frozen=True)
+class InputSettings:
+    """How images become the pixels of a batch. Each field is a flag of the same name."""
 
-    Args:
-        default: its default value.
-        help_text: str, for --help.
-        choices: sequence of str, the values it may have; None for any.
-        path: bool, whether it is a path, or has paths in it.
-        alone: str, the value it has where the flag is given without one; empty where it needs one.
-        part: str, the kind of part whose name it is, see `fir_tf.registry`; empty for none.
-    """
-    return dataclasses.field(
-        default=default,
-        metadata={
-            "help": help_text,
-            "choices": choices,
-            "path": path,
-            "alone": alone,
-            "part": part,
-        },
+    image_size: int = option(224, "Side of the input images in pixels.", within="[32, 4096]")
+    resize: str = option(
+        "crop",
+        "How evaluation and serving fit an image: crop takes the centre of the image with the "
+        "short side at 8/7 of --image_size, squash takes the whole image and gives up its "
+        "proportions, pad takes the whole image on a white square.",
+        ("crop", "squash", "pad"),
+    )
+    crop_area_min: float = option(
+        0.3, "Smallest share of the image that a training crop keeps.", within="(0, 1]"
+    )
+    grayscale: float = option(
+        0.1, "Probability that a training image loses its colour.", within="[0, 1]"
+    )
+    colour_jitter: float = option(
+        0.0,
+        "Strength of random brightness, contrast and saturation in training, 0 to 1.",
+        within="[0, 1]",
+    )
+    rand_augment: bool = option(
+        False, "Also apply keras-cv's RandAugment (slower; its draws do not resume exactly)."
+    )
+    seed: int = option(
+        0, "Seed of initialisation, batches and augmentation.", within="[0, 2147483647]"
     )
 
-
-PLUGINS_HELP = (
-    "Modules or .py files of yours that bring parts (backbones, data sets ...), with commas; "
-    "`python -m fir_tf parts` lists what is known."
-)
-
-
-def help_of(field: dataclasses.Field) -> str:
-    """Returns the help text of an option, with the names where it is that of a part."""
-    kind, choices = field.metadata.get("part"), field.metadata.get("choices") or ()
-    known = f" One of {', '.join([*choices, *registry.names(kind)])}." if kind else ""
-    return field.metadata["help"] + known
-
-
-def check_parts(options: Any) -> None:
-    """Raises FirError unless each option that is a part's name, and not empty, is a known one."""
-    for field in dataclasses.fields(options):
-        name, kind = getattr(options, field.name), field.metadata["part"]
-        if kind and (name or field.default) and name not in (field.metadata["choices"] or ()):
-            registry.check(kind, name, field.name)
+    def __post_init__(self):
+        check_settings(self)
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class LoopSettings:
+    """How long and how fast a model is trained. Each field is a flag of the same name."""
+
+    epochs: int = option(200, "Passes over the training images.", within="[1, inf)")
+    learning_rate: float = option(1e-4, "Adam's learning rate at the start.", within="(0, inf)")
+    backbone_learning_rate: float = option(
+        0.0,
+        "Learning rate of the backbone, on the same schedule; 0 takes --learning_rate.",
+        within="[0, inf)",
+    )
+    loss_learning_rate: float = option(
+        0.0,
+        "Learning rate of the variables that losses have of their own, such as class centres, on "
+        "the same schedule; 0 takes --learning_rate.",
+        within="[0, inf)",
+    )
+    schedule: str = option(
+        "step",
+        "step multiplies the learning rate by 0.1 after each of --decay_epochs, cosine lets it "
+        "fall to 0 along half a cosine, constant keeps it.",
+        ("step", "cosine", "constant"),
+    )
+    decay_epochs: str = option(
+        "100,150",
+        "Epochs after which --schedule=step multiplies the learning rate by 0.1, as in the "
+        "paper; empty for never.",
+    )
+    warmup_epochs: float = option(
+        0.0,
+        "Epochs over which the learning rate rises linearly from 0, before the schedule.",
+        within="[0, inf)",
+    )
+    weight_decay: float = option(
+        0.0,
+        "Decoupled weight decay (AdamW) of kernels; biases and batch norm are left out.",
+        within="[0, inf)",
+    )
+    clip_norm: float = option(
+        0.0,
+        "Largest norm of the gradient over all variables together; 0 for no limit.",
+        within="[0, inf)",
+    )
+    accumulate: int = option(
+        1,
+        "Batches whose gradients are averaged for one update; triplets stay within a batch.",
+        within="[1, inf)",
+    )
+    ema: float = option(
+        0.0,
+        "Momentum of a moving average of the weights, such as 0.999; it is what gets validated "
+        "and saved. 0 for none.",
+        within="[0, 1)",
+    )
+    patience: int = option(
+        0,
+        "Validations without a better model after which training ends; 0 for never.",
+        within="[0, inf)",
+    )
+    steps_per_loop: int = option(
+        1, "Steps between two returns to Python; large values suit a TPU.", within="[1, inf)"
+    )
+    eval_every: int = option(1, "Epochs between two validations.", within="[1, inf)")
+    log_every: int = option(10, "Steps between two entries of the log.", within="[1, inf)")
+    profile: str = option(
+        "", "First and last step of a TensorBoard trace in the run's logs, such as 20,30."
+    )
+
+    def __post_init__(self):
+        check_settings(self)
+        self._check(
+            lambda: all(epoch >= 1 for epoch in self.decays()),
+            "decay_epochs",
+            "epochs >= 1 such as 100,150",
+        )
+        self._check(self._profiles, "profile", "two steps such as 20,30")
+
+    def _check(self, good, name, what):
+        try:
+            if good():
+                return
+        except ValueError:
+            pass
+        raise FirError(f"`{name}` must be {what}. Received: {getattr(self, name)!r}")
+
+    def _profiles(self):
+        steps = _integers(self.profile)
+        return not steps or (len(steps) == 2 and 1 <= steps[0] <= steps[1])
+
+    def decays(self) -> list[int]:
+        """Returns `decay_epochs` as a list of int in ascending order."""
+        return sorted(_integers(self.decay_epochs))
+
+    def profiled(self) -> tuple[int, int] | None:
+        """Returns the first and the last step to trace, or None."""
+        steps = _integers(self.profile)
+        return (steps[0], steps[1]) if steps else None
+
+
+def _integers(text):
+    return [int(part) for part in text.split(",") if part.strip()]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(InputSettings, LoopSettings):
     """What a training run is made of. Each field is a flag of train.py of the same name."""
 
     run: str = option(
         "runs/inshop", "Folder of the run: everything it writes goes there.", path=True
     )
-
     dataset: str = option("inshop", "Layout of the data.", part="dataset")
     data_dir: str = option(
         "data/inshop",
@@ -107,8 +192,8 @@ class Config:
         0.1,
         "Share of the training items kept back to choose the best checkpoint on, where the data "
         "set brings no validation part of its own.",
+        within="[0, 0.9]",
     )
-
     backbone: str = option("resnet50", "Network under the heads.", part="backbone")
     weights: str = option(
         "imagenet",
@@ -116,15 +201,17 @@ class Config:
         "or the path of a weights file (.weights.h5, .h5, .safetensors, .pth).",
         path=True,
     )
-    image_size: int = option(224, "Side of the input images in pixels.")
     pooling: str = option("average", "From the feature map to the features.", part="pooling")
     neck: str = option("linear", "From the features to the embedding.", part="neck")
     embedding_size: int = option(
         0,
         "Width of a learned projection to the embedding; 0 takes the pooled features as they are.",
+        within="[0, inf)",
     )
-    relaxation_width: int = option(512, "Hidden channels of the relaxation module.")
-    dropout: float = option(0.5, "Dropout rate of the relaxation module.")
+    relaxation_width: int = option(
+        512, "Hidden channels of the relaxation module.", within="[1, inf)"
+    )
+    dropout: float = option(0.5, "Dropout rate of the relaxation module.", within="[0, 1)")
     batch_norm: str = option(
         "auto",
         "frozen keeps the backbone's batch-norm statistics; batch updates them from each device's "
@@ -136,12 +223,14 @@ class Config:
         0,
         "Parts of the backbone that stay as they are: 1 the stem, 2 to 5 also the stages at 1/4, "
         "1/8, 1/16 and 1/32 of the image's size.",
+        within="[0, 5]",
     )
-
     losses: str = option("OC+IS", grammar.HELP)
-    alpha: float = option(1.0, "Weight of OC.")
-    beta: float = option(0.1, "Weight of the similarity losses OS and IS.")
-    delta: float = option(0.3, "Margin of the triplet loss, in squared L2 distance.")
+    alpha: float = option(1.0, "Weight of OC.", within="[0, inf)")
+    beta: float = option(0.1, "Weight of the similarity losses OS and IS.", within="[0, inf)")
+    delta: float = option(
+        0.3, "Margin of the triplet loss, in squared L2 distance.", within="[0, inf)"
+    )
     triplets: str = option(
         "all",
         "explicit forms (anchor, positive, negative) batches as in the paper's Equation 1; a miner "
@@ -152,78 +241,21 @@ class Config:
     sampler: str = option(
         "", "How batches are drawn; what the losses need when not given.", part="sampler"
     )
-    loss_learning_rate: float = option(
-        0.0,
-        "Learning rate of the variables that losses have of their own, such as class centres, on "
-        "the same schedule; 0 takes --learning_rate.",
-    )
-
     batch_size: int = option(
-        32, "Images in a batch; with --triplets=explicit triplets in a batch, of 3 images each."
+        32,
+        "Images in a batch; with --triplets=explicit triplets in a batch, of 3 images each.",
+        within="[1, inf)",
     )
-    images_per_item: int = option(4, "K: images of an item in a batch of P x K.")
+    images_per_item: int = option(4, "K: images of an item in a batch of P x K.", within="[1, inf)")
     category_fraction: float = option(
         0.0,
         "Share of each batch drawn for OC alone from all images with a category; needed when a "
         "source has categories only.",
-    )
-    crop_area_min: float = option(0.3, "Smallest share of the image that a training crop keeps.")
-    grayscale: float = option(0.1, "Probability that a training image loses its colour.")
-    colour_jitter: float = option(
-        0.0, "Strength of random brightness, contrast and saturation in training, 0 to 1."
-    )
-    rand_augment: bool = option(
-        False, "Also apply keras-cv's RandAugment (slower; its draws do not resume exactly)."
-    )
-    resize: str = option(
-        "crop",
-        "How evaluation and serving fit an image: crop takes the centre of the image with the "
-        "short side at 8/7 of --image_size, squash takes the whole image and gives up its "
-        "proportions, pad takes the whole image on a white square.",
-        ("crop", "squash", "pad"),
-    )
-
-    epochs: int = option(200, "Passes over the training images.")
-    learning_rate: float = option(1e-4, "Adam's learning rate at the start.")
-    backbone_learning_rate: float = option(
-        0.0, "Learning rate of the backbone, on the same schedule; 0 takes --learning_rate."
-    )
-    schedule: str = option(
-        "step",
-        "step multiplies the learning rate by 0.1 after each of --decay_epochs, cosine lets it "
-        "fall to 0 along half a cosine, constant keeps it.",
-        ("step", "cosine", "constant"),
-    )
-    decay_epochs: str = option(
-        "100,150",
-        "Epochs after which --schedule=step multiplies the learning rate by 0.1, as in the "
-        "paper; empty for never.",
-    )
-    warmup_epochs: float = option(
-        0.0, "Epochs over which the learning rate rises linearly from 0, before the schedule."
-    )
-    weight_decay: float = option(
-        0.0, "Decoupled weight decay (AdamW) of kernels; biases and batch norm are left out."
-    )
-    clip_norm: float = option(
-        0.0, "Largest norm of the gradient over all variables together; 0 for no limit."
-    )
-    accumulate: int = option(
-        1, "Batches whose gradients are averaged for one update; triplets stay within a batch."
-    )
-    ema: float = option(
-        0.0,
-        "Momentum of a moving average of the weights, such as 0.999; it is what gets validated "
-        "and saved. 0 for none.",
+        within="[0, 1)",
     )
     label_smoothing: float = option(
-        0.0, "Share of a classification's target spread evenly over all classes."
+        0.0, "Share of a classification's target spread evenly over all classes.", within="[0, 1)"
     )
-    patience: int = option(
-        0, "Validations without a better model after which training ends; 0 for never."
-    )
-    seed: int = option(0, "Seed of initialisation, batches and augmentation.")
-
     distribute: str = option(
         "auto",
         "auto uses all GPUs of the machine; mirrored does so by name, multiworker reads the "
@@ -240,10 +272,6 @@ class Config:
     deterministic: bool = option(
         False, "Make every operation repeatable to the bit (slower on GPUs)."
     )
-    steps_per_loop: int = option(1, "Steps between two returns to Python; large values suit a TPU.")
-
-    eval_every: int = option(1, "Epochs between two validations.")
-    log_every: int = option(10, "Steps between two entries of the log.")
     resume: bool = option(True, "Go on where an interrupted run of the same config stopped.")
     dry_run: bool = option(
         False, "Only show the plan and try one step: steps, images, time and memory."
@@ -251,16 +279,17 @@ class Config:
     actions: str = option(
         "", "Actions of yours in the training loop, with commas; --plugins brings them."
     )
-    profile: str = option(
-        "", "First and last step of a TensorBoard trace in the run's logs, such as 20,30."
-    )
-
     plugins: str = option("", PLUGINS_HELP, path=True)
 
     def __post_init__(self):
         registry.load_plugins(self.plugins)
-        check_parts(self)
-        _validate(self)
+        super().__post_init__()
+        LoopSettings.__post_init__(self)
+        for name in self.action_names():
+            registry.check("action", name)
+        if not self.run.strip():
+            raise FirError(f"`run` must be a folder's path. Received: {self.run!r}")
+        _check_losses(self)
 
     def action_names(self) -> list[str]:
         """Returns `actions` as a list of str."""
@@ -285,15 +314,6 @@ class Config:
     def reads(self, output: str) -> bool:
         """Returns whether a loss reads an output of the model, such as "logits"."""
         return any(registry.get("loss", term.loss).output == output for term in self.terms())
-
-    def decays(self) -> list[int]:
-        """Returns `decay_epochs` as a list of int in ascending order."""
-        return sorted(_integers(self.decay_epochs))
-
-    def profiled(self) -> tuple[int, int] | None:
-        """Returns the first and the last step to trace, or None."""
-        steps = _integers(self.profile)
-        return (steps[0], steps[1]) if steps else None
 
     def save(self, path: str | Path) -> None:
         """Writes the config as JSON to `path`, and what its plugins brought beside it."""
@@ -370,71 +390,7 @@ def _read_plugins(path):
     return values
 
 
-def _integers(text):
-    return [int(part) for part in text.split(",") if part.strip()]
-
-
-def _validate(config):
-    def require(name, condition, what):
-        if not condition:
-            raise FirError(f"`{name}` must be {what}. Received: {getattr(config, name)!r}")
-
-    for field in dataclasses.fields(config):
-        choices = field.metadata["choices"]
-        if choices and not field.metadata["part"]:
-            require(
-                field.name, getattr(config, field.name) in choices, "one of " + ", ".join(choices)
-            )
-    for name in config.action_names():
-        registry.check("action", name)
-    require("run", str(config.run).strip(), "a folder's path")
-    for name in (
-        "alpha",
-        "beta",
-        "delta",
-        "embedding_size",
-        "warmup_epochs",
-        "backbone_learning_rate",
-        "loss_learning_rate",
-        "weight_decay",
-        "clip_norm",
-        "patience",
-    ):
-        require(name, getattr(config, name) >= 0, ">= 0")
-    for name in (
-        "batch_size",
-        "epochs",
-        "relaxation_width",
-        "eval_every",
-        "log_every",
-        "images_per_item",
-        "accumulate",
-        "steps_per_loop",
-    ):
-        require(name, getattr(config, name) >= 1, ">= 1")
-    require("image_size", 32 <= config.image_size <= 4096, "between 32 and 4096 pixels")
-    require("learning_rate", config.learning_rate > 0, "> 0")
-    require("val_fraction", 0 <= config.val_fraction <= 0.9, "between 0 and 0.9")
-    require("dropout", 0 <= config.dropout < 1, "at least 0 and below 1")
-    require("category_fraction", 0 <= config.category_fraction < 1, "at least 0 and below 1")
-    require("crop_area_min", 0 < config.crop_area_min <= 1, "above 0 and at most 1")
-    require("grayscale", 0 <= config.grayscale <= 1, "between 0 and 1")
-    require("colour_jitter", 0 <= config.colour_jitter <= 1, "between 0 and 1")
-    require("seed", 0 <= config.seed < 2**31, "between 0 and 2147483647")
-    require("freeze", 0 <= config.freeze <= 5, "between 0 and 5")
-    require("ema", 0 <= config.ema < 1, "at least 0 and below 1")
-    require("label_smoothing", 0 <= config.label_smoothing < 1, "at least 0 and below 1")
-    try:
-        good = all(epoch >= 1 for epoch in config.decays())
-    except ValueError:
-        good = False
-    require("decay_epochs", good, "epochs >= 1 such as 100,150")
-    try:
-        steps = _integers(config.profile)
-        good = not steps or (len(steps) == 2 and 1 <= steps[0] <= steps[1])
-    except ValueError:
-        good = False
-    require("profile", good, "two steps such as 20,30")
+def _check_losses(config):
     terms = config.terms()
     if not any(term.weight for term in terms):
         raise FirError(
@@ -442,7 +398,10 @@ def _validate(config):
             f"> 0 for a loss in the sum. Received: alpha={config.alpha}, beta={config.beta}"
         )
     if any(term.flag == "beta" for term in terms) and config.triplets != "explicit":
-        require("images_per_item", config.images_per_item >= 2, "at least 2")
+        if config.images_per_item < 2:
+            raise FirError(
+                f"`images_per_item` must be at least 2. Received: {config.images_per_item}"
+            )
         room = config.batch_size - round(config.batch_size * config.category_fraction)
         if room % config.images_per_item or room < 2 * config.images_per_item:
             raise FirError(

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from fir_tf import registry
-from fir_tf.config import PLUGINS_HELP, option
 from fir_tf.errors import FirError
+from fir_tf.settings import PLUGINS_HELP, option
 
 log = logging.getLogger(__package__)
 

@@ -3,9 +3,10 @@
 import dataclasses
 
 from fir_tf import registry
-from fir_tf.config import PHOTO_RULE, PLUGINS_HELP, REMOVED_MAX, check_parts, option
+from fir_tf.config import PHOTO_RULE, REMOVED_MAX
 from fir_tf.errors import FirError
 from fir_tf.options import at_least, check_share
+from fir_tf.settings import PLUGINS_HELP, check_parts, option
 
 _INDEX_HELP = "Address of the index: a folder, or what python search.py lists."
 _MODEL_HELP = (

@@ -93,7 +93,9 @@ def run(name, strategy):
             {"item": np.arange(4), "category": np.arange(4)}, {"logits": 4, "embedding": 5}
         )
         variables += objective.variables
-        optimizer = make_optimizer(config, model, variables, 0.05, config.mixed_precision)
+        optimizer = make_optimizer(
+            config, model, variables, 0.05, half=config.mixed_precision == "float16"
+        )
         averages = make_averages(variables) if config.ema else None
     step = TrainStep(
         model,

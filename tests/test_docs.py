@@ -245,15 +245,18 @@ def test_links_lead_somewhere(page):
 
 
 @pytest.mark.slow
-def test_examples_of_how_to_extend_run(tmp_path):
-    page = "docs/extend.md"
+@pytest.mark.parametrize(
+    ("page", "count", "shown"),
+    [("docs/extend.md", 8, "80 images under shop"), ("docs/library.md", 4, "")],
+)
+def test_examples_run(tmp_path, page, count, shown):
     found = blocks(page, "python")
-    assert len(found) >= 8
+    assert len(found) >= count
     lines = []
     for number, text in found:
         lines += [""] * (number - 1 - len(lines)) + text.splitlines()
     # Under the page's own line numbers, for the traceback.
-    program = "import sys; exec(compile(sys.stdin.read(), 'docs/extend.md', 'exec'))"
+    program = f"import sys; exec(compile(sys.stdin.read(), {page!r}, 'exec'))"
     done = subprocess.run(
         [sys.executable, "-c", program],
         input="\n".join(lines),
@@ -262,7 +265,7 @@ def test_examples_of_how_to_extend_run(tmp_path):
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "80 images under shop" in done.stdout
+    assert shown in done.stdout
 
 
 @pytest.mark.parametrize("page", NAMES)

@@ -82,7 +82,7 @@ def two_kernels(rates):
     for seed, variable in enumerate(model.trainable_variables):
         variable.assign(normal(*variable.shape, seed=seed))
     variables = model.trainable_variables
-    return variables, make_optimizer(rates, model, variables, schedule(0.1), "float32")
+    return variables, make_optimizer(rates, model, variables, schedule(0.1))
 
 
 def gradients(variables, step):

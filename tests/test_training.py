@@ -28,9 +28,10 @@ from fir_tf.options import EvaluateOptions, ExportOptions
 from fir_tf.retrieval.evaluate import evaluate, load_model
 from fir_tf.samplers.choose import make_sampler
 from fir_tf.serving.export import export
-from fir_tf.training import loop
+from fir_tf.training import from_config, loop
 from fir_tf.training.checkpoints import Checkpoints
 from fir_tf.training.checks import Health
+from fir_tf.training.engine import build_engine
 from fir_tf.training.log import RunLog, read_history
 from fir_tf.training.optimizer import make_optimizer
 from fir_tf.training.schedules import make_schedule
@@ -99,7 +100,7 @@ def linear_step(batches, losses="OC", **flags):
     network = keras.Model(inputs, {"logits": logits, "embedding": embedding})
     config = Config(losses=losses, learning_rate=0.01, alpha=0.5, **flags)
     variables = network.trainable_variables
-    optimizer = make_optimizer(config, network, variables, 0.01, "float32")
+    optimizer = make_optimizer(config, network, variables, 0.01)
     averages = make_averages(variables) if config.ema else None
     step = TrainStep(
         network,
@@ -207,7 +208,7 @@ def test_the_backbone_has_its_own_rate(shallow):
     )
     variables = model.trainable_variables
     before = [variable.numpy() for variable in variables]
-    optimizer = make_optimizer(config, model, variables, 0.01, "float32")
+    optimizer = make_optimizer(config, model, variables, 0.01)
     optimizer.apply([tf.ones(variable.shape) for variable in variables], variables)
     body = {id(variable) for variable in model.get_layer(config.backbone).trainable_variables}
     assert 0 < len(body) < len(variables)
@@ -219,7 +220,7 @@ def test_the_backbone_has_its_own_rate(shallow):
 def test_a_float16_step_that_overflows_changes_nothing():
     step, batches, variable, _ = linear_step(linear_data(2))
     config = Config(losses="OC", learning_rate=0.01)
-    optimizer = make_optimizer(config, None, [variable], 0.01, "float16")
+    optimizer = make_optimizer(config, None, [variable], 0.01, half=True)
     before, scale = variable.numpy(), float(optimizer.scale_loss(tf.constant(1.0)))
     optimizer.apply([tf.fill(variable.shape, float("inf"))], [variable])
     np.testing.assert_array_equal(variable.numpy(), before)
@@ -288,6 +289,7 @@ from fir_tf import messages
 from fir_tf.config import Config
 from fir_tf.errors import FirError
 from fir_tf.training import checkpoints, loop
+from fir_tf.training.from_config import train_config
 checkpoints.CHECKPOINT_SECONDS = 0
 messages.show()
 # Drawing takes as long as training here.
@@ -296,7 +298,7 @@ _, unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
 for values, limit in eval(sys.argv[1]):
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit or unlimited, unlimited))
     try:
-        loop.train(Config(**values))
+        train_config(Config(**values))
     except FirError as error:
         print(f"status {{error.status}}:", error, flush=True)
 """
@@ -404,14 +406,14 @@ def test_early_stop_and_dry_run(inshop, tmp_path, capsys, tiny):
     config = small_config(
         inshop, tmp_path / "run", epochs=30, patience=2, learning_rate=1e-9, **tiny
     )
-    loop.train(dataclasses.replace(config, dry_run=True))
+    from_config.train_config(dataclasses.replace(config, dry_run=True))
     out = capsys.readouterr().out
     assert "dry run: nothing was written" in out and "images/s" in out and "GiB of RAM" in out
     assert not (tmp_path / "run").exists()
-    loop.train(config)
+    from_config.train_config(config)
     out = capsys.readouterr().out
     assert re.search(r"ended at step \d+ of \d+: no better model in 2 validations", out)
-    loop.train(config)
+    from_config.train_config(config)
     assert "finished already" in capsys.readouterr().out
 
 
@@ -420,7 +422,7 @@ def test_a_run_writes_its_folder_and_learns(inshop, tmp_path, capsys):
     config = small_config(
         inshop, tmp_path / "run", weights="imagenet", epochs=10, relaxation_width=64, dropout=0.0
     )
-    run = loop.train(config)
+    run = from_config.train_config(config)
     for name in (
         "config.json",
         "versions.json",
@@ -449,7 +451,7 @@ def test_a_run_writes_its_folder_and_learns(inshop, tmp_path, capsys):
     assert history["OC"][-1][1] < 0.7 * history["OC"][0][1]
     model, loaded, categories = load_model(run)
     assert loaded == config and categories == ["MEN/Denim", "WOMEN/Dresses"]
-    loop.train(config)
+    from_config.train_config(config)
     assert "finished already" in capsys.readouterr().out
 
 
@@ -461,7 +463,7 @@ def test_unreadable_images_are_skipped_counted_and_reported(tmp_path, capsys, mo
     config = small_config(
         root, tmp_path / "run", epochs=1, val_fraction=0.0, images_per_item=4, **tiny
     )
-    loop.train(config)
+    from_config.train_config(config)
     out = capsys.readouterr().out
     assert "skipped 1 images that cannot be decoded" in out and str(broken) in out
     # All files are looked at, however busy the machine.
@@ -469,11 +471,11 @@ def test_unreadable_images_are_skipped_counted_and_reported(tmp_path, capsys, mo
     for path in sorted((root / "Img/img/WOMEN/Dresses").rglob("*.jpg"))[:8]:
         path.write_bytes(b"")
     with pytest.raises(FirError, match="8 of 128 image files looked at cannot be read"):
-        loop.train(dataclasses.replace(config, run=str(tmp_path / "first_look")))
+        from_config.train_config(dataclasses.replace(config, run=str(tmp_path / "first_look")))
     # What the first look, which is no full reading, has not seen.
     monkeypatch.setattr(loop, "quick_check", lambda catalogue: [])
     with pytest.raises(FirError, match="images cannot be decoded, more than the 1 %"):
-        loop.train(dataclasses.replace(config, run=str(tmp_path / "other")))
+        from_config.train_config(dataclasses.replace(config, run=str(tmp_path / "other")))
 
 
 @pytest.mark.slow
@@ -485,14 +487,16 @@ def test_items_alone_are_enough(inshop, tmp_path, shallow):
     table = inshop / "photos.csv"
     table.write_text("\n".join(rows))
     config = small_config(table, tmp_path / "run", dataset="table", losses="IS", epochs=1)
-    loop.train(config)
+    from_config.train_config(config)
     metrics = evaluate(EvaluateOptions(run=config.run))
     assert 0 <= metrics["recall@1"] <= 1 and not [name for name in metrics if "category" in name]
     served = tf.saved_model.load(str(export(ExportOptions(run=config.run))))
     photo = tf.constant([next(inshop.rglob("*.jpg")).read_bytes()])
     assert served.signatures["embed"](image_bytes=photo)["valid"].numpy().all()
     with pytest.raises(FirError, match="the loss OC needs category labels"):
-        loop.train(dataclasses.replace(config, run=str(tmp_path / "other"), losses="OC+IS"))
+        from_config.train_config(
+            dataclasses.replace(config, run=str(tmp_path / "other"), losses="OC+IS")
+        )
 
 
 @pytest.mark.slow
@@ -504,7 +508,8 @@ def test_bfloat16_takes_the_same_steps(inshop, tmp_path, shallow):
         config = small_config(inshop, tmp_path, dropout=0.0, mixed_precision=precision)
         catalogue = load_training(config)
         sampler = make_sampler(catalogue, config)
-        engine = loop.build_engine(config, catalogue, sampler, sampler.steps_per_epoch)
+        parts = from_config.make_parts(config, catalogue, sampler)
+        engine = build_engine(parts, config, sampler.steps_per_epoch)
         batches = iter(training_batches(catalogue, sampler, config))
         scalars, _ = engine.update(batches, 3)
         losses[precision] = np.stack([scalars[name].numpy() for name in ("loss", "OC", "IS")])
@@ -518,14 +523,14 @@ def test_bfloat16_takes_the_same_steps(inshop, tmp_path, shallow):
 
 
 def test_nan_stops_with_advice():
-    health = Health(Config())
+    health = Health(1e-4)
     health.check(10, {"loss": 1.0, "IS": 0.2})
     with pytest.raises(FirError, match="at step 20: IS is nan. Try a lower --learning_rate"):
         health.check(20, {"loss": 1.0, "IS": float("nan")})
 
 
 def test_collapse_stops_with_advice_but_a_bad_start_does_not():
-    health = Health(Config())
+    health = Health(1e-4)
     collapsed = {"loss": 0.3, "negative_distance": 1e-6, "active": 1.0}
     for step in range(4):
         health.check(step, collapsed)

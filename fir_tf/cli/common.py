@@ -7,9 +7,10 @@ import sys
 
 from absl import app, flags, logging
 
-from fir_tf.config import Config, check_parts, help_of
+from fir_tf.config import Config
 from fir_tf.errors import FirError
 from fir_tf.options import find_run
+from fir_tf.settings import check_parts, help_of
 from fir_tf.shell import given_path, quiet_import, run_command
 
 # TensorFlow's C++ log says nothing a user of the scripts can act on; set before its import.

@@ -1,4 +1,4 @@
-"""train.py: flags -> Config -> fir_tf.training.loop.train."""
+"""train.py: flags -> Config -> fir_tf.training.from_config.train_config."""
 
 import dataclasses
 import os
@@ -23,7 +23,7 @@ def _body():
             "for then. Give --data_dir=..., or settings with --flagfile=inshop.flags and the like; "
             "--help lists the flags"
         )
-    load_library("fir_tf.training.loop").train(config)
+    load_library("fir_tf.training.from_config").train_config(config)
 
 
 def run():

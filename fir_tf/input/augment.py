@@ -146,23 +146,23 @@ def colour_jitter(pixels, draws, strength):
     return tf.clip_by_value(gray + (pixels - gray) * factor[2], 0.0, 255.0)
 
 
-def training_view(contents, draws, config):
-    """Makes one training view of an image: a pure function of the bytes, the draws and config.
+def training_view(contents, draws, settings):
+    """Makes one training view of an image: a pure function of the bytes, the draws and settings.
 
     Args:
         contents: string scalar, an image file's bytes.
         draws: float32 [DRAWS], uniform in [0, 1).
-        config: Config; `image_size`, `crop_area_min`, `grayscale`, `colour_jitter`.
+        settings: InputSettings; `image_size`, `crop_area_min`, `grayscale`, `colour_jitter`.
 
     Returns:
         float32 [image_size, image_size, 3] in [0, 255].
     """
-    cut = random_crop(contents, config.image_size, draws[_WINDOW], config.crop_area_min)
+    cut = random_crop(contents, settings.image_size, draws[_WINDOW], settings.crop_area_min)
     # Turned at its final size: there is less to move, and oneDNN has no transpose of bytes.
-    pixels = upright(shrink_or_grow(cut, config.image_size), orientation(contents))
+    pixels = upright(shrink_or_grow(cut, settings.image_size), orientation(contents))
     pixels = flip(pixels, draws[_FLIP])
-    if config.colour_jitter:
-        pixels = colour_jitter(pixels, draws[_JITTER], config.colour_jitter)
-    if config.grayscale:
-        pixels = grayscale(pixels, draws[_GRAYSCALE], config.grayscale)
-    return tf.ensure_shape(pixels, (config.image_size, config.image_size, 3))
+    if settings.colour_jitter:
+        pixels = colour_jitter(pixels, draws[_JITTER], settings.colour_jitter)
+    if settings.grayscale:
+        pixels = grayscale(pixels, draws[_GRAYSCALE], settings.grayscale)
+    return tf.ensure_shape(pixels, (settings.image_size, settings.image_size, 3))

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import tensorflow as tf
 
-from fir_tf.config import Config
+from fir_tf.config import InputSettings
 from fir_tf.datasets.catalogue import Catalogue
 from fir_tf.datasets.parallel import cores
 from fir_tf.errors import FirError
@@ -22,17 +22,17 @@ _ROWS_PER_CALL = 32
 def training_batches(
     catalogue: Catalogue,
     sampler: Sampler,
-    config: Config,
+    settings: InputSettings,
     start_step: int = 0,
     shard: tuple[int, int] = (0, 1),
     batch_size: int | None = None,
 ) -> tf.data.Dataset:
     """Returns the endless stream of training batches from `start_step` on.
 
-    Batch number `step` is a pure function of (catalogue, config, step): reached from step 0 or
-    by resuming, whole or in shares, an image has the same pixels. (With `rand_augment` the
-    images keep their rows and crops, but keras-cv draws the augmentation from generators of its
-    own, which no step number reaches.)
+    Batch number `step` is a pure function of (catalogue, sampler, settings, step): reached from
+    step 0 or by resuming, whole or in shares, an image has the same pixels. (With `rand_augment`
+    the images keep their rows and crops, but keras-cv draws the augmentation from generators of
+    its own, which no step number reaches.)
 
     Several readers share each global batch: reader `index` of `count` gets its `index`-th part,
     consecutive rows of it, so the parts in the order of the readers are the sampler's batch. A
@@ -42,7 +42,7 @@ def training_batches(
     Args:
         catalogue: Catalogue that the sampler's rows refer to.
         sampler: see `fir_tf.samplers.choose.make_sampler`.
-        config: Config; the input flags.
+        settings: InputSettings.
         start_step: int, the first step.
         shard: (index, count), this reader and how many share the batches.
         batch_size: int, rows in a batch of the stream; None for the whole share of a step. It
@@ -67,8 +67,8 @@ def training_batches(
     files = tf.constant(catalogue.files())
     category, item = tf.constant(catalogue.category), tf.constant(catalogue.item)
     # Another stream than the sampler's own, so that crops and choice of images are independent.
-    base = tf.constant([config.seed, 2], tf.int32)
-    shape = (config.image_size, config.image_size, 3)
+    base = tf.constant([settings.seed, 2], tf.int32)
+    shape = (settings.image_size, settings.image_size, 3)
     rows_per_call = _rows_per_call(batch_size)
 
     @tf.autograph.experimental.do_not_convert
@@ -83,7 +83,7 @@ def training_batches(
     @tf.autograph.experimental.do_not_convert
     def load(rows, draws):
         images, valid = guarded_rows(
-            lambda path, draws: training_view(tf.io.read_file(path), draws, config),
+            lambda path, draws: training_view(tf.io.read_file(path), draws, settings),
             (tf.gather(files, rows), draws),
             shape,
         )
@@ -100,8 +100,8 @@ def training_batches(
     groups = batch_size // rows_per_call
     if groups > 1:
         dataset = dataset.batch(groups, drop_remainder=True).map(_joined)
-    if config.rand_augment:
-        dataset = dataset.map(_rand_augment(config))
+    if settings.rand_augment:
+        dataset = dataset.map(_rand_augment(settings))
     return dataset.prefetch(2)
 
 
@@ -129,12 +129,12 @@ def _joined(groups):
     }
 
 
-def _rand_augment(config):
+def _rand_augment(settings):
     # Imported here: keras-cv costs half a second and 140 MB, and the option is off by default.
     from keras_cv.layers import RandAugment
 
     layer = RandAugment(
-        value_range=(0, 255), augmentations_per_image=2, magnitude=0.3, seed=config.seed
+        value_range=(0, 255), augmentations_per_image=2, magnitude=0.3, seed=settings.seed
     )
 
     def apply(batch):

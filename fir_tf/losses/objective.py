@@ -1,5 +1,6 @@
 """The objective: the weighted sum of the losses on one batch (PAPER: Equation 1)."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ import tensorflow as tf
 
 from fir_tf import registry
 from fir_tf.errors import FirError
-from fir_tf.losses.grammar import LossSettings, Term
+from fir_tf.losses.grammar import LossSettings, Term, parse_losses
 from fir_tf.losses.loss import Loss
 
 
@@ -29,6 +30,24 @@ def make_losses(terms: Sequence[Term], settings: LossSettings) -> list[Loss]:
     return losses
 
 
+def make_objective(losses: str, sampler: Any, settings: LossSettings | None = None) -> "Objective":
+    """Returns the Objective of a sum of losses on the batches of a sampler.
+
+    Args:
+        losses: str, see `fir_tf.losses.grammar.HELP`; a weight that is not given is 1.
+        sampler: Sampler of the batches.
+        settings: LossSettings; the paper's margin and all triplets when not given.
+
+    Raises:
+        FirError: for a sum that cannot be read, or a label that a loss cannot be by.
+    """
+    terms = [
+        dataclasses.replace(term, weight=1.0 if term.weight is None else term.weight)
+        for term in parse_losses(losses)
+    ]
+    return Objective(terms, make_losses(terms, settings or LossSettings()), sampler)
+
+
 class Objective:
     """The weighted sum of losses on batches of one sampler.
 
@@ -39,6 +58,7 @@ class Objective:
 
     Attributes:
         variables: list of keras variables that the losses have of their own, see `build`.
+        built: bool, whether they are there.
         outputs, labels: tuples of str, what is read of the model and of the batch.
     """
 
@@ -48,6 +68,7 @@ class Objective:
         self._triplets = sampler.triplets
         self._classes: dict[str, np.ndarray] = {}
         self.variables: list[Any] = []
+        self.built = False
         self.outputs = tuple(dict.fromkeys(loss.output for loss in losses))
         self.labels = tuple(dict.fromkeys(term.label for term in terms))
 
@@ -58,6 +79,7 @@ class Objective:
             labels: {label: int [m]}, those of the training images, -1 where unknown.
             widths: {output: int}, numbers in a row of it.
         """
+        self.built = True
         for term, loss in self._terms:
             count = int(labels[term.label].max(initial=-1)) + 1
             if loss.has_classes:

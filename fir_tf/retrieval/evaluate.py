@@ -82,11 +82,20 @@ def _read_categories(path):
 
 
 def _measure_parts(
-    embedder, catalogue, split, config, batch_size, gallery_scope="test", space=None, find=top_k
+    embedder,
+    catalogue,
+    split,
+    fit,
+    classifies,
+    batch_size=64,
+    gallery_scope="test",
+    space=None,
+    find=top_k,
 ):
     """Embeds the images of a split once; returns what the metrics and the pictures need.
 
-    `space` is what `whiten` takes, None for the model's own; `find` ranks as `top_k` does.
+    `fit` is (image_size, resize); `space` is what `whiten` takes, None for the model's own;
+    `find` ranks as `top_k` does.
     """
     query, gallery = retrieval_sides(catalogue, split, gallery_scope)
     classified = np.flatnonzero(np.isin(catalogue.split, _CLASSIFIED[split]))
@@ -95,14 +104,14 @@ def _measure_parts(
     if not len(rows):
         return None
     part = catalogue.rows(rows)
-    embedded = embed(embedder, part, config.image_size, config.resize, batch_size, label=split)
+    embedded = embed(embedder, part, *fit, batch_size, label=split)
     skipped = check_readable(part, embedded.valid)
     vectors = whiten(embedded.embedding, *space) if space else embedded.embedding
     place = np.full(len(catalogue), -1, np.int64)
     place[rows[embedded.valid]] = np.flatnonzero(embedded.valid)
     query, gallery, classified = (side[place[side] >= 0] for side in (query, gallery, classified))
     values, protocol, reasons, result = {}, {}, {}, None
-    if config.reads("logits"):
+    if classifies:
         labels = catalogue.category[classified]
         values.update(classification_accuracy(embedded.category[place[classified]], labels))
         protocol.update(classification_protocol(labels))
@@ -119,7 +128,7 @@ def _measure_parts(
         values.update(result.values)
         protocol.update(result.protocol)
     if "category_top1" not in values:
-        reasons["category_topk"] = _why_not_classified(catalogue, config, classified)
+        reasons["category_topk"] = _why_not_classified(catalogue, classifies, classified)
     if "mAP@R" not in values:
         read = {"queries": len(query), "gallery images": len(gallery)}
         why = _why_not_retrieved(split, asked, read, result)
@@ -134,14 +143,14 @@ def _measure_parts(
         "query_embedding": vectors[place[query]],
         "gallery_embedding": vectors[place[gallery]],
         "classified": classified,
-        "category_scores": embedded.category[place[classified]] if config.reads("logits") else None,
+        "category_scores": embedded.category[place[classified]] if classifies else None,
         "skipped": skipped,
     }
 
 
-def _why_not_classified(catalogue, config, classified):
-    if not config.reads("logits"):
-        return f"no loss of the run reads the categories (--losses={config.losses})"
+def _why_not_classified(catalogue, classifies, classified):
+    if not classifies:
+        return "no loss of the run reads the categories"
     if not len(classified):
         return "no image to classify could be read"
     names = ", ".join(catalogue.categories[:5]) + (", ..." if len(catalogue.categories) > 5 else "")
@@ -169,8 +178,9 @@ def measure(
     embedder: Callable[[tf.Tensor], dict[str, tf.Tensor]],
     catalogue: Catalogue,
     split: str,
-    config: Config,
-    batch_size: int = 64,
+    image_size: int,
+    resize: str,
+    classifies: bool = True,
 ) -> dict[str, float]:
     """Measures one part of a catalogue.
 
@@ -178,13 +188,13 @@ def measure(
         embedder: see `fir_tf.retrieval.embed.make_embedder`.
         catalogue: Catalogue with the categories of the model.
         split: "val" or "test".
-        config: Config of the run.
-        batch_size: int.
+        image_size, resize: of the model, see `fir_tf.retrieval.embed.embed`.
+        classifies: bool, whether its categories were trained.
 
     Returns:
         dict of float by metric; empty where the part has no image.
     """
-    parts = _measure_parts(embedder, catalogue, split, config, batch_size)
+    parts = _measure_parts(embedder, catalogue, split, (image_size, resize), classifies)
     return parts["values"] if parts else {}
 
 
@@ -229,7 +239,8 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
         embedder,
         catalogue,
         options.split,
-        config,
+        (config.image_size, config.resize),
+        config.reads("logits"),
         options.batch_size,
         scope,
         space,

@@ -114,9 +114,9 @@ def write_log(log, schedule):
     return action
 
 
-def check_health(config):
+def check_health(learning_rate):
     """Returns the action that ends a run of NaN or collapse; see `fir_tf.training.checks`."""
-    health = Health(config)
+    health = Health(learning_rate)
 
     def action(moment):
         if moment.values:
@@ -125,23 +125,26 @@ def check_health(config):
     return action
 
 
-def validate(config, catalogue, served, gather):
+def validate(inputs, parts, served, gather):
     """Returns the action that measures the validation part.
 
     Args:
-        config: Config.
-        catalogue: Catalogue.
+        inputs: InputSettings; `image_size`, `resize`.
+        parts: Parts.
         served: callable without arguments that brings a keras.Model up to date and returns it,
             always the same one.
         gather: Gather, whose clock does not count the time of it.
     """
     embedder = make_embedder(served())
+    classifies = "logits" in parts.objective.outputs
 
     def action(moment):
         if not moment.validates:
             return
         moment.model = served()
-        moment.found = measure(embedder, catalogue, "val", config)
+        moment.found = measure(
+            embedder, parts.catalogue, "val", inputs.image_size, inputs.resize, classifies
+        )
         gather.restart()
 
     return action

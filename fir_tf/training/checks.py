@@ -12,11 +12,11 @@ class Health:
     """Watches the log's entries and stops a run that cannot recover.
 
     Args:
-        config: Config; `learning_rate`, `delta` and `triplets` appear in the advice.
+        learning_rate: float, for the advice.
     """
 
-    def __init__(self, config):
-        self._config = config
+    def __init__(self, learning_rate):
+        self._learning_rate = learning_rate
         self._collapsed = 0
 
     def check(self, step, values):
@@ -34,7 +34,7 @@ class Health:
         if bad:
             raise FirError(
                 f"training stopped at step {step}: {', '.join(bad)} is {values[bad[0]]}. "
-                f"Try a lower --learning_rate (now {self._config.learning_rate:g}), "
+                f"Try a lower --learning_rate (now {self._learning_rate:g}), "
                 "--batch_norm=frozen, or look for broken images; the last checkpoint is kept"
             )
         far = values.get("negative_distance")
@@ -44,7 +44,7 @@ class Health:
             raise FirError(
                 f"training stopped at step {step}: the embeddings have collapsed (mean squared "
                 f"distance between different items {far:.1e}, every triplet at the margin). "
-                f"Try --triplets=all or semihard (now {self._config.triplets}), a lower "
-                f"--learning_rate (now {self._config.learning_rate:g}), pretrained --weights, "
+                "Try --triplets=all or semihard, a lower "
+                f"--learning_rate (now {self._learning_rate:g}), pretrained --weights, "
                 "or a larger --alpha"
             )

@@ -1,205 +1,26 @@
-"""A training run from its config to its folder."""
+"""A training run from its parts to its folder."""
 
 import contextlib
-import dataclasses
 import logging
 import os
-import resource
 import signal
-import sys
 import tempfile
-import time
 from pathlib import Path
 
-import keras
-import numpy as np
-import tensorflow as tf
 from tqdm import tqdm
 
-from fir_tf import datasets, registry
-from fir_tf.config import Config
-from fir_tf.datasets.catalogue import Catalogue
-from fir_tf.datasets.findings import quick_check
+from fir_tf.config import InputSettings, LoopSettings
 from fir_tf.errors import FirError, StoppedError
 from fir_tf.files import write_json
-from fir_tf.input.batches import training_batches
-from fir_tf.losses.objective import Objective, make_losses
-from fir_tf.models.fir import build_from_config, training_model
-from fir_tf.models.pretrained import notice
 from fir_tf.retrieval.pictures import training_curves
-from fir_tf.samplers.choose import describe_undrawn, make_sampler
-from fir_tf.samplers.sampler import Sampler
 from fir_tf.shell import draw_or_note
 from fir_tf.training import actions
 from fir_tf.training.checkpoints import Checkpoints
-from fir_tf.training.distribution import anywhere, make_strategy, worker_index
+from fir_tf.training.distribution import anywhere, worker_index
+from fir_tf.training.engine import Parts, build_engine, distributed_batches
 from fir_tf.training.log import RunLog, read_history
-from fir_tf.training.optimizer import make_optimizer
-from fir_tf.training.precision import choose_precision, policy
-from fir_tf.training.run import open_run
-from fir_tf.training.schedules import make_schedule
-from fir_tf.training.step import TrainStep, make_averages
 
 log = logging.getLogger(__package__)
-
-
-def describe_plan(catalogue: Catalogue, sampler: Sampler, config: Config) -> str:
-    """Returns what is about to be trained, as text for the screen."""
-    lines = [
-        catalogue.describe(),
-        f"batches: {sampler.describe()}; {sampler.steps_per_epoch} steps an epoch, "
-        f"{config.epochs} epochs",
-    ]
-    undrawn = describe_undrawn(catalogue, config)
-    if undrawn:
-        lines.append(undrawn)
-    return "\n".join(lines)
-
-
-@dataclasses.dataclass
-class _Engine:
-    """The parts of a run that hold its state.
-
-    Attributes:
-        strategy: tf.distribute.Strategy.
-        precision: str.
-        model: keras.Model that is trained.
-        variables: list of keras variables that are trained.
-        optimizer: keras optimizer.
-        schedule: learning-rate schedule.
-        averages: list of keras variables, or None.
-        update: TrainStep.
-        served: callable giving the float32 keras.Model of one device that is validated and
-            saved, with the present weights or their averages.
-    """
-
-    strategy: tf.distribute.Strategy
-    precision: str
-    model: keras.Model
-    variables: list
-    optimizer: keras.optimizers.Optimizer
-    schedule: keras.optimizers.schedules.LearningRateSchedule
-    averages: list | None
-    update: TrainStep
-    served: object
-
-
-def build_engine(
-    config: Config,
-    catalogue: Catalogue,
-    sampler: Sampler,
-    steps_per_epoch: int,
-    strategy: tf.distribute.Strategy | None = None,
-) -> _Engine:
-    """Builds the model, the optimiser and the compiled step.
-
-    Args:
-        config: Config.
-        catalogue: Catalogue, for the categories.
-        sampler: see `fir_tf.samplers.choose.make_sampler`.
-        steps_per_epoch: int, updates in an epoch.
-        strategy: tf.distribute.Strategy, see `make_strategy`; None for one device.
-
-    Raises:
-        FirError: if the batch cannot be shared evenly among the devices, or see `build_fir`.
-    """
-    strategy = strategy or make_strategy("none")
-    replicas = strategy.num_replicas_in_sync
-    if sampler.size % replicas:
-        raise FirError(
-            f"a batch of {sampler.size} images cannot be shared evenly among {replicas} devices. "
-            "Give a --batch_size that is a multiple of their number"
-        )
-    precision = choose_precision(config.mixed_precision)
-
-    categories = len(catalogue.categories)
-    keras.utils.set_random_seed(config.seed)
-    schedule = make_schedule(config, steps_per_epoch)
-    with strategy.scope():
-        with policy(precision):
-            model = build_from_config(config, categories)
-        network = training_model(model)
-        objective = _build_objective(config, catalogue, sampler, network)
-        variables = _reached(model, network, objective.outputs)
-        if not variables:
-            raise FirError(
-                "nothing would be trained: `freeze` is 5 and no loss reaches the head. Received: "
-                f"losses={config.losses}, embedding_size={config.embedding_size}"
-            )
-        variables += objective.variables
-        optimizer = make_optimizer(config, model, variables, schedule, precision)
-        averages = make_averages(variables) if config.ema else None
-    update = TrainStep(
-        network,
-        optimizer,
-        objective,
-        variables,
-        strategy,
-        config.accumulate,
-        config.clip_norm,
-        averages,
-        config.ema,
-    )
-    if precision == "float32" and replicas == 1 and averages is None:
-        served = lambda: model  # noqa: E731
-    else:
-        served = _copier(
-            build_from_config(config, categories, weights="none"), model, variables, averages
-        )
-    return _Engine(
-        strategy, precision, model, variables, optimizer, schedule, averages, update, served
-    )
-
-
-def _copier(plain, model, variables, averages):
-    """Returns a function that brings `plain` up to date with `model` and returns it."""
-    average = {id(v): a for v, a in zip(variables, averages or (), strict=bool(averages))}
-
-    def served():
-        for target, source in zip(plain.weights, model.weights, strict=True):
-            target.assign(average.get(id(source), source).numpy())
-        return plain
-
-    return served
-
-
-def _build_objective(config, catalogue, sampler, network):
-    terms = config.terms()
-    objective = Objective(terms, make_losses(terms, config.loss_settings()), sampler)
-    training = catalogue.part("train")
-    objective.build(
-        {label: getattr(training, label) for label in objective.labels},
-        {name: output.shape[-1] for name, output in network.output.items()},
-    )
-    return objective
-
-
-def _reached(model, network, outputs):
-    """The model's variables that the losses reach: what none of them reads has no gradient."""
-    part = keras.Model(network.inputs, [network.output[name] for name in outputs])
-    reached = {id(variable) for variable in part.trainable_variables}
-    return [variable for variable in model.trainable_variables if id(variable) in reached]
-
-
-def _distributed_batches(engine, catalogue, sampler, config, start):
-    """Returns an iterator over the strategy's batches from update number `start` on."""
-    strategy, first = engine.strategy, start * config.accumulate
-    replicas = strategy.num_replicas_in_sync
-    if replicas == 1:
-        return iter(training_batches(catalogue, sampler, config, first))
-    local = sampler.size // replicas
-
-    def pipeline(context):
-        return training_batches(
-            catalogue,
-            sampler,
-            config,
-            first,
-            shard=(context.input_pipeline_id, context.num_input_pipelines),
-            batch_size=local,
-        )
-
-    return iter(strategy.distribute_datasets_from_function(pipeline))
 
 
 @contextlib.contextmanager
@@ -230,45 +51,42 @@ def _stop_requests():
             signal.signal(number, handler)
 
 
-def train(config: Config) -> Path:
+def train(
+    parts: Parts,
+    run: str | Path,
+    loop: LoopSettings | None = None,
+    inputs: InputSettings | None = None,
+) -> Path:
     """Trains a model and writes the run's folder.
 
-    The folder holds config.json, versions.json, labels.json, checkpoints/, logs/ (TensorBoard),
-    log.csv, model.keras (the best model on the validation part so far, in float32) and
-    training.png. A run that was interrupted goes on from its last checkpoint.
+    The folder holds labels.json, checkpoints/, logs/ (TensorBoard), log.csv, model.keras (the best
+    model on the validation part so far) and training.png. A run that was interrupted goes on from
+    its last checkpoint. Several devices: call it in the scope of a tf.distribute strategy, with a
+    model made in that scope.
 
     Args:
-        config: Config.
+        parts: Parts.
+        run: str or Path, the folder; made where there is none.
+        loop: LoopSettings; the paper's when not given.
+        inputs: InputSettings; `image_size` is the model's.
 
     Returns:
         Path of the run's folder.
 
     Raises:
-        FirError: for bad data, a folder that belongs to another run, NaN or collapse.
+        FirError: for a model of another image size, bad data, NaN or collapse.
         StoppedError: the process was asked to stop.
     """
-    if config.deterministic:
-        tf.config.experimental.enable_op_determinism()
-    strategy = make_strategy(config.distribute)
-    catalogue = datasets.load_training(config)
-    if not catalogue.categories:
-        # The network has its category output whether or not a loss trains it.
-        catalogue = catalogue.with_categories(["unknown"])
-    for line in quick_check(catalogue):
-        log.info(line)
-    sampler = make_sampler(catalogue, config)
-    if config.weights == "imagenet":
-        log.info(notice(registry.get("backbone", config.backbone).weights))
-    steps_per_epoch = max(1, round(sampler.steps_per_epoch / config.accumulate))
-    if config.dry_run:
-        log.info(describe_plan(catalogue, sampler, config))
-        engine = build_engine(config, catalogue, sampler, steps_per_epoch, strategy)
-        log.info(_try_one_step(engine, catalogue, sampler, config, steps_per_epoch))
-        return Path(config.run)
-    run = open_run(config)
-    log.info(describe_plan(catalogue, sampler, config))
-    write_json(run / "labels.json", {"categories": list(catalogue.categories)})
-    engine = build_engine(config, catalogue, sampler, steps_per_epoch, strategy)
+    run, loop, inputs = Path(run), loop or LoopSettings(), inputs or InputSettings()
+    side = parts.model.input_shape[1]
+    if side != inputs.image_size:
+        raise FirError(
+            f"`image_size` must be the model's {side}. Received: {inputs.image_size} pixels"
+        )
+    run.mkdir(parents=True, exist_ok=True)
+    write_json(run / "labels.json", {"categories": list(parts.catalogue.categories)})
+    steps_per_epoch = updates_per_epoch(parts, loop)
+    engine = build_engine(parts, loop, steps_per_epoch)
     with contextlib.ExitStack() as stack:
         folder = run
         if worker_index(engine.strategy):
@@ -279,62 +97,77 @@ def train(config: Config) -> Path:
             engine.model,
             engine.optimizer,
             engine.averages,
-            engine.update.objective.variables,
+            parts.objective.variables,
         )
-        steps = config.epochs * steps_per_epoch
+        steps = loop.epochs * steps_per_epoch
         if checkpoints.restore(run / "checkpoints"):
             log.info(f"resuming {run} at step {int(checkpoints.step)} of {steps}")
         finished = int(checkpoints.step) >= steps
-        if finished or (config.patience and int(checkpoints.waited) >= config.patience):
+        if finished or (loop.patience and int(checkpoints.waited) >= loop.patience):
             log.info(f"{run} is finished already ({int(checkpoints.step)} steps)")
             return run
-        _run_steps(config, folder, catalogue, sampler, engine, checkpoints, steps_per_epoch)
+        _Steps(parts, engine, checkpoints, folder, loop, inputs).run(steps_per_epoch)
         drawn = draw_or_note(
             run / "training.png",
             lambda: training_curves(read_history(folder), folder / "training.png"),
         )
-    log.info(
-        f"trained: {run / 'model.keras'} (log: {', '.join(map(str, [run / 'log.csv', *drawn]))})"
-    )
+    logs = ", ".join(map(str, [run / "log.csv", *drawn]))
+    log.info(f"trained: {run / 'model.keras'} (log: {logs})")
     return run
 
 
-def _run_steps(config, folder, catalogue, sampler, engine, checkpoints, steps_per_epoch):
-    start, steps = int(checkpoints.step), config.epochs * steps_per_epoch
-    every = steps_per_epoch * config.eval_every
-    gather = actions.Gather(sampler.size * config.accumulate, catalogue)
-    batches = _distributed_batches(engine, catalogue, sampler, config, start)
-    with (
-        contextlib.closing(RunLog(folder, start)) as run_log,
-        _stop_requests() as asked,
-        tqdm(total=steps, initial=start, desc="training", unit="step", disable=None) as bar,
-    ):
+def updates_per_epoch(parts: Parts, loop: LoopSettings) -> int:
+    """Returns the number of updates in an epoch."""
+    return max(1, round(parts.sampler.steps_per_epoch / loop.accumulate))
+
+
+class _Steps:
+    """The steps of a run and what happens beside them."""
+
+    def __init__(self, parts, engine, checkpoints, folder, loop, inputs):
+        self._parts, self._engine, self._checkpoints = parts, engine, checkpoints
+        self._folder, self._loop, self._inputs = folder, loop, inputs
+        self._gather = actions.Gather(parts.sampler.size * loop.accumulate, parts.catalogue)
+
+    def run(self, steps_per_epoch):
+        """Goes on from the checkpoints' step to the end."""
+        start, steps = int(self._checkpoints.step), self._loop.epochs * steps_per_epoch
+        with (
+            contextlib.closing(RunLog(self._folder, start)) as run_log,
+            _stop_requests() as asked,
+            tqdm(total=steps, initial=start, desc="training", unit="step", disable=None) as bar,
+        ):
+            follow = self._actions(run_log, bar.write)
+            self._make(start, steps, steps_per_epoch, follow, bar, asked)
+        if self._gather.bad:
+            log.info(f"skipped {len(self._gather.bad)} images that cannot be decoded:")
+            for path in self._gather.bad_paths():
+                log.info(f"  {path}")
+
+    def _actions(self, run_log, write):
+        parts, loop, gather = self._parts, self._loop, self._gather
         follow = [
             gather,
-            actions.validate(config, catalogue, engine.served, gather),
-            actions.write_log(run_log, engine.schedule),
-            actions.check_health(config),
-            actions.keep_best(folder / "model.keras", checkpoints),
-            actions.show(bar.write),
-            *(registry.get("action", name) for name in config.action_names()),
+            actions.validate(self._inputs, parts, self._engine.served, gather),
+            actions.write_log(run_log, self._engine.schedule),
+            actions.check_health(loop.learning_rate),
+            actions.keep_best(self._folder / "model.keras", self._checkpoints),
+            actions.show(write),
+            *parts.actions,
         ]
-        if config.patience:
-            follow.append(actions.stop_early(config.patience, checkpoints))
-        if config.profiled():
-            follow.append(actions.trace(folder / "logs", *config.profiled()))
-        follow.append(actions.save_checkpoints(checkpoints))
-        step, moment = start, None
-        first, last = config.profiled() or (1, 0)
-        traced = (first - 1, last)
+        if loop.patience:
+            follow.append(actions.stop_early(loop.patience, self._checkpoints))
+        if loop.profiled():
+            follow.append(actions.trace(self._folder / "logs", *loop.profiled()))
+        return [*follow, actions.save_checkpoints(self._checkpoints)]
+
+    def _make(self, step, steps, steps_per_epoch, follow, bar, asked):
+        loop, engine, moment = self._loop, self._engine, None
+        every = steps_per_epoch * loop.eval_every
+        batches = distributed_batches(engine, self._parts, self._inputs, step * loop.accumulate)
         while step < steps and not (moment and moment.stop):
-            count = min(
-                config.steps_per_loop,
-                steps - step,
-                config.log_every - step % config.log_every,
-                every - step % every,
-                *(mark - step for mark in traced if mark > step),
-            )
-            gather.add(*engine.update(batches, count))
+            count = min(self._until_return(step, every), steps - step)
+            self._gather.add(*engine.update(batches, count))
             step += count
             bar.update(count)
             validates = step % every == 0 or step == steps
@@ -343,11 +176,11 @@ def _run_steps(config, folder, catalogue, sampler, engine, checkpoints, steps_pe
                 step,
                 steps,
                 step // steps_per_epoch,
-                folder,
-                logs=step % config.log_every == 0 or validates or stopping,
+                self._folder,
+                logs=step % loop.log_every == 0 or validates or stopping,
                 validates=validates,
                 asked=stopping,
-                due=anywhere(engine.strategy, checkpoints.due()),
+                due=anywhere(engine.strategy, self._checkpoints.due()),
             )
             for action in follow:
                 action(moment)
@@ -358,39 +191,16 @@ def _run_steps(config, folder, catalogue, sampler, engine, checkpoints, steps_pe
                     f"stopped at step {step} of {steps} on request; the same command resumes",
                     *(asked[:1] or [signal.SIGTERM]),
                 )
-    if moment and moment.stop:
-        log.info(f"ended at step {step} of {steps}: {moment.stop}")
-    if gather.bad:
-        log.info(f"skipped {len(gather.bad)} images that cannot be decoded:")
-        for path in gather.bad_paths():
-            log.info(f"  {path}")
+        if moment and moment.stop:
+            log.info(f"ended at step {step} of {steps}: {moment.stop}")
 
-
-def _try_one_step(engine, catalogue, sampler, config, steps_per_epoch):
-    """Makes two updates that are thrown away; returns what was measured as text."""
-    batches = _distributed_batches(engine, catalogue, sampler, config, 0)
-    times, scalars = [], {}
-    for _ in range(2):
-        begin = time.monotonic()
-        scalars, _ = engine.update(batches, 1)
-        loss = float(scalars["loss"][0])
-        times.append(time.monotonic() - begin)
-    steps, images = config.epochs * steps_per_epoch, sampler.size * config.accumulate
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    memory = [f"{peak / (2**30 if sys.platform == 'darwin' else 2**20):.1f} GiB of RAM"]
-    for device in tf.config.list_logical_devices("GPU"):
-        used = tf.config.experimental.get_memory_info(device.name)["peak"]
-        memory.append(f"{used / 2**30:.1f} GiB on {device.name}")
-    count = sum(int(np.prod(variable.shape)) for variable in engine.variables)
-    return "\n".join(
-        [
-            f"model: {config.backbone}, {count:,} parameters trained, {engine.precision}, "
-            f"{engine.strategy.num_replicas_in_sync} device(s)",
-            f"run: {steps} steps of {images} images, loss of the first {loss:.4f}",
-            f"time: {times[0]:.1f} s to compile and make a step, {times[1]:.2f} s a step "
-            f"({images / times[1]:.0f} images/s), about {steps * times[1] / 3600:.1f} hours "
-            "without validation",
-            f"memory: {', '.join(memory)}",
-            "dry run: nothing was written",
-        ]
-    )
+    def _until_return(self, step, every):
+        """How many steps can be made before something is to be done beside them."""
+        loop = self._loop
+        first, last = loop.profiled() or (1, 0)
+        return min(
+            loop.steps_per_loop,
+            loop.log_every - step % loop.log_every,
+            every - step % every,
+            *(mark - step for mark in (first - 1, last) if mark > step),
+        )

@@ -3,6 +3,7 @@
 import keras
 import tensorflow as tf
 
+from fir_tf.errors import FirError
 from fir_tf.keras_versions import Adam, path_of, with_loss_scale
 
 _NO_DECAY = ("bias", "gamma", "beta")
@@ -65,39 +66,51 @@ def _handle(variable):
     return variable.handle if hasattr(variable, "handle") else variable.value.handle
 
 
-def make_optimizer(config, model, variables, schedule, precision):
+def make_optimizer(loop, model, variables, schedule, half=False):
     """Returns the run's optimiser, built on `variables`.
 
     Adam with Keras' defaults (PAPER: optimiser), and what the flags add to it. In float16 the
     loss is scaled dynamically, so that small gradients do not vanish.
 
     Args:
-        config: Config; `learning_rate`, `backbone_learning_rate`, `loss_learning_rate`,
+        loop: LoopSettings; `learning_rate`, `backbone_learning_rate`, `loss_learning_rate`,
             `weight_decay`.
         model: keras.Model of `fir_tf.models.fir.build_fir`, made in the strategy's scope that
             this is called in.
         variables: list of keras variables to train, of the model and of the losses.
         schedule: learning-rate schedule of the head.
-        precision: "float32", "bfloat16" or "float16".
+        half: bool, whether the network computes in float16.
 
     Returns:
         keras optimizer. It expects gradients that are summed over the replicas.
     """
     factors = {}
-    if config.backbone_learning_rate:
-        body = {id(variable) for variable in model.get_layer(config.backbone).trainable_variables}
-        factor = config.backbone_learning_rate / config.learning_rate
+    if loop.backbone_learning_rate:
+        body = {id(variable) for variable in backbone_of(model).trainable_variables}
+        factor = loop.backbone_learning_rate / loop.learning_rate
         factors = {path_of(variable): factor for variable in variables if id(variable) in body}
-    if config.loss_learning_rate:
+    if loop.loss_learning_rate:
         network = {id(variable) for variable in model.trainable_variables}
-        factor = config.loss_learning_rate / config.learning_rate
+        factor = loop.loss_learning_rate / loop.learning_rate
         factors |= {path_of(v): factor for v in variables if id(v) not in network}
     optimizer = ReducedAdam(
-        schedule, factors=factors, weight_decay=config.weight_decay or None, name="adam"
+        schedule, factors=factors, weight_decay=loop.weight_decay or None, name="adam"
     )
-    if config.weight_decay:
+    if loop.weight_decay:
         optimizer.exclude_from_weight_decay(var_names=list(_NO_DECAY))
-    if precision == "float16":
+    if half:
         optimizer = with_loss_scale(optimizer)
     optimizer.build(variables)
     return optimizer
+
+
+def backbone_of(model):
+    """Returns the nested network of a model, its backbone.
+
+    Raises:
+        FirError: it has none.
+    """
+    nested = [layer for layer in model.layers if isinstance(layer, keras.Model)]
+    if not nested:
+        raise FirError("`backbone_learning_rate` needs a model with a backbone as a nested model")
+    return nested[0]

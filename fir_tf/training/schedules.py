@@ -49,22 +49,22 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         }
 
 
-def make_schedule(config, steps_per_epoch):
+def make_schedule(loop, steps_per_epoch):
     """Returns the run's learning-rate schedule.
 
     The paper's: 1e-4, times 0.1 after epochs 100 and 150 of 200 (PAPER: optimiser).
 
     Args:
-        config: Config; `schedule`, `learning_rate`, `decay_epochs`, `warmup_epochs`, `epochs`.
+        loop: LoopSettings; `schedule`, `learning_rate`, `decay_epochs`, `warmup_epochs`, `epochs`.
         steps_per_epoch: int, updates in an epoch.
 
     Returns:
         Schedule.
     """
     return Schedule(
-        config.schedule,
-        config.learning_rate,
-        config.epochs * steps_per_epoch,
-        [epoch * steps_per_epoch for epoch in config.decays()],
-        round(config.warmup_epochs * steps_per_epoch),
+        loop.schedule,
+        loop.learning_rate,
+        loop.epochs * steps_per_epoch,
+        [epoch * steps_per_epoch for epoch in loop.decays()],
+        round(loop.warmup_epochs * steps_per_epoch),
     )

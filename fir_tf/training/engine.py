@@ -1,0 +1,166 @@
+"""The parts of a run put together: what is trained, on what, and the compiled step."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from fir_tf.config import LoopSettings
+from fir_tf.datasets.catalogue import Catalogue
+from fir_tf.errors import FirError
+from fir_tf.input.batches import training_batches
+from fir_tf.losses.objective import Objective
+from fir_tf.models.fir import training_model
+from fir_tf.samplers.sampler import Sampler
+from fir_tf.training.optimizer import make_optimizer
+from fir_tf.training.schedules import make_schedule
+from fir_tf.training.step import TrainStep, make_averages
+
+
+@dataclasses.dataclass
+class Parts:
+    """What is trained, on what.
+
+    Attributes:
+        model: keras.Model as `fir_tf.models.fir.build_fir` returns it, made in the scope of the
+            strategy that trains it.
+        objective: Objective of the sampler's batches.
+        sampler: Sampler.
+        catalogue: Catalogue with the model's categories; `train` is trained on, `val` validated.
+        plain: keras.Model, the same network in float32 on one device, which is validated and
+            saved; None where `model` is one.
+        actions: sequence of callables of a `fir_tf.training.actions.Moment`, called beside the
+            steps.
+    """
+
+    model: keras.Model
+    objective: Objective
+    sampler: Sampler
+    catalogue: Catalogue
+    plain: keras.Model | None = None
+    actions: Sequence[Callable[[Any], None]] = ()
+
+    def build(self) -> None:
+        """Makes the variables that losses have of their own, once, see `Objective.build`."""
+        if self.objective.built:
+            return
+        training = self.catalogue.part("train")
+        self.objective.build(
+            {label: getattr(training, label) for label in self.objective.labels},
+            {name: output.shape[-1] for name, output in training_model(self.model).output.items()},
+        )
+
+
+@dataclasses.dataclass
+class Engine:
+    """What holds the state of a run.
+
+    Attributes:
+        strategy: tf.distribute.Strategy.
+        model: keras.Model that is trained.
+        variables: list of keras variables that are trained.
+        optimizer: keras optimizer.
+        schedule: learning-rate schedule.
+        averages: list of keras variables, or None.
+        update: TrainStep.
+        served: callable giving the float32 keras.Model of one device that is validated and
+            saved, with the present weights or their averages.
+    """
+
+    strategy: tf.distribute.Strategy
+    model: keras.Model
+    variables: list
+    optimizer: keras.optimizers.Optimizer
+    schedule: keras.optimizers.schedules.LearningRateSchedule
+    averages: list | None
+    update: TrainStep
+    served: Callable[[], keras.Model]
+
+
+def build_engine(parts: Parts, loop: LoopSettings, steps_per_epoch: int) -> Engine:
+    """Builds the optimiser and the compiled step, in the scope of the current strategy.
+
+    Args:
+        parts: Parts.
+        loop: LoopSettings.
+        steps_per_epoch: int, updates in an epoch.
+
+    Raises:
+        FirError: if the batch cannot be shared evenly among the devices, or nothing would be
+            trained.
+    """
+    strategy = tf.distribute.get_strategy()
+    model, objective = parts.model, parts.objective
+    replicas = strategy.num_replicas_in_sync
+    if parts.sampler.size % replicas:
+        raise FirError(
+            f"a batch of {parts.sampler.size} images cannot be shared evenly among {replicas} "
+            "devices. Give a --batch_size that is a multiple of their number"
+        )
+    schedule = make_schedule(loop, steps_per_epoch)
+    network = training_model(model)
+    parts.build()
+    variables = _reached(model, network, objective.outputs)
+    if not variables:
+        raise FirError(
+            "nothing would be trained: the whole backbone is frozen and no loss reaches a head"
+        )
+    variables += objective.variables
+    half = any(layer.compute_dtype == "float16" for layer in model.layers)
+    optimizer = make_optimizer(loop, model, variables, schedule, half)
+    averages = make_averages(variables) if loop.ema else None
+    update = TrainStep(
+        network,
+        optimizer,
+        objective,
+        variables,
+        strategy,
+        loop.accumulate,
+        loop.clip_norm,
+        averages,
+        loop.ema,
+    )
+    served = _copier(parts.plain, model, variables, averages) if parts.plain else lambda: model
+    return Engine(strategy, model, variables, optimizer, schedule, averages, update, served)
+
+
+def _copier(plain, model, variables, averages):
+    """Returns a function that brings `plain` up to date with `model` and returns it."""
+    average = {id(v): a for v, a in zip(variables, averages or (), strict=bool(averages))}
+
+    def served():
+        for target, source in zip(plain.weights, model.weights, strict=True):
+            target.assign(average.get(id(source), source).numpy())
+        return plain
+
+    return served
+
+
+def _reached(model, network, outputs):
+    """The model's variables that the losses reach: what none of them reads has no gradient."""
+    part = keras.Model(network.inputs, [network.output[name] for name in outputs])
+    reached = {id(variable) for variable in part.trainable_variables}
+    return [variable for variable in model.trainable_variables if id(variable) in reached]
+
+
+def distributed_batches(engine, parts, inputs, first):
+    """Returns an iterator over the strategy's batches from batch number `first` on."""
+    strategy, catalogue, sampler = engine.strategy, parts.catalogue, parts.sampler
+    replicas = strategy.num_replicas_in_sync
+    if replicas == 1:
+        return iter(training_batches(catalogue, sampler, inputs, first))
+    local = sampler.size // replicas
+
+    def pipeline(context):
+        return training_batches(
+            catalogue,
+            sampler,
+            inputs,
+            first,
+            shard=(context.input_pipeline_id, context.num_input_pipelines),
+            batch_size=local,
+        )
+
+    return iter(strategy.distribute_datasets_from_function(pipeline))

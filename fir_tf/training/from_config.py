@@ -1,0 +1,149 @@
+"""A training run from its config: the parts that the flags name, and the folder."""
+
+import logging
+import resource
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from fir_tf import datasets, registry
+from fir_tf.config import Config
+from fir_tf.datasets.catalogue import Catalogue
+from fir_tf.datasets.findings import quick_check
+from fir_tf.losses.objective import Objective, make_losses
+from fir_tf.models.fir import build_from_config
+from fir_tf.models.pretrained import notice
+from fir_tf.samplers.choose import describe_undrawn, make_sampler
+from fir_tf.samplers.sampler import Sampler
+from fir_tf.training.distribution import make_strategy
+from fir_tf.training.engine import Parts, build_engine, distributed_batches
+from fir_tf.training.loop import train, updates_per_epoch
+from fir_tf.training.precision import choose_precision, policy
+from fir_tf.training.run import open_run
+
+log = logging.getLogger(__package__)
+
+
+def describe_plan(catalogue: Catalogue, sampler: Sampler, config: Config) -> str:
+    """Returns what is about to be trained, as text for the screen."""
+    lines = [
+        catalogue.describe(),
+        f"batches: {sampler.describe()}; {sampler.steps_per_epoch} steps an epoch, "
+        f"{config.epochs} epochs",
+    ]
+    undrawn = describe_undrawn(catalogue, config)
+    if undrawn:
+        lines.append(undrawn)
+    return "\n".join(lines)
+
+
+def make_parts(config: Config, catalogue: Catalogue, sampler: Sampler) -> Parts:
+    """Builds the parts that the flags name, in the scope of the current strategy.
+
+    Args:
+        config: Config.
+        catalogue: Catalogue.
+        sampler: Sampler.
+
+    Returns:
+        Parts.
+
+    Raises:
+        FirError: see `fir_tf.models.fir.build_fir` and `fir_tf.losses.objective.make_losses`.
+    """
+    precision, categories = choose_precision(config.mixed_precision), len(catalogue.categories)
+    keras.utils.set_random_seed(config.seed)
+    with policy(precision):
+        model = build_from_config(config, categories)
+    terms = config.terms()
+    objective = Objective(terms, make_losses(terms, config.loss_settings()), sampler)
+    actions = [registry.get("action", name) for name in config.action_names()]
+    parts = Parts(model, objective, sampler, catalogue, actions=actions)
+    # Before anything else draws from the seed.
+    parts.build()
+    return parts
+
+
+def _needs_plain(config, strategy):
+    """Whether what is trained is not what is validated and saved."""
+    precision = choose_precision(config.mixed_precision)
+    return precision != "float32" or strategy.num_replicas_in_sync > 1 or config.ema
+
+
+def train_config(config: Config) -> Path:
+    """Trains what the flags say, see `fir_tf.training.loop.train`.
+
+    Beside what it writes the folder holds config.json, plugins.json and versions.json. A folder of
+    another config is refused.
+
+    Args:
+        config: Config.
+
+    Returns:
+        Path of the run's folder.
+
+    Raises:
+        FirError: for bad data, a folder that belongs to another run, NaN or collapse.
+        StoppedError: the process was asked to stop.
+    """
+    if config.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    strategy = make_strategy(config.distribute)
+    catalogue = datasets.load_training(config)
+    if not catalogue.categories:
+        # The network has its category output whether or not a loss trains it.
+        catalogue = catalogue.with_categories(["unknown"])
+    for line in quick_check(catalogue):
+        log.info(line)
+    sampler = make_sampler(catalogue, config)
+    if config.weights == "imagenet":
+        log.info(notice(registry.get("backbone", config.backbone).weights))
+    if not config.dry_run:
+        open_run(config)
+    log.info(describe_plan(catalogue, sampler, config))
+    with strategy.scope():
+        parts = make_parts(config, catalogue, sampler)
+    if _needs_plain(config, strategy):
+        parts.plain = build_from_config(config, len(catalogue.categories), weights="none")
+    with strategy.scope():
+        if config.dry_run:
+            log.info(_try_one_step(parts, config))
+            return Path(config.run)
+        return train(parts, config.run, config, config)
+
+
+def _try_one_step(parts, config):
+    """Makes two updates that are thrown away; returns what was measured as text."""
+    precision = choose_precision(config.mixed_precision)
+    steps_per_epoch = updates_per_epoch(parts, config)
+    engine = build_engine(parts, config, steps_per_epoch)
+    batches = distributed_batches(engine, parts, config, 0)
+    times, scalars = [], {}
+    for _ in range(2):
+        begin = time.monotonic()
+        scalars, _ = engine.update(batches, 1)
+        loss = float(scalars["loss"][0])
+        times.append(time.monotonic() - begin)
+    steps, images = config.epochs * steps_per_epoch, parts.sampler.size * config.accumulate
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    memory = [f"{peak / (2**30 if sys.platform == 'darwin' else 2**20):.1f} GiB of RAM"]
+    for device in tf.config.list_logical_devices("GPU"):
+        used = tf.config.experimental.get_memory_info(device.name)["peak"]
+        memory.append(f"{used / 2**30:.1f} GiB on {device.name}")
+    count = sum(int(np.prod(variable.shape)) for variable in engine.variables)
+    return "\n".join(
+        [
+            f"model: {config.backbone}, {count:,} parameters trained, {precision}, "
+            f"{engine.strategy.num_replicas_in_sync} device(s)",
+            f"run: {steps} steps of {images} images, loss of the first {loss:.4f}",
+            f"time: {times[0]:.1f} s to compile and make a step, {times[1]:.2f} s a step "
+            f"({images / times[1]:.0f} images/s), about {steps * times[1] / 3600:.1f} hours "
+            "without validation",
+            f"memory: {', '.join(memory)}",
+            "dry run: nothing was written",
+        ]
+    )
