@@ -4,8 +4,16 @@ import argparse
 import sys
 
 from fir_tf import registry
+from fir_tf.errors import FirError
 from fir_tf.settings import PLUGINS_HELP
 from fir_tf.shell import given_path, quiet_import, run_command
+
+
+def _summary(kind, name):
+    try:
+        return registry.summary(kind, name)
+    except FirError as error:
+        return str(error)
 
 
 def _parts(options):
@@ -14,7 +22,7 @@ def _parts(options):
         for number, (kind, about) in enumerate(registry.KINDS.items()):
             print(f"{chr(10) if number else ''}{kind}, named by --{about.flag}: {about.what}")
             for name in registry.names(kind):
-                print(f"  {name:20s} {registry.summary(kind, name)}")
+                print(f"  {name:20s} {_summary(kind, name)}")
 
 
 def _parser():

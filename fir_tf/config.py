@@ -25,7 +25,7 @@ PHOTO_RULE = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class InputSettings:
     """How images become the pixels of a batch. Each field is a flag of the same name."""
 
@@ -59,7 +59,7 @@ class InputSettings:
         check_settings(self)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class LoopSettings:
     """How long and how fast a model is trained. Each field is a flag of the same name."""
 
@@ -162,7 +162,7 @@ def _integers(text):
     return [int(part) for part in text.split(",") if part.strip()]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(InputSettings, LoopSettings):
     """What a training run is made of. Each field is a flag of train.py of the same name."""
 
@@ -318,8 +318,8 @@ class Config(InputSettings, LoopSettings):
     def save(self, path: str | Path) -> None:
         """Writes the config as JSON to `path`, and what its plugins brought beside it."""
         brought = registry.brought(self.plugins)
-        files.write_json(Path(path).with_name(_PLUGINS), brought)
         files.write_json(path, dataclasses.asdict(self) | {"plugins": ",".join(brought)})
+        files.write_json(Path(path).with_name(_PLUGINS), brought)
 
     @classmethod
     def load(cls, path: str | Path) -> "Config":
@@ -385,7 +385,8 @@ def _read_plugins(path):
         return {}
     values = files.read_json(path, "Copy the run's folder again")
     good = all(isinstance(parts, list) for parts in values.values())
-    if not good or not all(isinstance(part, str) for part in sum(values.values(), [])):
+    parts = sum(values.values(), []) if good else [None]
+    if not all(isinstance(part, str) and len(part.split()) == 2 for part in parts):
         raise FirError(f"{path} must list parts by plugin. Copy the run's folder again")
     return values
 
@@ -394,10 +395,11 @@ def _check_losses(config):
     terms = config.terms()
     if not any(term.weight for term in terms):
         raise FirError(
-            f"nothing would be trained: with --losses={config.losses}, `alpha` or `beta` must be "
-            f"> 0 for a loss in the sum. Received: alpha={config.alpha}, beta={config.beta}"
+            f"nothing would be trained: with --losses={config.losses}, the weight of a loss must "
+            f"be > 0 (`alpha`, `beta`). Received: alpha={config.alpha}, beta={config.beta}"
         )
-    if any(term.flag == "beta" for term in terms) and config.triplets != "explicit":
+    groups = any(term.flag == "beta" for term in terms) and config.triplets != "explicit"
+    if groups and not config.sampler:
         if config.images_per_item < 2:
             raise FirError(
                 f"`images_per_item` must be at least 2. Received: {config.images_per_item}"

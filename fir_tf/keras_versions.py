@@ -44,6 +44,12 @@ def without_slashes(model):
     return model
 
 
+def layer_of(tensor):
+    """Returns the layer of a functional model that a symbolic tensor comes from."""
+    history = tensor._keras_history
+    return history.layer if KERAS_2 else history.operation
+
+
 def make_variable(value, name, trainable=False):
     """Returns a float32 variable beside a model's own.
 

@@ -1,7 +1,9 @@
 """What the library says goes to loggers, one a package; the commands show it plainly."""
 
+import contextlib
 import logging
 import sys
+from collections.abc import Iterator
 
 _LOGGER = logging.getLogger("fir_tf")
 
@@ -16,6 +18,18 @@ class _Plain(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Prints a message to what is the standard stream at this moment."""
         print(record.getMessage(), file=getattr(sys, self._stream), flush=True)
+
+
+@contextlib.contextmanager
+def shown() -> Iterator[None]:
+    """Shows the messages of the library within it, and leaves the loggers as they were."""
+    before = list(_LOGGER.handlers), _LOGGER.level, _LOGGER.propagate
+    show()
+    try:
+        yield
+    finally:
+        _LOGGER.handlers[:], level, _LOGGER.propagate = before
+        _LOGGER.setLevel(level)
 
 
 def show(stream: str = "stdout") -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from fir_tf.errors import FirError
+from fir_tf.shell import quiet_import
 
 ENTRY_POINTS = "fir_tf.parts"
 """The group of entry points by which an installed package brings parts."""
@@ -130,9 +131,10 @@ KINDS = {
     ),
 }
 
-# {(kind, name): part}, and {plugin: names of the parts it brought, "kind name"}.
+# {(kind, name): part} with the module that registered it, and {plugin: its module's name}.
 _registered: dict[tuple[str, str], Any] = {}
-_plugins: dict[str, list[str]] = {}
+_origins: dict[tuple[str, str], str] = {}
+_plugins: dict[str, str] = {}
 
 
 def register(kind: str, name: str) -> Callable[[Any], Any]:
@@ -152,9 +154,15 @@ def register(kind: str, name: str) -> Callable[[Any], Any]:
         raise FirError(f"the name of a {kind} must be letters, digits and _. Received: {name!r}")
 
     def decorate(part):
+        origin = sys._getframe(1).f_globals.get("__name__", "")
         if _registered.get((kind, name), part) is not part or name in KINDS[kind].own:
-            raise FirError(f"there is a {kind} {name!r} already. Give yours another name")
+            before = _origins.get((kind, name), "fir_tf")
+            raise FirError(
+                f"there is a {kind} {name!r} already, from {before}. Give yours another name, or "
+                "name the plugin in one way only"
+            )
         _registered[kind, name] = part
+        _origins[kind, name] = origin
         return part
 
     return decorate
@@ -177,9 +185,10 @@ def check(kind: str, name: Any, flag: str = "") -> None:
     """
     known = names(kind)
     if name not in known:
+        there = f"one of {', '.join(known)}, or one" if known else "one"
         raise FirError(
-            f"`{flag or KINDS[kind].flag}` must be one of {', '.join(known)}, or a {kind} that "
-            f"--plugins brings. Received: {name!r}"
+            f"`{flag or KINDS[kind].flag}` must be {there} that --plugins brings. "
+            f"Received: {name!r}"
         )
 
 
@@ -223,19 +232,28 @@ def load_plugins(text: str) -> None:
     Raises:
         FirError: one of them does not exist or cannot be imported.
     """
-    for plugin in filter(None, (part.strip() for part in text.split(","))):
-        key = _key(plugin)
-        if key not in _plugins:
-            before = set(_registered)
-            with _told(plugin):
-                _import(key)
-            _plugins[key] = [" ".join(part) for part in _registered if part not in before]
+    for plugin in _keys(text):
+        if plugin not in _plugins:
+            # Nearly every plugin imports TensorFlow.
+            with _told(plugin), quiet_import():
+                _plugins[plugin] = _import(plugin)
+
+
+def loaded() -> str:
+    """Returns the plugins that this process has loaded, as `load_plugins` takes them."""
+    return ",".join(_plugins)
 
 
 def brought(text: str) -> dict[str, list[str]]:
     """Returns {plugin: its parts, "kind name" each} of loaded plugins; a file by its whole path."""
-    plugins = map(_key, filter(None, (part.strip() for part in text.split(","))))
-    return {plugin: list(_plugins[plugin]) for plugin in plugins}
+    return {
+        plugin: [
+            " ".join(part)
+            for part, origin in _origins.items()
+            if f"{origin}.".startswith(f"{_plugins[plugin]}.")
+        ]
+        for plugin in _keys(text)
+    }
 
 
 def require(plugins: dict[str, list[str]], of: str) -> None:
@@ -249,10 +267,9 @@ def require(plugins: dict[str, list[str]], of: str) -> None:
         FirError: saying which cannot be loaded and what it brought.
     """
     for plugin, parts in plugins.items():
-        here = all(name in names(kind) for kind, name in (part.split(" ", 1) for part in parts))
-        if parts and here:
+        if parts and all(_is_here(part) for part in parts):
             # From another place than then.
-            _plugins.setdefault(plugin, parts)
+            _plugins.setdefault(plugin, plugin)
         try:
             load_plugins(plugin)
         except FirError as error:
@@ -279,18 +296,30 @@ def _installed(kind):
     return {name: point for (of, _, name), point in split if of == kind and name}
 
 
-def _key(plugin):
-    return os.path.abspath(plugin) if plugin.endswith(".py") else plugin
+def _keys(text):
+    """The plugins in a flag's value: modules' names, and whole paths of files."""
+    for plugin in filter(None, (part.strip() for part in text.split(","))):
+        is_file = plugin.endswith(".py")
+        yield os.path.realpath(os.path.expanduser(plugin)) if is_file else plugin
+
+
+def _is_here(part):
+    kind, _, name = part.partition(" ")
+    return kind in KINDS and name in names(kind)
 
 
 def _import(plugin):
+    """Imports a plugin; returns its module's name."""
     if not plugin.endswith(".py"):
         # A console script does not look for modules where it is called.
         if os.getcwd() not in sys.path:
             sys.path.append(os.getcwd())
         importlib.import_module(plugin)
-        return
+        return plugin
     name = f"fir_tf_plugin_{Path(plugin).stem}"
+    if name in sys.modules:
+        # Another file of the same name.
+        name = f"{name}_{len(_plugins)}"
     spec = importlib.util.spec_from_file_location(name, plugin)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
@@ -299,12 +328,13 @@ def _import(plugin):
     except BaseException:
         del sys.modules[name]
         raise
+    return name
 
 
 @contextlib.contextmanager
 def _told(plugin: str) -> Iterator[None]:
     """Turns what goes wrong while a plugin is imported into a FirError with its place."""
-    before = dict(_registered)
+    before, origins = dict(_registered), dict(_origins)
     try:
         yield
     # Whatever a stranger's module raises when it is imported.
@@ -312,6 +342,8 @@ def _told(plugin: str) -> Iterator[None]:
         # The parts that it registered before it failed are none.
         _registered.clear()
         _registered.update(before)
+        _origins.clear()
+        _origins.update(origins)
         last = traceback.extract_tb(error.__traceback__)[-1]
         place = f" ({last.filename}:{last.lineno})" if last.filename != __file__ else ""
         raise FirError(

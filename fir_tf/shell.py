@@ -115,8 +115,7 @@ def run_command(body: Callable[[], int | None]) -> int:
         143 after SIGTERM, 141 when nobody reads the output any more.
     """
     _open_streams()
-    messages.show()
-    with _raising_on_signals():
+    with messages.shown(), _raising_on_signals():
         try:
             status = body() or 0
         except BaseException as error:

@@ -21,6 +21,8 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from fir_tf.registry import KINDS
+
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(
     path
@@ -77,6 +79,7 @@ _PARSE = """
 import dataclasses, importlib, json, sys
 from absl import flags
 from absl.testing import flagsaver
+from fir_tf.registry import KINDS
 from fir_tf.cli.common import define_flags, read_flags
 
 module, name = sys.argv[1].rsplit(".", 1)
@@ -93,6 +96,11 @@ for words in json.load(sys.stdin):
     except Exception as error:
         print(json.dumps([str(error), []]))
 """
+
+
+def test_how_to_extend_has_an_example_of_every_kind():
+    text = (ROOT / "docs/extend.md").read_text(encoding="utf-8")
+    assert set(re.findall(r'register\("(\w+)", "\w+"\)', text)) == set(KINDS)
 
 
 @functools.lru_cache

@@ -14,7 +14,7 @@ import pytest
 
 from fir_tf.errors import FirError
 from fir_tf.registry import names
-from fir_tf.retrieval.engines import FOLDER, Filter, Record, open_engine
+from fir_tf.retrieval.engines import DEFAULT, Filter, Record, open_engine
 from fir_tf.retrieval.engines.local import LocalEngine
 
 SIZE = 16
@@ -81,7 +81,7 @@ def found(engine, query, k, where=None):
 
 
 def test_the_contract_is_tested_on_every_engine():
-    tested = {re.split(r"[+:]", address)[0] if ":" in address else FOLDER for address in ENGINES}
+    tested = {re.split(r"[+:]", address)[0] if ":" in address else DEFAULT for address in ENGINES}
     assert tested == set(names("engine"))
 
 
@@ -364,7 +364,7 @@ def test_an_approximate_index_is_near_the_exact_one(tmp_path, kind):
 def test_unknown_addresses_are_told(tmp_path):
     for address, message in [
         ("", "Received: nothing"),
-        ("oracle://host", "faiss\\+hnsw:FOLDER"),
+        ("oracle://host", "faiss\\+hnsw:DEFAULT"),
         ("faiss+lsh:x", "`kind` must be one of flat, ivfpq, hnsw. Received: 'lsh'"),
         ("milvus:folder", "must be milvus:FILE.db"),
         (str(tmp_path), "has no records.sqlite"),

@@ -297,6 +297,7 @@ def test_a_loss_by_a_label_it_cannot_have():
         ),
         ("1e+2*OS+1e-3*OC", [("OC", 0.001), ("OS", 100.0)]),
         ("normface", [("normface:item", 1.0)]),
+        ("softmax+2E+1*triplet", [("softmax:category", 1.0), ("triplet:item", 20.0)]),
     ],
 )
 def test_a_sum_of_losses(text, expected):

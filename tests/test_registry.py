@@ -24,6 +24,7 @@ def clean_registry(monkeypatch):
     """What a test adds is gone after it."""
     monkeypatch.setattr(registry, "_registered", dict(registry._registered))
     monkeypatch.setattr(registry, "_plugins", dict(registry._plugins))
+    monkeypatch.setattr(registry, "_origins", dict(registry._origins))
     monkeypatch.setattr(sys, "path", list(sys.path))
 
 
@@ -140,6 +141,28 @@ def test_a_plugin_that_is_not_there():
         Config(plugins="nowhere")
 
 
+def test_plugins_of_one_name_and_one_plugin_by_two_names(tmp_path, monkeypatch):
+    """What a plugin brought is known whoever imported it first."""
+    first = write_plugin(tmp_path / "parts.py", LOADER)
+    (tmp_path / "other").mkdir()
+    second = write_plugin(tmp_path / "other/parts.py", LOADER.replace("mine", "second"))
+    registry.load_plugins(f"{first},{second}")
+    assert registry.brought(f"{first},{second}") == {
+        str(first): ["dataset mine"],
+        str(second): ["dataset second"],
+    }
+    (tmp_path / "link.py").symlink_to(first)
+    registry.load_plugins(str(tmp_path / "link.py"))
+    monkeypatch.syspath_prepend(tmp_path / "other")
+    with pytest.raises(FirError, match="there is a dataset 'second' already, from fir_tf_plugin_"):
+        registry.load_plugins("parts")
+    write_plugin(tmp_path / "other/third_parts.py", LOADER.replace("mine", "third"))
+    __import__("third_parts")
+    registry.load_plugins("third_parts")
+    assert registry.brought("third_parts") == {"third_parts": ["dataset third"]}
+    monkeypatch.delitem(sys.modules, "third_parts")
+
+
 def test_an_installed_package_brings_parts(tmp_path, monkeypatch):
     """As pip leaves it: a module beside its .dist-info."""
     (tmp_path / "their_parts.py").write_text('def load(path):\n    """Loads theirs."""\n')
@@ -173,6 +196,7 @@ def test_a_run_remembers_its_plugins(tmp_path, monkeypatch):
 
     def forget():
         registry._registered.clear()
+        registry._origins.clear()
         registry._plugins.clear()
 
     forget()
@@ -187,7 +211,7 @@ def test_a_run_remembers_its_plugins(tmp_path, monkeypatch):
     assert Config.load(tmp_path / "config.json").dataset == "mine"
 
     forget()
-    for text in ("[1]", '{"a.py": "dataset mine"}', "{"):
+    for text in ("[1]", '{"a.py": "dataset mine"}', '{"a.py": ["dataset"]}', "{"):
         (tmp_path / "plugins.json").write_text(text)
         with pytest.raises(FirError, match=r"plugins\.json"):
             Config.load(tmp_path / "config.json")
@@ -376,6 +400,7 @@ def test_one_file_brings_a_part_of_every_kind_to_every_script(tmp_path, monkeypa
 
     # Another process would know nothing of the plugin.
     registry._registered.clear()
+    registry._origins.clear()
     registry._plugins.clear()
     monkeypatch.chdir(ROOT)
     done("evaluate.py", f"--run={run}", "--data_dir", tmp_path / "shop", "--whiten=0")

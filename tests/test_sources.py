@@ -24,7 +24,7 @@ from fir_tf.datasets.sources import merge_training, parse_sources
 from fir_tf.errors import FirError
 from fir_tf.input import batches
 from fir_tf.input.batches import training_batches
-from fir_tf.samplers.choose import describe_undrawn, drawn_rows, make_sampler
+from fir_tf.samplers.choose import Wish, describe_undrawn, drawn_rows, make_sampler
 
 ROWS = [
     {"path": "a/1.jpg", "item": "7", "category": "Tee", "domain": "shop", "split": "train"},
@@ -450,12 +450,12 @@ def test_the_rows_that_can_be_drawn_are_those_that_are(losses, triplets, fractio
         category_fraction=fraction,
     )
     if fraction and "OC" not in losses:
-        with pytest.raises(FirError, match="`category_fraction` must bring .* for OC"):
+        with pytest.raises(FirError, match="`category_fraction` must bring "):
             make_sampler(catalogue, config)
         return
     sampler = make_sampler(catalogue, config)
     drawn = {row for step in range(25) for row in sampler(np.int64(step)).numpy().tolist()}
-    assert drawn == set(drawn_rows(catalogue, config).tolist())
+    assert drawn == set(drawn_rows(catalogue, Wish(config).nouns(config)).tolist())
 
 
 def test_a_fraction_that_rounds_to_no_image_is_refused():

@@ -15,7 +15,7 @@ from fir_tf.retrieval.engines import addresses
 from fir_tf.search_options import IndexOptions, MeasureOptions, QueryOptions, WebOptions
 from fir_tf.shell import given_path, run_command
 
-USAGE = f"""Visual search: index a catalogue's photos, ask with a photo.
+USAGE = """Visual search: index a catalogue's photos, ask with a photo.
 
   python search.py index   --images=photos --index=catalogue      embeds the photos
   python search.py query   photo.jpg --index=catalogue            finds the nearest items
@@ -23,8 +23,7 @@ USAGE = f"""Visual search: index a catalogue's photos, ask with a photo.
   python search.py web     --index=catalogue                      the same in a browser
 
 python search.py COMMAND --help lists the flags.
-
-{addresses()}"""
+"""
 
 _HELP = {
     "index": """Embeds a catalogue's photos into an index; a second time only what has changed.
@@ -103,7 +102,7 @@ def _call(command, photos=()):
 def _print_usage(command):
     """Says how search.py is called; returns the exit status."""
     asked = command in ("--help", "-h", "-help", "--helpfull", "--helpshort")
-    print(USAGE, file=sys.stdout if asked else sys.stderr)
+    print(f"{USAGE}\n{addresses()}", file=sys.stdout if asked else sys.stderr)
     if command and not asked:
         print(f"\nerror: {command!r} is no command of search.py", file=sys.stderr)
     return 0 if asked else 1

@@ -6,6 +6,7 @@ from fir_tf import registry
 from fir_tf.config import PHOTO_RULE
 from fir_tf.datasets.folder import load_folder
 from fir_tf.errors import FirError
+from fir_tf.settings import PLUGINS_HELP
 from fir_tf.shell import given_path
 
 
@@ -22,6 +23,9 @@ class Parser(argparse.ArgumentParser):
             value = getattr(options, action.dest, None)
             if isinstance(value, str) and not action.choices:
                 setattr(options, action.dest, given_path(action.dest, value))
+        registry.load_plugins(getattr(options, "plugins", ""))
+        if "dataset" in options:
+            registry.check("dataset", options.dataset)
         return options
 
     def error(self, message):
@@ -30,12 +34,12 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_source(parser):
-    """Adds --dataset, --data_dir and --workers to an ArgumentParser."""
+    """Adds --plugins, --dataset, --data_dir and --workers to an ArgumentParser."""
+    parser.add_argument("--plugins", default="", help=PLUGINS_HELP)
     parser.add_argument(
         "--dataset",
-        choices=registry.names("dataset"),
         default="inshop",
-        help="layout (%(default)s)",
+        help=f"layout, one of {', '.join(registry.names('dataset'))} (%(default)s)",
     )
     parser.add_argument(
         "--data_dir",

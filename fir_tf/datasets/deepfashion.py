@@ -1,6 +1,7 @@
 """The three DeepFashion benchmarks (Liu et al., CVPR 2016) as Catalogues."""
 
 import dataclasses
+import os
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,8 @@ def _folder_above_item(paths, path, lines):
 def _finish(benchmark, catalogue, notes, **counted):
     """Adds the notes and the comparison with the published counts, after all checks."""
     check_paths(catalogue)
-    if (Path(catalogue.source).parents[1] / BOUTIQUE).is_file():
+    root = Path(os.path.abspath(catalogue.root))
+    if any((folder / BOUTIQUE).is_file() for folder in (root, root.parent)):
         line = describe_boutique(benchmark, catalogue)
     else:
         line = compare_with_published(benchmark, catalogue, **counted)

@@ -19,6 +19,9 @@ _SHORTHAND = {
     "OS": ("triplet", "category", "beta"),
 }
 
+# What a loss is by where no label is given: as in the paper, items before categories.
+_DEFAULTS = {loss: label for loss, label, _ in reversed(_SHORTHAND.values())}
+
 HELP = (
     "Sum of losses: OC (softmax:category with the weight --alpha), IS (triplet:item) and OS "
     "(triplet:category, both with --beta), or [weight*]loss[:label] with the label item or "
@@ -60,6 +63,10 @@ class LossSettings:
     label_smoothing: float = 0.0
 
 
+# Between two terms. That of a number such as 1e+2 is none, but that behind a name such as v2e is.
+_PLUS = r"(?<![\d.][eE])\+|(?<=[A-Za-z_]\d[eE])\+|(?<=[eE])\+(?!\d)"
+
+
 def parse_losses(text: str) -> tuple[Term, ...]:
     """Reads a sum of losses.
 
@@ -74,8 +81,7 @@ def parse_losses(text: str) -> tuple[Term, ...]:
             a term that comes twice, or an empty one.
     """
     terms, seen = [], set()
-    # The plus of a number such as 1e+2 is none of these.
-    signs = [sign.start() for sign in re.finditer(r"(?<!\d[eE])\+|(?<=\d[eE])\+(?!\d)", text)]
+    signs = [sign.start() for sign in re.finditer(_PLUS, text)]
     for start, end in zip([-1, *signs], [*signs, len(text)], strict=True):
         term = _parse_term(text, start + 1, text[start + 1 : end])
         if (term.loss, term.label) in seen:
@@ -110,7 +116,7 @@ def _parse_term(text, start, part):
         raise _wrong(text, at, f"{what}; there are {', '.join([*_SHORTHAND, *known])}")
     if colon and label not in LABELS:
         raise _wrong(text, at, f"the label must be {' or '.join(LABELS)}, not {label!r}")
-    label = label or LABELS[0]
+    label = label or _DEFAULTS.get(loss, LABELS[0])
     return Term(f"{loss}:{label}", loss, label, number)
 
 

@@ -7,6 +7,12 @@ import tensorflow as tf
 
 from fir_tf.losses.grammar import LABELS, LossSettings
 
+ANY = "uniform"
+"""The sampler named by losses that any batch will do for."""
+
+OUTPUTS = ("logits", "features", "embedding")
+"""What a loss can read of the model."""
+
 
 class Loss:
     """A loss on the batch of all devices: it sees the same numbers on one replica or many.
@@ -18,7 +24,9 @@ class Loss:
         output: str, the model's output that it reads: "logits" (of the categories), "features"
             (the pooled feature map) or "embedding" (float32 [n, d], L2-normalised).
         labels: tuple of str, the labels it can be by.
-        sampler: str, the registered sampler whose batches it needs; any will do for "uniform".
+        sampler: str, the registered sampler whose batches it needs; any will do for `ANY`.
+        needs_triplets: bool, whether the sampler has to say which rows are anchors, positives and
+            negatives.
         has_classes: bool, whether it has variables by class; labels then count the classes of the
             training images, from 0.
     """
@@ -27,6 +35,7 @@ class Loss:
     labels: ClassVar[Sequence[str]] = LABELS
     has_classes: ClassVar[bool] = False
     sampler = "pk"
+    needs_triplets = False
 
     def __init__(self, settings: LossSettings) -> None:
         self.settings = settings

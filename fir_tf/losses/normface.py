@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from fir_tf.keras_versions import make_variable, tensor_of
-from fir_tf.losses.loss import Loss
+from fir_tf.losses.loss import ANY, Loss
 from fir_tf.losses.softmax import cross_entropy
 
 SCALE = 20.0
@@ -18,7 +18,7 @@ class NormFace(Loss):
     """Softmax over the cosines to learned class centres (Wang et al. 2017; Zhai and Wu 2019)."""
 
     output = "embedding"
-    sampler = "uniform"
+    sampler = ANY
     has_classes = True
 
     def build(self, classes: int, width: int) -> list[Any]:

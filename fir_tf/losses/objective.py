@@ -10,7 +10,7 @@ import tensorflow as tf
 from fir_tf import registry
 from fir_tf.errors import FirError
 from fir_tf.losses.grammar import LossSettings, Term, parse_losses
-from fir_tf.losses.loss import Loss
+from fir_tf.losses.loss import ANY, OUTPUTS, Loss
 
 
 def make_losses(terms: Sequence[Term], settings: LossSettings) -> list[Loss]:
@@ -22,6 +22,11 @@ def make_losses(terms: Sequence[Term], settings: LossSettings) -> list[Loss]:
     losses = []
     for term in terms:
         loss = registry.get("loss", term.loss)(settings)
+        if loss.output not in OUTPUTS:
+            raise FirError(
+                f"the loss {term.loss} must read one of {', '.join(OUTPUTS)}. Received: "
+                f"{loss.output!r}"
+            )
         if term.label not in loss.labels:
             raise FirError(
                 f"the loss {term.loss} is by {' or '.join(loss.labels)}. Received: {term.name}"
@@ -107,6 +112,11 @@ class Objective:
         told: dict[str, list[tf.Tensor]] = {}
         for term, loss in self._terms:
             found = loss(outputs[loss.output], *self._targets(term, loss, labels[term.label]))
+            if "loss" not in found:
+                raise FirError(
+                    f"the loss {term.loss} must return its value by the name 'loss'. Received: "
+                    f"{', '.join(found) or 'nothing'}"
+                )
             parts[term.name] = found.pop("loss")
             total += term.weight * parts[term.name]
             for name, value in found.items():
@@ -118,9 +128,9 @@ class Objective:
         if term.name in self._classes:
             known = tf.gather(self._classes[term.name], tf.maximum(labels, 0))
             labels = tf.where(labels >= 0, known, -1)
-        if loss.sampler == "uniform":
+        if loss.sampler == ANY:
             # Positives and negatives were not drawn for it.
             return (tf.where(self._classified, labels, -1),)
-        if loss.sampler == "triplets":
+        if loss.needs_triplets:
             return labels, self._triplets[term.label]
         return (labels,)

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from fir_tf.losses.loss import Loss
+from fir_tf.losses.loss import ANY, Loss
 
 
 def cross_entropy(
@@ -39,7 +39,7 @@ class Softmax(Loss):
 
     output = "logits"
     labels = ("category",)
-    sampler = "uniform"
+    sampler = ANY
 
     def __call__(
         self,

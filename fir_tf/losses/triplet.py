@@ -113,7 +113,7 @@ class Triplet(Loss):
     def __init__(self, settings: LossSettings) -> None:
         super().__init__(settings)
         if settings.triplets == "explicit":
-            self.sampler = "triplets"
+            self.sampler, self.needs_triplets = "triplets", True
 
     def __call__(
         self,

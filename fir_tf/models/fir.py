@@ -8,6 +8,7 @@ import keras
 from fir_tf import registry
 from fir_tf.config import Config
 from fir_tf.errors import FirError
+from fir_tf.keras_versions import layer_of
 from fir_tf.models.backbones import build_backbone, freeze_stages, normalisation
 from fir_tf.models.layers import set_batch_norm
 
@@ -81,8 +82,9 @@ def build_fir(
     category = keras.layers.Softmax(dtype="float32", name="category")(logits)
 
     pooled = registry.get("pooling", pooling)(features)
-    # Under a name of their own, whatever layers they come from.
-    pooled = keras.layers.Activation("linear", dtype="float32", name="features")(pooled)
+    if layer_of(pooled).name != "features":
+        # Under this name, whatever layer they come from.
+        pooled = keras.layers.Activation("linear", dtype="float32", name="features")(pooled)
     embedding = registry.get("neck", neck)(pooled, embedding_size)
     embedding = keras.layers.UnitNormalization(dtype="float32", name="embedding")(embedding)
     return keras.Model(images, {"category": category, "embedding": embedding}, name="fir")

@@ -1,6 +1,7 @@
 """Pooling: the last feature map -> one vector an image.
 
-A pooling is a function from a feature map [n, h, w, c] to [n, c'], of Keras layers.
+A pooling is a function from a feature map [n, h, w, c] to [n, c'], of Keras layers. One whose last
+layer is not called "features" gets another layer of that name behind it.
 """
 
 import keras
@@ -9,4 +10,4 @@ import tensorflow as tf
 
 def average(features: tf.Tensor) -> tf.Tensor:
     """Averages the feature map over its places, as the paper does."""
-    return keras.layers.GlobalAveragePooling2D(dtype="float32", name="pooling")(features)
+    return keras.layers.GlobalAveragePooling2D(dtype="float32", name="features")(features)

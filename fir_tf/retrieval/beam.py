@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from fir_tf import registry
 from fir_tf.errors import FirError
 from fir_tf.files import open_file
 from fir_tf.retrieval.encoder import Encoder
@@ -287,9 +288,11 @@ class EncoderHandler(ModelHandler[bytes, tuple[np.ndarray, str, bool], Encoder])
         super().__init__()
         self.fingerprint, self.how = fingerprint, how
         self.batch_size, self.guess = batch_size, guess
+        self.plugins = registry.loaded()
 
     def load_model(self) -> Encoder:
         """See `ModelHandler`. A worker with another model there fails before it stores a vector."""
+        registry.load_plugins(self.plugins)
         encoder = Encoder(self.fingerprint["model"], **self.how)
         encoder.check(self.fingerprint, "the index")
         return encoder
@@ -315,8 +318,10 @@ class _AtIndex(apache_beam.DoFn):
 
     def __init__(self, address):
         self.address = address
+        self.plugins = registry.loaded()
 
     def setup(self):
+        registry.load_plugins(self.plugins)
         self._engine = open_engine(self.address)
         self._counters = {name: Metrics.counter(__name__, name) for name in _COUNTS}
 

@@ -9,24 +9,23 @@ from fir_tf.config import Config
 from fir_tf.datasets.catalogue import Catalogue
 from fir_tf.errors import FirError
 from fir_tf.losses.grammar import LABELS
+from fir_tf.losses.loss import ANY
 from fir_tf.losses.objective import make_losses
 from fir_tf.samplers.mixed import MixedSampler
 from fir_tf.samplers.sampler import Request, Sampler
 
-ANY = "uniform"
-"""The sampler named by losses that any batch will do for."""
 
-
-class _Wish:
+class Wish:
     """What the losses of a run want of batches.
 
     Attributes:
         sampler: str, the registered sampler that is asked for.
         by: tuple of str, the labels that its batches are made by.
         single: tuple of str, the labels of the losses on single images.
+        formed: list of Term, those that need triplets which the sampler has formed.
     """
 
-    def __init__(self, config):
+    def __init__(self, config: Config) -> None:
         terms = config.terms()
         pairs = list(zip(terms, make_losses(terms, config.loss_settings()), strict=True))
         wanted = list(dict.fromkeys(loss.sampler for _, loss in pairs if loss.sampler != ANY))
@@ -35,13 +34,14 @@ class _Wish:
                 f"the losses need batches of {' and '.join(wanted)}: choose one with --sampler. "
                 f"Received: --losses={config.losses}"
             )
+        self.formed = [term for term, loss in pairs if loss.needs_triplets]
         self.sampler = config.sampler or (wanted[0] if wanted else ANY)
         self.single = _ordered(term.label for term, loss in pairs if loss.sampler == ANY)
         grouped = _ordered(term.label for term, loss in pairs if loss.sampler != ANY)
         self.by = grouped or self.single
 
-    def nouns(self, config):
-        """The labels of which an image needs one to be drawn."""
+    def nouns(self, config: Config) -> tuple[str, ...]:
+        """Returns the labels of which an image needs one to be drawn."""
         nouns = self.by
         if self.sampler == "pk":
             # Batches of P x K come from the groups of one label; the other is mined within them.
@@ -54,20 +54,16 @@ def _ordered(labels):
     return tuple(label for label in LABELS if label in found)
 
 
-def drawn_rows(catalogue: Catalogue, config: Config) -> np.ndarray:
-    """Returns the training rows that the sampler of `make_sampler` can draw.
+def drawn_rows(catalogue: Catalogue, labels: Sequence[str]) -> np.ndarray:
+    """Returns the training rows that batches made by some labels can draw.
 
     Args:
         catalogue: Catalogue; its split `train`.
-        config: Config; `losses`, `triplets`, `sampler`, `category_fraction`.
+        labels: sequence of str.
 
     Returns:
         int array of rows in ascending order.
     """
-    return _known(catalogue, _Wish(config).nouns(config))
-
-
-def _known(catalogue: Catalogue, labels: Sequence[str]) -> np.ndarray:
     known = np.any([getattr(catalogue, label) >= 0 for label in labels], axis=0)
     return np.flatnonzero((catalogue.split == "train") & known)
 
@@ -82,9 +78,9 @@ def describe_undrawn(catalogue: Catalogue, config: Config) -> str:
     Returns:
         str.
     """
-    nouns = _Wish(config).nouns(config)
+    nouns = Wish(config).nouns(config)
     count = int((catalogue.split == "train").sum())
-    left = count - len(_known(catalogue, nouns))
+    left = count - len(drawn_rows(catalogue, nouns))
     if not left:
         return ""
     return (
@@ -121,7 +117,7 @@ def make_sampler(catalogue: Catalogue, config: Config) -> Sampler:
                 f"the loss {term.name} needs {term.label} labels, and no training image of "
                 f"{catalogue.source} has one. Received: --losses={config.losses}"
             )
-    wish = _Wish(config)
+    wish = Wish(config)
     _check_sources(catalogue, rows, wish.nouns(config))
     extra = 0
     if wish.sampler != ANY:
@@ -133,6 +129,12 @@ def make_sampler(catalogue: Catalogue, config: Config) -> Sampler:
         return registry.get("sampler", name)(request)
 
     sampler = make(wish.sampler, wish.by, config.batch_size - extra, config.seed)
+    for term in wish.formed:
+        if term.label not in sampler.triplets:
+            raise FirError(
+                f"--triplets=explicit needs a sampler that forms triplets for {term.name}. "
+                f"Received: --sampler={wish.sampler}"
+            )
     if extra:
         sampler = MixedSampler(sampler, make(ANY, wish.single, extra, config.seed + 1))
     return sampler
@@ -143,15 +145,16 @@ def _extra(config, wish):
     extra = round(config.batch_size * config.category_fraction)
     if config.category_fraction and (not wish.single or not 0 < extra < config.batch_size):
         raise FirError(
-            "`category_fraction` must bring at least one image a batch for OC, and leave one for "
-            f"triplets. Received: {config.category_fraction} of a batch of {config.batch_size} "
-            f"with --losses={config.losses}"
+            "`category_fraction` must bring at least one image a batch for a loss on single "
+            "images, and leave one for the others. Received: "
+            f"{config.category_fraction} of a batch of {config.batch_size} with "
+            f"--losses={config.losses}"
         )
     return extra
 
 
 def _check_sources(catalogue, rows, nouns):
-    drawn = _known(catalogue, nouns)
+    drawn = drawn_rows(catalogue, nouns)
     for origin in np.unique(catalogue.origin[rows]):
         if not (catalogue.origin[drawn] == origin).any():
             raise FirError(

@@ -44,6 +44,11 @@ class PKSampler:
                 f"`batch_size` must be a multiple of `images_per_item`. "
                 f"Received: {size} and {per_group}"
             )
+        if size < 2 * per_group:
+            raise FirError(
+                f"`batch_size` must be at least twice `images_per_item`: a triplet needs a second "
+                f"{noun}. Received: {size} and {per_group}"
+            )
         self._groups = Groups(labels, rows)
         check_groups(self._groups, noun)
         self.groups_per_batch = min(size // per_group, len(self._groups))

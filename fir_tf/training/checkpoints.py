@@ -84,7 +84,7 @@ class Checkpoints:
                     return True
                 except _DAMAGE as error:
                     reason = first_line(error)
-                    log.info(f"cannot read the checkpoint {Path(folder) / name}: {reason}")
+                    log.warning(f"cannot read the checkpoint {Path(folder) / name}: {reason}")
         if names:
             raise FirError(
                 f"no checkpoint in {folder} can be read (reasons above). Delete "

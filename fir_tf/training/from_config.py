@@ -16,7 +16,7 @@ from fir_tf.datasets.catalogue import Catalogue
 from fir_tf.datasets.findings import quick_check
 from fir_tf.losses.objective import Objective, make_losses
 from fir_tf.models.fir import build_from_config
-from fir_tf.models.pretrained import notice
+from fir_tf.models.pretrained import imagenet_weights, notice
 from fir_tf.samplers.choose import describe_undrawn, make_sampler
 from fir_tf.samplers.sampler import Sampler
 from fir_tf.training.distribution import make_strategy
@@ -101,7 +101,11 @@ def train_config(config: Config) -> Path:
         log.info(line)
     sampler = make_sampler(catalogue, config)
     if config.weights == "imagenet":
-        log.info(notice(registry.get("backbone", config.backbone).weights))
+        log.info(
+            notice(
+                imagenet_weights(config.backbone, registry.get("backbone", config.backbone).weights)
+            )
+        )
     if not config.dry_run:
         open_run(config)
     log.info(describe_plan(catalogue, sampler, config))

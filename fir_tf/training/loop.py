@@ -140,9 +140,9 @@ class _Steps:
             follow = self._actions(run_log, bar.write)
             self._make(start, steps, steps_per_epoch, follow, bar, asked)
         if self._gather.bad:
-            log.info(f"skipped {len(self._gather.bad)} images that cannot be decoded:")
+            log.warning(f"skipped {len(self._gather.bad)} images that cannot be decoded:")
             for path in self._gather.bad_paths():
-                log.info(f"  {path}")
+                log.warning(f"  {path}")
 
     def _actions(self, run_log, write):
         parts, loop, gather = self._parts, self._loop, self._gather

@@ -19,7 +19,7 @@ def open_run(config: Config) -> Path:
         config: Config.
 
     Returns:
-        Path of the folder, holding config.json and versions.json.
+        Path of the folder, holding config.json, plugins.json and versions.json.
 
     Raises:
         FirError: if the folder holds a run of another config or of another Keras generation, or

@@ -127,7 +127,7 @@ class TrainStep:
             scalars,
             [
                 # Every replica has the whole gradient of what the losses own, and they are summed.
-                gradient / replicas if id(variable) in own else gradient
+                tf.convert_to_tensor(gradient) / replicas if id(variable) in own else gradient
                 for variable, gradient in zip(self._variables, gradients, strict=True)
             ],
         )

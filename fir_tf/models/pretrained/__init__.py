@@ -1,9 +1,11 @@
 """ImageNet weights: where they come from and what they expect.
 
-Nothing here imports Keras or TensorFlow, so that the command line answers at once.
+Nothing here imports Keras or TensorFlow.
 """
 
 from dataclasses import dataclass
+
+from fir_tf.errors import FirError
 
 LICENCE_NOTE = (
     "weights trained on ImageNet may carry non-commercial terms, whatever licence their file has: "
@@ -64,6 +66,24 @@ class Weights:
 KERAS_APPLICATIONS = "https://storage.googleapis.com/tensorflow/keras-applications"
 TIMM = "https://github.com/huggingface/pytorch-image-models/releases/download"
 TORCHVISION = "https://download.pytorch.org/models"
+
+
+def imagenet_weights(name: str, weights: Weights | None) -> Weights:
+    """Returns a backbone's ImageNet weights.
+
+    Args:
+        name: str, the backbone's.
+        weights: Weights or None, what it has.
+
+    Raises:
+        FirError: it has none.
+    """
+    if weights is None:
+        raise FirError(
+            f"there are no ImageNet weights for the backbone {name}: --weights=none starts from "
+            "random ones, --weights=FILE from yours"
+        )
+    return weights
 
 
 def notice(weights: Weights) -> str:

@@ -5,8 +5,8 @@ import os
 import sys
 
 from fir_tf import registry
-from fir_tf.errors import FirError
-from fir_tf.models.pretrained import LICENCE_NOTE, notice
+from fir_tf.models.pretrained import LICENCE_NOTE, imagenet_weights, notice
+from fir_tf.settings import PLUGINS_HELP
 from fir_tf.shell import given_path, quiet_import, run_command
 
 # TensorFlow's C++ log says nothing a user of the commands can act on; set before its import.
@@ -39,9 +39,7 @@ def _list(_):
 def _download(options):
     from fir_tf.models.pretrained.download import imagenet_file
 
-    weights = _weights(options.backbone)
-    if not weights:
-        raise FirError(f"there are no ImageNet weights for the backbone {options.backbone}")
+    weights = imagenet_weights(options.backbone, _weights(options.backbone))
     print(notice(weights), flush=True)
     print(imagenet_file(weights))
 
@@ -81,7 +79,10 @@ def _parser():
         "into a .weights.h5 file for --weights. Every tensor is used or named.",
     )
     for command in (download, convert):
-        command.add_argument("--backbone", required=True, choices=registry.names("backbone"))
+        command.add_argument(
+            "--backbone", required=True, help=f"one of {', '.join(registry.names('backbone'))}"
+        )
+        command.add_argument("--plugins", default="", help=PLUGINS_HELP)
     convert.add_argument("--from", required=True, dest="source", metavar="FILE")
     convert.add_argument("--to", required=True, dest="target", metavar="FILE.weights.h5")
     convert.add_argument(
@@ -98,6 +99,9 @@ def main(argv=None):
 
     def body():
         options = _parser().parse_args(argv)
+        if "backbone" in options:
+            registry.load_plugins(given_path("plugins", options.plugins))
+            registry.check("backbone", options.backbone)
         commands[options.command](options)
 
     return run_command(body)

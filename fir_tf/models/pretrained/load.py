@@ -8,6 +8,7 @@ from safetensors.numpy import load_file as read_safetensors
 
 from fir_tf.errors import FirError
 from fir_tf.models.layers import with_faster_layers
+from fir_tf.models.pretrained import imagenet_weights
 from fir_tf.models.pretrained.assign import assign_torch
 from fir_tf.models.pretrained.download import imagenet_file
 from fir_tf.models.torch_file import read_torch_file
@@ -25,12 +26,8 @@ def load_imagenet(model, backbone):
     Raises:
         FirError: if they cannot be had, saying what to do instead.
     """
-    if not backbone.weights:
-        raise FirError(
-            f"there are no ImageNet weights for the backbone {model.name}: --weights=none starts "
-            "from random ones, --weights=FILE from yours"
-        )
-    load_file(model, backbone, imagenet_file(backbone.weights))
+    weights = imagenet_weights(model.name, backbone.weights)
+    load_file(model, backbone, imagenet_file(weights))
 
 
 def load_file(model, backbone, path):

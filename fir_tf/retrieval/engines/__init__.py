@@ -6,15 +6,20 @@ from fir_tf import registry
 from fir_tf.errors import FirError
 from fir_tf.retrieval.engines.base import Engine, Filter, Hit, Record, Scheme
 
-FOLDER = "folder"
+DEFAULT = "folder"
 """The engine of an address without a scheme."""
 
 
 def addresses() -> str:
     """Returns what an address may be, for the help of the commands."""
-    known = [registry.get("engine", name).addresses for name in registry.names("engine")]
-    lines = [f"  {address:35s}{what}" for rows in known for address, what in rows]
-    return "\n".join(["Where an index lies says what searches it:", *lines])
+    lines = ["Where an index lies says what searches it:"]
+    for name in registry.names("engine"):
+        try:
+            known = registry.get("engine", name).addresses
+        except FirError as error:
+            known = [(f"{name}:", str(error))]
+        lines += [f"  {address:35s}{what}" for address, what in known]
+    return "\n".join(lines)
 
 
 def open_engine(address: str | Path, create: bool = False, effort: float = 1.0) -> Engine:
@@ -37,7 +42,7 @@ def open_engine(address: str | Path, create: bool = False, effort: float = 1.0) 
         raise FirError("`index` must be an index's address. Received: nothing")
     # One letter is a drive.
     if not separator or len(scheme) == 1:
-        scheme, place = FOLDER, address
+        scheme, place = DEFAULT, address
     name, _, variant = scheme.partition("+")
     if name not in registry.names("engine"):
         raise FirError(f"`index` must be an index's address. Received: {address!r}.\n{addresses()}")
