@@ -11,6 +11,9 @@ from socket import socket
 
 import numpy as np
 import pytest
+from commands import done
+from shallow import CODE as SHALLOW
+from shallow import TWO_STAGES, shallow_backbones
 
 import fir_tf
 from fir_tf.config import Config
@@ -138,9 +141,8 @@ def test_precision_by_name():
     assert choose_precision("auto") == expected
 
 
-# A network of one block a stage, without random draws inside the network, which each device makes for
+# A network of two blocks, without random draws inside the network, which each device makes for
 # its own images (EfficientNet's stochastic depth), and without statistics of a batch.
-SHALLOW = "from fir_tf.models import senet; senet._BLOCKS = (1,) * 4"
 FLAGS = {
     "backbone": "resnet50_v15",
     "weights": "none",
@@ -204,7 +206,8 @@ def test_two_workers_equal_one_process(inshop, tmp_path):
         assert "on request; the same command resumes" in text
     for text in finished(start_workers(command, tmp_path / "two"), 0):
         assert "resuming" in text
-    subprocess.run([*command, f"--run={tmp_path / 'one'}"], check=True, timeout=600)
+    with shallow_backbones(TWO_STAGES):
+        done("train.py", *flags, f"--run={tmp_path / 'one'}")
     one, two = (read_history(tmp_path / name) for name in ("one", "two"))
     assert one.keys() == two.keys() and len(one["loss"]) > 3
     for name in ("loss", "OC", "IS", "active", "positive_distance", "negative_distance"):
