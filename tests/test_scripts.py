@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 from commands import done
 from PIL import Image
+from shallow import shallow_backbones
 
 from fir_tf.datasets import boutique, load
 from fir_tf.files import write_json
@@ -113,7 +114,11 @@ def benchmark_of(tmp_path_factory):
         folder = tmp_path_factory.mktemp(layout)
         data = boutique.write(folder / "data", items=24, views=6, size=96, layout=layout)
         run = folder / "run"
-        train(layout, data, run)
+        if layout == "inshop":
+            train(layout, data, run)
+        else:
+            with shallow_backbones():
+                train(layout, data, run, "--weights=none")
         projector = ["--projector"] if layout == "inshop" else []
         evaluated, _ = done("evaluate.py", f"--run={run}", *projector)
         exported, _ = done("export.py", f"--run={run}")
