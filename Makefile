@@ -27,8 +27,8 @@ TESTS = $(CHECKED) -n $(WORKERS) --dist worksteal --durations=25
 # $(call env,test docs) brings what is missing in $(VENV).
 env = @sh tools/setup_env.sh $(VENV) $(EXTRAS) $(1)
 
-.PHONY: help env env-addons chromium quickstart test test-quick test-addons test-nightly test-all \
-	test-onednn $(KERNELS:%=test-onednn-%) test-oracle test-beam lint docs reproduce clean
+.PHONY: help env env-addons chromium quickstart test test-quick test-addons test-addons-all \
+	test-nightly test-all test-onednn $(KERNELS:%=test-onednn-%) test-oracle test-beam lint docs reproduce clean
 
 help:
 	@sed -n '/^$$/q;s/^# //p' Makefile
@@ -52,8 +52,9 @@ test-quick:
 
 # What the versions of TensorFlow and Keras can change, then the scripts as a user runs them. Each
 # environment reads what the other one writes, if that is there.
-ADDONS_TESTS = addons keras_versions architecture losses metrics config samplers fir training
-ADDONS_SLOW = tests/test_backbones.py \
+ADDONS_TESTS = addons keras_versions architecture losses metrics config samplers fir training \
+	backbones
+ADDONS_SLOW = \
 	tests/test_scripts.py::test_the_three_scripts[inshop] \
 	tests/test_scripts.py::test_metrics_follow_from_what_the_servable_answers[inshop] \
 	tests/test_index.py::test_the_commands \
@@ -67,9 +68,12 @@ test-addons: env-addons
 		$(VENV_ADDONS)/bin/python $(TESTS) -m "$(QUICK)" $(ADDONS_TESTS:%=tests/test_%.py)
 	$(VENV_ADDONS)/bin/python $(TESTS) $(ADDONS_SLOW:%='%')
 
+test-addons-all: test-addons
+	$(VENV_ADDONS)/bin/python $(TESTS) tests/test_backbones.py
+
 # One that fails does not keep the others from being run.
 test-nightly:
-	@$(MAKE) --keep-going test-all $(KERNELS:%=test-onednn-%) test-oracle test-beam test-addons
+	@$(MAKE) --keep-going test-all $(KERNELS:%=test-onednn-%) test-oracle test-beam test-addons-all
 
 test-all:
 	$(call env,test)

@@ -395,8 +395,9 @@ def _check_losses(config):
     terms = config.terms()
     if not any(term.weight for term in terms):
         raise FirError(
-            f"nothing would be trained: with --losses={config.losses}, the weight of a loss must "
-            f"be > 0 (`alpha`, `beta`). Received: alpha={config.alpha}, beta={config.beta}"
+            f"nothing would be trained: with --losses={config.losses}, `alpha` or `beta` must be "
+            "> 0 for a loss in the sum, or a weight of its own. "
+            f"Received: alpha={config.alpha}, beta={config.beta}"
         )
     groups = any(term.flag == "beta" for term in terms) and config.triplets != "explicit"
     if groups and not config.sampler:

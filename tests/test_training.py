@@ -28,7 +28,7 @@ from fir_tf.options import EvaluateOptions, ExportOptions
 from fir_tf.retrieval.evaluate import evaluate, load_model
 from fir_tf.samplers.choose import make_sampler
 from fir_tf.serving.export import export
-from fir_tf.training import from_config, loop
+from fir_tf.training import from_config
 from fir_tf.training.checkpoints import Checkpoints
 from fir_tf.training.checks import Health
 from fir_tf.training.engine import build_engine
@@ -467,13 +467,13 @@ def test_unreadable_images_are_skipped_counted_and_reported(tmp_path, capsys, mo
     out = capsys.readouterr().out
     assert "skipped 1 images that cannot be decoded" in out and str(broken) in out
     # All files are looked at, however busy the machine.
-    monkeypatch.setattr(loop, "quick_check", functools.partial(quick_check, seconds=60))
+    monkeypatch.setattr(from_config, "quick_check", functools.partial(quick_check, seconds=60))
     for path in sorted((root / "Img/img/WOMEN/Dresses").rglob("*.jpg"))[:8]:
         path.write_bytes(b"")
     with pytest.raises(FirError, match="8 of 128 image files looked at cannot be read"):
         from_config.train_config(dataclasses.replace(config, run=str(tmp_path / "first_look")))
     # What the first look, which is no full reading, has not seen.
-    monkeypatch.setattr(loop, "quick_check", lambda catalogue: [])
+    monkeypatch.setattr(from_config, "quick_check", lambda catalogue: [])
     with pytest.raises(FirError, match="images cannot be decoded, more than the 1 %"):
         from_config.train_config(dataclasses.replace(config, run=str(tmp_path / "other")))
 

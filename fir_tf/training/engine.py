@@ -1,19 +1,20 @@
 """The parts of a run put together: what is trained, on what, and the compiled step."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from fir_tf.config import LoopSettings
+from fir_tf.config import InputSettings, LoopSettings
 from fir_tf.datasets.catalogue import Catalogue
 from fir_tf.errors import FirError
 from fir_tf.input.batches import training_batches
 from fir_tf.losses.objective import Objective
 from fir_tf.models.fir import training_model
 from fir_tf.samplers.sampler import Sampler
+from fir_tf.training.distribution import make_strategy
 from fir_tf.training.optimizer import make_optimizer
 from fir_tf.training.schedules import make_schedule
 from fir_tf.training.step import TrainStep, make_averages
@@ -33,6 +34,7 @@ class Parts:
             saved; None where `model` is one.
         actions: sequence of callables of a `fir_tf.training.actions.Moment`, called beside the
             steps.
+        strategy: tf.distribute.Strategy of the devices; that of one device when not given.
     """
 
     model: keras.Model
@@ -41,16 +43,21 @@ class Parts:
     catalogue: Catalogue
     plain: keras.Model | None = None
     actions: Sequence[Callable[[Any], None]] = ()
+    strategy: tf.distribute.Strategy = dataclasses.field(
+        default_factory=lambda: make_strategy("none")
+    )
 
     def build(self) -> None:
         """Makes the variables that losses have of their own, once, see `Objective.build`."""
         if self.objective.built:
             return
         training = self.catalogue.part("train")
-        self.objective.build(
-            {label: getattr(training, label) for label in self.objective.labels},
-            {name: output.shape[-1] for name, output in training_model(self.model).output.items()},
-        )
+        outputs = training_model(self.model).output
+        with self.strategy.scope():
+            self.objective.build(
+                {label: getattr(training, label) for label in self.objective.labels},
+                {name: output.shape[-1] for name, output in outputs.items()},
+            )
 
 
 @dataclasses.dataclass
@@ -80,7 +87,7 @@ class Engine:
 
 
 def build_engine(parts: Parts, loop: LoopSettings, steps_per_epoch: int) -> Engine:
-    """Builds the optimiser and the compiled step, in the scope of the current strategy.
+    """Builds the optimiser and the compiled step.
 
     Args:
         parts: Parts.
@@ -91,8 +98,7 @@ def build_engine(parts: Parts, loop: LoopSettings, steps_per_epoch: int) -> Engi
         FirError: if the batch cannot be shared evenly among the devices, or nothing would be
             trained.
     """
-    strategy = tf.distribute.get_strategy()
-    model, objective = parts.model, parts.objective
+    strategy, model = parts.strategy, parts.model
     replicas = strategy.num_replicas_in_sync
     if parts.sampler.size % replicas:
         raise FirError(
@@ -100,21 +106,23 @@ def build_engine(parts: Parts, loop: LoopSettings, steps_per_epoch: int) -> Engi
             "devices. Give a --batch_size that is a multiple of their number"
         )
     schedule = make_schedule(loop, steps_per_epoch)
-    network = training_model(model)
-    parts.build()
-    variables = _reached(model, network, objective.outputs)
-    if not variables:
-        raise FirError(
-            "nothing would be trained: the whole backbone is frozen and no loss reaches a head"
-        )
-    variables += objective.variables
-    half = any(layer.compute_dtype == "float16" for layer in model.layers)
-    optimizer = make_optimizer(loop, model, variables, schedule, half)
-    averages = make_averages(variables) if loop.ema else None
+    with strategy.scope():
+        network = training_model(model)
+        parts.build()
+        variables = _reached(model, network, parts.objective.outputs)
+        if not variables:
+            raise FirError(
+                "nothing would be trained: the whole backbone is frozen (--freeze) and no loss "
+                "reaches a head"
+            )
+        variables += parts.objective.variables
+        half = any(layer.compute_dtype == "float16" for layer in model.layers)
+        optimizer = make_optimizer(loop, model, variables, schedule, half)
+        averages = make_averages(variables) if loop.ema else None
     update = TrainStep(
         network,
         optimizer,
-        objective,
+        parts.objective,
         variables,
         strategy,
         loop.accumulate,
@@ -145,7 +153,9 @@ def _reached(model, network, outputs):
     return [variable for variable in model.trainable_variables if id(variable) in reached]
 
 
-def distributed_batches(engine, parts, inputs, first):
+def distributed_batches(
+    engine: Engine, parts: Parts, inputs: InputSettings, first: int
+) -> Iterator[dict[str, tf.Tensor]]:
     """Returns an iterator over the strategy's batches from batch number `first` on."""
     strategy, catalogue, sampler = engine.strategy, parts.catalogue, parts.sampler
     replicas = strategy.num_replicas_in_sync

@@ -62,7 +62,8 @@ def make_parts(config: Config, catalogue: Catalogue, sampler: Sampler) -> Parts:
     terms = config.terms()
     objective = Objective(terms, make_losses(terms, config.loss_settings()), sampler)
     actions = [registry.get("action", name) for name in config.action_names()]
-    parts = Parts(model, objective, sampler, catalogue, actions=actions)
+    strategy = tf.distribute.get_strategy()
+    parts = Parts(model, objective, sampler, catalogue, actions=actions, strategy=strategy)
     # Before anything else draws from the seed.
     parts.build()
     return parts
@@ -113,11 +114,10 @@ def train_config(config: Config) -> Path:
         parts = make_parts(config, catalogue, sampler)
     if _needs_plain(config, strategy):
         parts.plain = build_from_config(config, len(catalogue.categories), weights="none")
-    with strategy.scope():
-        if config.dry_run:
-            log.info(_try_one_step(parts, config))
-            return Path(config.run)
-        return train(parts, config.run, config, config)
+    if config.dry_run:
+        log.info(_try_one_step(parts, config))
+        return Path(config.run)
+    return train(parts, config.run, config, config)
 
 
 def _try_one_step(parts, config):

@@ -61,8 +61,7 @@ def train(
 
     The folder holds labels.json, checkpoints/, logs/ (TensorBoard), log.csv, model.keras (the best
     model on the validation part so far) and training.png. A run that was interrupted goes on from
-    its last checkpoint. Several devices: call it in the scope of a tf.distribute strategy, with a
-    model made in that scope.
+    its last checkpoint.
 
     Args:
         parts: Parts.
