@@ -33,6 +33,24 @@ def batch_norms(model):
     ]
 
 
+def test_the_default_layers_are_those_of_saved_checkpoints():
+    """Checkpoints find layers by their place: another layer would leave older runs behind."""
+    model = small_fir(embedding_size=4)
+    assert [layer.name for layer in model.layers] == [
+        "images",
+        "normalisation",
+        "efficientnet_lite0",
+        "relaxation",
+        "relaxation_dropout",
+        "category_map",
+        "features",
+        "category_logits",
+        "projection",
+        "category",
+        "embedding",
+    ]
+
+
 def test_batch_norm_modes():
     images = np.random.RandomState(0).uniform(0, 255, (4, 32, 32, 3)).astype("float32")
     for mode, weights, moves in (

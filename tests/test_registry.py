@@ -14,6 +14,8 @@ from conftest import write_jpeg
 from fir_tf import registry
 from fir_tf.config import Config
 from fir_tf.errors import FirError
+from fir_tf.models.pretrained import imagenet_weights
+from fir_tf.retrieval.engines import addresses
 from fir_tf.training.log import read_history
 
 ROOT = Path(__file__).parent.parent
@@ -99,6 +101,11 @@ def test_mistakes_name_what_there_is():
             registry.register("dataset", name)
 
 
+def test_a_backbone_without_imagenet_weights():
+    with pytest.raises(FirError, match="no ImageNet weights for the backbone tiny: --weights=none"):
+        imagenet_weights("tiny", None)
+
+
 def test_plugins_are_files_and_modules(tmp_path, monkeypatch):
     file = write_plugin(tmp_path / "one.py", LOADER)
     write_plugin(tmp_path / "two_parts.py", LOADER.replace("mine", "second"))
@@ -172,6 +179,7 @@ def test_an_installed_package_brings_parts(tmp_path, monkeypatch):
     (info / "entry_points.txt").write_text(
         f"[{registry.ENTRY_POINTS}]\n"
         "dataset.theirs = their_parts:load\ndataset.gone = their_parts:no_such\n"
+        "engine.away = their_parts:no_such\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     registry._entry_points.cache_clear()
@@ -180,6 +188,8 @@ def test_an_installed_package_brings_parts(tmp_path, monkeypatch):
         assert registry.summary("dataset", "theirs") == "Loads theirs."
         with pytest.raises(FirError, match=r"'gone' of their-parts cannot be imported.*no_such"):
             registry.get("dataset", "gone")
+        # Lists go on behind it.
+        assert "engine 'away' of their-parts" in addresses() and "milvus" in addresses()
     finally:
         registry._entry_points.cache_clear()
         sys.modules.pop("their_parts", None)

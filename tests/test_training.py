@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import keras
@@ -23,6 +24,10 @@ from fir_tf.datasets import load, load_training
 from fir_tf.datasets.findings import quick_check
 from fir_tf.errors import FirError
 from fir_tf.input.batches import training_batches
+from fir_tf.keras_versions import make_variable, tensor_of
+from fir_tf.losses.grammar import LossSettings, Term
+from fir_tf.losses.loss import ANY, Loss
+from fir_tf.losses.objective import Objective
 from fir_tf.models.fir import build_fir, training_model
 from fir_tf.options import EvaluateOptions, ExportOptions
 from fir_tf.retrieval.evaluate import evaluate, load_model
@@ -125,6 +130,45 @@ def linear_step(batches, losses="OC", **flags):
         }
     )
     return step, iter(data), variables[0], averages
+
+
+class Centres(Loss):
+    """Mean squared distance to the class's own centre, which is gathered."""
+
+    sampler = ANY
+    has_classes = True
+
+    def build(self, classes, width):
+        self._centres = make_variable(np.zeros((classes, width)), "centres", trainable=True)
+        return [self._centres]
+
+    def __call__(self, values, labels, triplets=None):
+        centres = tf.gather(tensor_of(self._centres), tf.maximum(labels, 0))
+        return {"loss": tf.reduce_mean(tf.square(values - centres))}
+
+
+def test_a_loss_may_gather_from_its_own_variable():
+    """Its gradient is sparse; Adam's first step moves each number by the rate, or not at all."""
+    inputs = keras.Input((3,))
+    network = keras.Model(inputs, {"embedding": keras.layers.Dense(2)(inputs)})
+    terms = [Term("centres:item", "centres", "item", 1.0)]
+    rows = types.SimpleNamespace(classified=np.ones(4, bool), triplets={})
+    objective = Objective(terms, [Centres(LossSettings())], rows)
+    # Items 0, 3 and 5: the item between them has no centre.
+    objective.build({"item": np.array([5, 0, 3])}, {"embedding": 2})
+    variables = network.trainable_variables + objective.variables
+    optimizer = make_optimizer(Config(), network, variables, 0.01)
+    step = TrainStep(network, optimizer, objective, variables, accumulate=2)
+    images = np.random.default_rng(0).normal(size=(2, 4, 3)).astype(np.float32)
+    batch = {
+        "images": images,
+        "item": np.tile(np.array([5, 0, 5, 0], np.int32), (2, 1)),
+        "row": np.zeros((2, 4), np.int32),
+        "valid": np.ones((2, 4), bool),
+    }
+    step(iter(tf.data.Dataset.from_tensor_slices(batch)), 1)
+    moved = np.abs(objective.variables[0].numpy())
+    np.testing.assert_allclose(moved, [[0.01, 0.01], [0, 0], [0.01, 0.01]], rtol=1e-3)
 
 
 def linear_data(count):
@@ -552,6 +596,20 @@ def test_log_drops_what_an_interrupted_run_wrote_after_its_checkpoint(tmp_path):
     log.scalars(30, {"loss": 9.0})
     log.close()
     assert read_history(tmp_path) == {"loss": [(10, 1.0), (20, 2.0), (30, 9.0)]}
+
+
+def test_losses_that_no_batch_suits_are_refused(inshop, tmp_path):
+    catalogue = load("inshop", inshop)
+    for flags, message in (
+        (
+            {"triplets": "explicit", "sampler": "pk"},
+            "forms triplets for IS. Received: --sampler=pk",
+        ),
+        ({"losses": "triplet:item", "batch_size": 4, "images_per_item": 4}, "at least twice"),
+        ({"losses": "softmax:item+IS"}, "softmax is by category. Received: softmax:item"),
+    ):
+        with pytest.raises(FirError, match=message):
+            make_sampler(catalogue, small_config(inshop, tmp_path, **flags))
 
 
 @pytest.mark.parametrize(
