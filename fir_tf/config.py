@@ -29,7 +29,7 @@ PHOTO_RULE = (
 class InputSettings:
     """How images become the pixels of a batch. Each field is a flag of the same name."""
 
-    image_size: int = option(224, "Side of the input images in pixels.", within="[32, 4096]")
+    image_size: int = option(224, "Side of the input images in pixels.", within="[32, 4096] pixels")
     resize: str = option(
         "crop",
         "How evaluation and serving fit an image: crop takes the centre of the image with the "

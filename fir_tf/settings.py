@@ -25,7 +25,8 @@ def option(
         default: its default value.
         help_text: str, for --help.
         choices: sequence of str, the values it may have, beside those of `part`; None for any.
-        within: str, the interval that a number lies in, such as "[0, 1)"; empty for any.
+        within: str, the interval that a number lies in and its unit, such as "[0, 1)" or
+            "[32, 4096] pixels"; empty for any.
         path: bool, whether it is a path, or has paths in it.
         alone: str, the value it has where the flag is given without one; empty where it needs one.
         part: str, the kind of part whose name it is, see `fir_tf.registry`; empty for none.
@@ -78,7 +79,7 @@ def check_parts(settings: Any) -> None:
 
 
 def _check_within(name, value, interval):
-    left, low, high, right = re.fullmatch(r"([\[(])(.+), (.+)([\])])", interval).groups()
+    left, low, high, right, unit = re.fullmatch(r"([\[(])(.+), (.+)([\])])(.*)", interval).groups()
     above = value >= float(low) if left == "[" else value > float(low)
     below = value <= float(high) if right == "]" else value < float(high)
     if above and below:
@@ -90,4 +91,4 @@ def _check_within(name, value, interval):
     else:
         what = f"{'at least' if left == '[' else 'above'} {low} and "
         what += f"{'at most' if right == ']' else 'below'} {high}"
-    raise FirError(f"`{name}` must be {what}. Received: {value!r}")
+    raise FirError(f"`{name}` must be {what}{unit}. Received: {value!r}")

@@ -77,6 +77,7 @@ def python_commands():
 
 _PARSE = """
 import dataclasses, importlib, json, sys
+from absl import flags
 from absl.testing import flagsaver
 from fir_tf.cli.common import define_flags, read_flags
 

@@ -364,7 +364,7 @@ def test_an_approximate_index_is_near_the_exact_one(tmp_path, kind):
 def test_unknown_addresses_are_told(tmp_path):
     for address, message in [
         ("", "Received: nothing"),
-        ("oracle://host", "faiss\\+hnsw:DEFAULT"),
+        ("oracle://host", "faiss\\+hnsw:FOLDER"),
         ("faiss+lsh:x", "`kind` must be one of flat, ivfpq, hnsw. Received: 'lsh'"),
         ("milvus:folder", "must be milvus:FILE.db"),
         (str(tmp_path), "has no records.sqlite"),
