@@ -331,6 +331,7 @@ def test_the_download_command(server, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.strip().endswith("efficientnet-lite0-57934424.pth")
 
 
+@pytest.mark.slow
 def test_the_list_command():
     """As a process, so that the module is one that `python -m` runs."""
     done = subprocess.run(
@@ -356,6 +357,7 @@ def test_the_table_has_the_backbones_and_torchs_checksums():
             assert kind == "sha256" and weights.file.endswith(f"-{digest}.pth")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "build"),
     [

@@ -51,6 +51,7 @@ def test_the_default_layers_are_those_of_saved_checkpoints():
     ]
 
 
+@pytest.mark.slow
 def test_batch_norm_modes():
     images = np.random.RandomState(0).uniform(0, 255, (4, 32, 32, 3)).astype("float32")
     for mode, weights, moves in (

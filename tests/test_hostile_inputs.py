@@ -356,6 +356,7 @@ CALM = settings(
 )
 
 
+@pytest.mark.slow
 @example(ALL_STATES + ALL_NAMES, "folder")
 @example(ALL_STATES + ALL_NAMES, "csv")
 @given(st.lists(PHOTOS, max_size=6), st.sampled_from(FORMS))

@@ -458,6 +458,7 @@ def test_unreadable_training_images_lose_their_labels(inshop, cheap_views):
     assert (batch["item"].numpy()[~bad] >= 0).all()
 
 
+@pytest.mark.slow
 def test_ordered_batches_are_the_preprocessed_files_in_order(inshop):
     catalogue = load("inshop", inshop)
     stream, count = ordered_batches(catalogue.files(), 64, "crop", 20)
@@ -472,6 +473,7 @@ def test_ordered_batches_are_the_preprocessed_files_in_order(inshop):
         assert (pixels[row] == expected.numpy()).all()
 
 
+@pytest.mark.slow
 def test_training_view_has_a_static_shape(inshop):
     config = small_config(crop_area_min=1.0)
     function = tf.function(lambda value, draws: training_view(value, draws, config))

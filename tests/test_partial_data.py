@@ -112,6 +112,7 @@ def test_a_test_set_alone_is_measured_and_not_trained_on(run, quick, tmp_path):
         datasets.load_training(Config(data_dir=str(data)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rows", "reasons"),
     [
@@ -344,6 +345,7 @@ def test_photos_are_answered_a_few_at_a_time(indexed, opened, monkeypatch, tmp_p
     assert "the sheet shows the first 3 queries" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_one_query_of_many_photos_is_their_mean(indexed, opened, monkeypatch):
     photos, _ = indexed
     files = sorted(map(str, photos.rglob("*.jpg")))
@@ -453,6 +455,7 @@ def test_an_index_is_measured_piece_by_piece():
     assert max(engine.alive) <= 1
 
 
+@pytest.mark.slow
 def test_a_moved_index_says_which_flag_helps(run, tmp_path, capsys):
     copy, photos = shutil.copytree(run, tmp_path / "run"), make_photos(tmp_path / "photos", 3)
     index = tmp_path / "index"

@@ -404,6 +404,7 @@ def test_every_kind_is_seen_as_it_is(name):
     assert difference(found, expected) < (5 if name.startswith("JPEG") else 0.6)
 
 
+@pytest.mark.slow
 def test_evaluation_training_and_serving_see_the_same(served):
     """Resized to a few pixels; odd proportions are left to `test_every_kind_is_seen_as_it_is`."""
     names = [
@@ -485,6 +486,7 @@ FUZZED = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FUZZED)
 def test_all_agree_on_damaged_files(name, served, tmp_path):
     rng = np.random.default_rng(FUZZED.index(name))

@@ -34,6 +34,9 @@ from fir_tf.serving.fold import inference_model
 from fir_tf.serving.formats.saved_model import check_operations
 from fir_tf.serving.gallery import Gallery, GalleryTable, quantise
 
+# The exports that they share take long to write.
+pytestmark = pytest.mark.slow
+
 SIZE = 64
 CATEGORIES = ["MEN/Denim", "WOMEN/Dresses"]
 

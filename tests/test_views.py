@@ -189,6 +189,7 @@ def test_evaluate_with_a_better_search(run, tmp_path):
     assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
 
 
+@pytest.mark.slow
 def test_whitening_of_something_else_is_told(run, tmp_path):
     write_whitening(tmp_path / "other.npz", np.zeros(3, np.float32), np.eye(3, dtype=np.float32))
     with pytest.raises(FirError, match="numbers each. Received: one of 3"):

@@ -22,6 +22,9 @@ from test_index import make_photos, make_run, options
 
 from fir_tf.retrieval.index import Index, build
 
+# A server, and for most of them a browser.
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("starlette")
 ROOT = Path(__file__).parent.parent
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
