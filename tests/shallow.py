@@ -27,11 +27,14 @@ def shallow_backbones(stages=(1,) * 4):
     """
     import keras
 
+    from fir_tf.keras_versions import KERAS_2
     from fir_tf.models import efficientnet_lite, senet
 
     # What takes the numbers of blocks is in no public module.
     densenet = importlib.import_module(keras.applications.DenseNet121.__module__).DenseNet
-    short = functools.partial(densenet, (1,) * 4, name="densenet121")
+    # Keras 2 names it by its depth.
+    named = {} if KERAS_2 else {"name": "densenet121"}
+    short = functools.partial(densenet, (1,) * 4, **named)
     with (
         mock.patch.object(efficientnet_lite, "_REPEATS", (1,) * 7),
         mock.patch.object(keras.applications, "DenseNet121", short),
