@@ -283,7 +283,7 @@ class Config(InputSettings, LoopSettings):
 
     def __post_init__(self):
         registry.load_plugins(self.plugins)
-        super().__post_init__()
+        # It checks every field, those of the input too.
         LoopSettings.__post_init__(self)
         for name in self.action_names():
             registry.check("action", name)

@@ -1,5 +1,6 @@
 """What a loss is."""
 
+import abc
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -14,7 +15,7 @@ OUTPUTS = ("logits", "features", "embedding")
 """What a loss can read of the model."""
 
 
-class Loss:
+class Loss(abc.ABC):
     """A loss on the batch of all devices: it sees the same numbers on one replica or many.
 
     A subclass, registered as a "loss", says what it reads and works it out. It runs inside the
@@ -52,6 +53,7 @@ class Loss:
         """
         return []
 
+    @abc.abstractmethod
     def __call__(
         self,
         values: tf.Tensor,
@@ -69,4 +71,3 @@ class Loss:
         Returns:
             dict of float32 scalars: "loss", and what else the log is to have, by its name.
         """
-        raise NotImplementedError
