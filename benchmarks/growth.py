@@ -31,8 +31,8 @@ from tqdm import tqdm
 
 from fir_tf.config import Config
 from fir_tf.datasets.catalogue import Catalogue
+from fir_tf.evaluation.metrics import retrieval_metrics
 from fir_tf.input.batches import training_batches
-from fir_tf.retrieval.metrics import retrieval_metrics
 from fir_tf.samplers.choose import make_sampler
 from fir_tf.training.engine import build_engine
 from fir_tf.training.from_config import make_parts

@@ -40,8 +40,8 @@ from tqdm import tqdm
 from untrained import write_run
 
 from fir_tf.files import write_json
-from fir_tf.retrieval.encoder import Encoder
-from fir_tf.retrieval.engines import open_engine
+from fir_tf.search.encoder import Encoder
+from fir_tf.search.engines import open_engine
 
 ROOT = Path(__file__).parent.parent
 CATEGORIES = ("Dresses", "Tops")
@@ -59,7 +59,7 @@ PATIENCE = 60
 # between two pieces.
 WRITER = """
 import sys
-from fir_tf.retrieval import index
+from fir_tf.search import index
 from fir_tf.search_options import IndexOptions
 index.PIECE = 4
 index.build(IndexOptions(*sys.argv[1:], batch_size=4))

@@ -68,7 +68,7 @@ def serving():
 
 def search():
     """Returns a function that finds the 50 nearest of 200,000 vectors for 64 queries."""
-    from fir_tf.retrieval.search import top_k  # isort: split
+    from fir_tf.neighbours import top_k  # isort: split
 
     import numpy as np
 

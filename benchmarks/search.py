@@ -24,8 +24,8 @@ import faiss
 import numpy as np
 
 from fir_tf.files import write_json
-from fir_tf.retrieval.engines import Record, open_engine
-from fir_tf.retrieval.search import top_k
+from fir_tf.neighbours import top_k
+from fir_tf.search.engines import Record, open_engine
 
 K = 50
 

@@ -96,11 +96,11 @@ KINDS = {
     ),
     "engine": Kind(
         "index",
-        "a fir_tf.retrieval.engines.Scheme: vectors with their records",
+        "a fir_tf.search.engines.Scheme: vectors with their records",
         {
-            "folder": "fir_tf.retrieval.engines.local:FOLDER",
-            "faiss": "fir_tf.retrieval.engines.faiss:FAISS",
-            "milvus": "fir_tf.retrieval.engines.milvus:MILVUS",
+            "folder": "fir_tf.search.engines.local:FOLDER",
+            "faiss": "fir_tf.search.engines.faiss:FAISS",
+            "milvus": "fir_tf.search.engines.milvus:MILVUS",
         },
     ),
     "action": Kind(

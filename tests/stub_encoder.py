@@ -6,13 +6,13 @@ import os
 import numpy as np
 from PIL import Image
 
-from fir_tf.retrieval.encoder import Encoded
-from fir_tf.retrieval.engines import open_engine
+from fir_tf.search.encoder import Encoded
+from fir_tf.search.engines import open_engine
 from fir_tf.search_options import IndexOptions
 
 
 class StubEncoder:
-    """Embeds a photo as its mean colour; takes the place of `fir_tf.retrieval.index.Encoder`."""
+    """Embeds a photo as its mean colour; takes the place of `fir_tf.search.index.Encoder`."""
 
     dimension = 4
 

@@ -17,9 +17,9 @@ from fir_tf.datasets import load, walk
 from fir_tf.datasets.__main__ import main
 from fir_tf.datasets.walk import find_photos
 from fir_tf.errors import FirError
-from fir_tf.retrieval import index as index_module
-from fir_tf.retrieval.engines import open_engine
-from fir_tf.retrieval.index import build
+from fir_tf.search import index as index_module
+from fir_tf.search.engines import open_engine
+from fir_tf.search.index import build
 
 
 @pytest.fixture(autouse=True)

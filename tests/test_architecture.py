@@ -12,19 +12,26 @@ ORDER = (
     "base",
     "images",
     "datasets",
+    "boutique",
+    "hygiene",
     "losses",
     "samplers",
     "input",
     "models",
-    "retrieval",
+    "evaluation",
     "training",
+    "search",
     "serving",
     "cli",
 )
 # What any package may import although it lies in a later one: names, without TensorFlow.
 NAMES = "fir_tf.losses.grammar"
 # The exceptions to the order: a stage that must not be reached although it comes before.
-FORBIDDEN = {("serving", "training"), ("serving", "losses"), ("retrieval", "losses")}
+FORBIDDEN = {
+    (later, earlier)
+    for later in ("serving", "search", "evaluation")
+    for earlier in ("training", "losses")
+}
 
 
 def imports_of(path):

@@ -13,14 +13,14 @@ import pytest
 from test_index import ROOT, make_photos, make_run, options, script, stored
 
 from fir_tf.errors import FirError
-from fir_tf.retrieval.engines import Record, open_engine
-from fir_tf.retrieval.index import build
+from fir_tf.search.engines import Record, open_engine
+from fir_tf.search.index import build
 
 pytest.importorskip(
     "apache_beam",
     reason="Beam has an environment of its own: make test-beam",
 )
-from fir_tf.retrieval import beam
+from fir_tf.search import beam
 
 THREADS = "--runner=DirectRunner --direct_num_workers=2 --direct_running_mode=multi_threading"
 PROCESSES = THREADS.replace("threading", "processing")
@@ -101,7 +101,7 @@ def test_only_what_has_changed_is_embedded(shop, tmp_path):
 
 _KILLED = """
 import sys
-from fir_tf.retrieval import beam
+from fir_tf.search import beam
 from fir_tf.search_options import IndexOptions
 # Small pieces: something is stored long before the end.
 beam.PIECE = 4

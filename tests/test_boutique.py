@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 import fir_tf
-from fir_tf.datasets import boutique, load
+from fir_tf import boutique
+from fir_tf.boutique import layouts, writing
+from fir_tf.datasets import load
 from fir_tf.datasets.__main__ import main
-from fir_tf.datasets.boutique import layouts, writing
 from fir_tf.errors import FirError
 
 ITEMS, VIEWS, SIZE = 24, 6, 36
@@ -505,7 +506,7 @@ def test_command_line(tmp_path, capsys):
 def test_an_unguarded_script_is_told_what_to_do(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
-        "from fir_tf.datasets import boutique\n"
+        "from fir_tf import boutique\n"
         f"boutique.write({str(tmp_path / 'a')!r}, items=4, views=2, size=32, workers=2)\n"
     )
     ran = subprocess.run(
@@ -520,5 +521,5 @@ def test_an_unguarded_script_is_told_what_to_do(tmp_path):
 
 
 def test_tensorflow_is_not_imported():
-    code = "import sys, fir_tf.datasets.boutique; sys.exit('tensorflow' in sys.modules)"
+    code = "import sys, fir_tf.boutique; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

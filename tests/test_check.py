@@ -11,11 +11,11 @@ from odd_images import encoded, odd_images, picture, turned
 from PIL import Image, ImageEnhance
 from test_input import preprocessed
 
-from fir_tf.datasets import near_duplicates as near
 from fir_tf.datasets.__main__ import main
-from fir_tf.datasets.findings import quick_check
 from fir_tf.datasets.table import load_table
 from fir_tf.errors import FirError
+from fir_tf.hygiene import near_duplicates as near
+from fir_tf.hygiene.findings import quick_check
 
 ERRORS = {"missing", "empty", "truncated", "unreadable", "too_large", "format"}
 KINDS = ERRORS | {
@@ -419,7 +419,7 @@ def test_quick_check_keeps_to_its_time(tmp_path, monkeypatch):
     table = write_set(tmp_path / "a", clean_set(items=120))
     catalogue = load_table(table)
     asked = []
-    monkeypatch.setattr("fir_tf.datasets.findings.read", lambda path: asked.append(path) or b"")
+    monkeypatch.setattr("fir_tf.hygiene.findings.read", lambda path: asked.append(path) or b"")
     with pytest.raises(FirError, match="100 of 100 image files looked at"):
         quick_check(catalogue, seconds=0)
     assert len(asked) == 100

@@ -343,10 +343,10 @@ def test_docstrings_that_list_arguments_list_all(module):
 
 def test_what_the_packages_export_is_documented():
     import fir_tf.datasets
-    import fir_tf.retrieval.engines
+    import fir_tf.search.engines
 
     documented = set(documented_modules())
-    for package in (fir_tf.datasets, fir_tf.retrieval.engines):
+    for package in (fir_tf.datasets, fir_tf.search.engines):
         for name in package.__all__:
             home = getattr(getattr(package, name), "__module__", package.__name__)
             assert home in documented or home == "builtins", f"{package.__name__}.{name}"

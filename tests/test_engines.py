@@ -14,8 +14,8 @@ import pytest
 
 from fir_tf.errors import FirError
 from fir_tf.registry import names
-from fir_tf.retrieval.engines import DEFAULT, Filter, Record, open_engine
-from fir_tf.retrieval.engines.local import LocalEngine
+from fir_tf.search.engines import DEFAULT, Filter, Record, open_engine
+from fir_tf.search.engines.local import LocalEngine
 
 SIZE = 16
 INFO = {"dimension": SIZE, "root": "/photos"}

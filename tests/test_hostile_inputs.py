@@ -33,8 +33,8 @@ from fir_tf.datasets.__main__ import main
 from fir_tf.datasets.walk import find_photos, printable
 from fir_tf.errors import FirError
 from fir_tf.input.batches import ordered_batches
-from fir_tf.retrieval import index as index_module
-from fir_tf.retrieval.encoder import Encoder
+from fir_tf.search import index as index_module
+from fir_tf.search.encoder import Encoder
 
 SMALL = (16, 12)
 # What `check` finds wrong with a file that training cannot read.

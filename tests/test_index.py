@@ -15,12 +15,12 @@ from PIL import Image
 
 from fir_tf.config import Config
 from fir_tf.errors import FirError
+from fir_tf.evaluation.rerank import expand_query, k_reciprocal, whiten, whitening
 from fir_tf.files import write_json
-from fir_tf.retrieval import index as index_module
-from fir_tf.retrieval.encoder import Encoder
-from fir_tf.retrieval.engines import Filter, Hit, Record, open_engine
-from fir_tf.retrieval.index import Index, best_views, build, mean_embedding, read_catalogue
-from fir_tf.retrieval.rerank import expand_query, k_reciprocal, whiten, whitening
+from fir_tf.search import index as index_module
+from fir_tf.search.encoder import Encoder
+from fir_tf.search.engines import Filter, Hit, Record, open_engine
+from fir_tf.search.index import Index, best_views, build, mean_embedding, read_catalogue
 from fir_tf.search_options import IndexOptions, MeasureOptions, QueryOptions, WebOptions
 
 ROOT = Path(__file__).parent.parent
@@ -368,7 +368,7 @@ def test_options_are_checked():
 
 def test_measure_counts_what_is_missed(tmp_path, monkeypatch):
     """An engine that loses every other result has half the recall."""
-    from fir_tf.retrieval.engines.local import LocalEngine
+    from fir_tf.search.engines.local import LocalEngine
 
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((300, 8)).astype(np.float32)
@@ -459,7 +459,7 @@ def test_whitening_agrees_with_scikit_learn():
 
 def test_beam_that_is_not_installed_is_told(photos, monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
-    monkeypatch.delitem(sys.modules, "fir_tf.retrieval.beam", raising=False)
+    monkeypatch.delitem(sys.modules, "fir_tf.search.beam", raising=False)
     flags = (f"--images={photos}", "--index=x", "--beam=--x=1")
     _, err = done("search.py", "index", *flags, ok=False)
     assert "error: --beam needs pip install" in err

@@ -163,7 +163,7 @@ from pathlib import Path
 import keras, numpy as np, tensorflow as tf
 from fir_tf.config import Config
 from fir_tf.errors import FirError
-from fir_tf.retrieval.evaluate import load_model
+from fir_tf.evaluation.evaluate import load_model
 from fir_tf.training.run import open_run
 folder, photo = map(Path, sys.argv[1:])
 served = tf.saved_model.load(str(folder / "served")).signatures["embed"]

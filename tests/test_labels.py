@@ -14,11 +14,11 @@ from stub_encoder import StubEncoder, index_options, stored
 from fir_tf.datasets import load
 from fir_tf.datasets.__main__ import main
 from fir_tf.datasets.catalogue import encode, hash_split
-from fir_tf.datasets.findings import label_findings
 from fir_tf.datasets.labels import known, read_labels
 from fir_tf.datasets.table import load_table
-from fir_tf.retrieval import index as index_module
-from fir_tf.retrieval.index import build
+from fir_tf.hygiene.findings import label_findings
+from fir_tf.search import index as index_module
+from fir_tf.search.index import build
 
 NFC, NFD = (unicodedata.normalize(form, "Café") for form in ("NFC", "NFD"))
 PEOPLE = (

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, top_k_accuracy_score
-from test_search import peak_growth, unit, whole_numbers
+from test_neighbours import peak_growth, unit, whole_numbers
 
 from fir_tf.errors import FirError
-from fir_tf.retrieval import metrics
-from fir_tf.retrieval.metrics import (
+from fir_tf.evaluation import metrics
+from fir_tf.evaluation.metrics import (
     PAPER_RESULTS,
     average_precision_at_r,
     classification_accuracy,

@@ -12,14 +12,14 @@ from test_engines import ENGINES
 
 from fir_tf.datasets import load
 from fir_tf.datasets.__main__ import main
-from fir_tf.datasets.prepare import copy_names
 from fir_tf.datasets.table import load_table
 from fir_tf.errors import FirError
 from fir_tf.files import replacing, write_text
-from fir_tf.retrieval import index as index_module
-from fir_tf.retrieval.engines import Filter, Record, open_engine
-from fir_tf.retrieval.engines.milvus import _SIZES
-from fir_tf.retrieval.index import build
+from fir_tf.hygiene.prepare import copy_names
+from fir_tf.search import index as index_module
+from fir_tf.search.engines import Filter, Record, open_engine
+from fir_tf.search.engines.milvus import _SIZES
+from fir_tf.search.index import build
 
 LONG = "é" * 125 + "x.jpg"
 NAMES = (

@@ -22,13 +22,13 @@ from test_index import make_photos, make_run
 from fir_tf import datasets
 from fir_tf.config import Config
 from fir_tf.errors import FirError
+from fir_tf.evaluation import evaluate as evaluate_module
+from fir_tf.evaluation.evaluate import evaluate, load_model
 from fir_tf.options import EvaluateOptions
-from fir_tf.retrieval import evaluate as evaluate_module
-from fir_tf.retrieval import index as index_module
-from fir_tf.retrieval.encoder import Encoder
-from fir_tf.retrieval.engines import Record, open_engine
-from fir_tf.retrieval.evaluate import evaluate, load_model
-from fir_tf.retrieval.index import build, measure, query
+from fir_tf.search import index as index_module
+from fir_tf.search.encoder import Encoder
+from fir_tf.search.engines import Record, open_engine
+from fir_tf.search.index import build, measure, query
 from fir_tf.search_options import IndexOptions, MeasureOptions, QueryOptions
 from fir_tf.serving import quality
 from fir_tf.serving.card import model_card

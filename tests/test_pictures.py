@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from fir_tf.errors import FirError
-from fir_tf.retrieval import pictures
-from fir_tf.retrieval.metrics import PAPER_RESULTS
-from fir_tf.retrieval.pictures import (
+from fir_tf.evaluation import pictures
+from fir_tf.evaluation.metrics import PAPER_RESULTS
+from fir_tf.evaluation.pictures import (
     QUERY_COLOUR,
     RIGHT_COLOUR,
     UNREADABLE_COLOUR,

@@ -15,15 +15,15 @@ from odd_images import animated, encoded, picture, sixteen_bit, swapped_primarie
 from PIL import Image, ImageOps
 
 from fir_tf.config import Config
-from fir_tf.datasets.check import inspect
-from fir_tf.datasets.prepare import convert
-from fir_tf.datasets.report import _thumbnail as reported
+from fir_tf.evaluation.pictures import _photo
+from fir_tf.hygiene.check import inspect
+from fir_tf.hygiene.prepare import convert
+from fir_tf.hygiene.report import _thumbnail as reported
 from fir_tf.images.decode import decode_and_fit, guarded_rows
 from fir_tf.images.file import UnreadableImageError
 from fir_tf.images.picture import claimed_size, see
 from fir_tf.input.augment import DRAWS, training_view
-from fir_tf.retrieval.pictures import _photo
-from fir_tf.retrieval.web.app import _thumbnail as paged
+from fir_tf.search.web.app import _thumbnail as paged
 from fir_tf.serving.servable import Servable
 
 SIZE = 32

@@ -24,9 +24,10 @@ from odd_images import (
 from PIL import Image
 from test_check import clean_set, write_set
 
-from fir_tf.datasets import load, prepare
+from fir_tf.datasets import load
 from fir_tf.datasets.__main__ import main
-from fir_tf.datasets.prepare import convert, copy_names
+from fir_tf.hygiene import prepare
+from fir_tf.hygiene.prepare import convert, copy_names
 from fir_tf.images.file import UnreadableImageError
 from fir_tf.registry import get
 
@@ -293,7 +294,7 @@ def test_a_second_run_makes_only_what_changed(tmp_path, capsys):
 KILLED = """
 import os, signal, sys
 import psutil
-from fir_tf.datasets import prepare
+from fir_tf.hygiene import prepare
 from fir_tf.datasets.__main__ import main
 
 run = prepare.parallel.run

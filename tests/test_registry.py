@@ -15,7 +15,7 @@ from fir_tf import registry
 from fir_tf.config import Config
 from fir_tf.errors import FirError
 from fir_tf.models.pretrained import imagenet_weights
-from fir_tf.retrieval.engines import addresses
+from fir_tf.search.engines import addresses
 from fir_tf.training.log import read_history
 
 ROOT = Path(__file__).parent.parent
@@ -66,8 +66,8 @@ def test_no_list_of_names_stands_anywhere_else():
     own = ROOT / "fir_tf/registry.py"
     # Not lists of what there is: the published counts of the benchmarks, and what renders them.
     about = {
-        ROOT / f"fir_tf/datasets/{name}.py"
-        for name in ("published", "boutique/layouts", "boutique/planning")
+        ROOT / f"fir_tf/{name}.py"
+        for name in ("datasets/published", "boutique/layouts", "boutique/planning")
     }
     for kind in registry.KINDS:
         # Two names side by side may be chance.
@@ -258,7 +258,7 @@ from fir_tf.files import write_text
 from fir_tf.losses.loss import Loss
 from fir_tf.models.backbones import Backbone
 from fir_tf.registry import get, register
-from fir_tf.retrieval.engines import Scheme, open_engine
+from fir_tf.search.engines import Scheme, open_engine
 from fir_tf.samplers.uniform import UniformSampler
 
 

@@ -10,8 +10,8 @@ from tensorboard.plugins.projector import projector_config_pb2
 
 from fir_tf.datasets import load
 from fir_tf.errors import FirError
-from fir_tf.retrieval.metrics import retrieval_metrics
-from fir_tf.retrieval.report import distance_pairs, write_projector, write_report
+from fir_tf.evaluation.metrics import retrieval_metrics
+from fir_tf.evaluation.report import distance_pairs, write_projector, write_report
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from commands import call
 
-from fir_tf.datasets import boutique
+from fir_tf import boutique
 
 ROOT = Path(__file__).parent.parent
 

@@ -14,9 +14,10 @@ from commands import done
 from PIL import Image
 from shallow import shallow_backbones
 
-from fir_tf.datasets import boutique, load
+from fir_tf import boutique
+from fir_tf.datasets import load
+from fir_tf.evaluation.pictures import SheetLayout
 from fir_tf.files import write_json
-from fir_tf.retrieval.pictures import SheetLayout
 
 ROOT = Path(__file__).parent.parent
 

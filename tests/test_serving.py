@@ -20,13 +20,13 @@ from shallow import shallow_backbones
 from fir_tf import datasets, onednn
 from fir_tf.config import Config
 from fir_tf.errors import FirError
+from fir_tf.evaluation.embed import embed, make_embedder
+from fir_tf.evaluation.evaluate import load_model
 from fir_tf.files import write_json
 from fir_tf.models.fir import build_fir
 from fir_tf.models.layers import FusedBatchNormalization
 from fir_tf.options import ExportOptions
-from fir_tf.retrieval.embed import embed, make_embedder
-from fir_tf.retrieval.encoder import Encoder
-from fir_tf.retrieval.evaluate import load_model
+from fir_tf.search.encoder import Encoder
 from fir_tf.serving import gallery as gallery_module
 from fir_tf.serving.client import Client
 from fir_tf.serving.export import export

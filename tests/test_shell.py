@@ -19,9 +19,9 @@ from PIL import Image
 from fir_tf.config import Config
 from fir_tf.datasets.command_line import Parser
 from fir_tf.errors import FirError
+from fir_tf.evaluation.pictures import Match, SheetRow, contact_sheet
 from fir_tf.files import open_file, read_json, replacing, without_wildcards, write_json
 from fir_tf.options import EvaluateOptions, ExportOptions
-from fir_tf.retrieval.pictures import Match, SheetRow, contact_sheet
 from fir_tf.search_options import IndexOptions, MeasureOptions, QueryOptions, WebOptions
 from fir_tf.shell import draw_or_note, explain, given_path, run_command
 

@@ -21,8 +21,9 @@ from shallow import TWO_STAGES, shallow_backbones
 
 from fir_tf.config import Config
 from fir_tf.datasets import load, load_training
-from fir_tf.datasets.findings import quick_check
 from fir_tf.errors import FirError
+from fir_tf.evaluation.evaluate import evaluate, load_model
+from fir_tf.hygiene.findings import quick_check
 from fir_tf.input.batches import training_batches
 from fir_tf.keras_versions import make_variable, tensor_of
 from fir_tf.losses.grammar import LossSettings, Term
@@ -30,7 +31,6 @@ from fir_tf.losses.loss import ANY, Loss
 from fir_tf.losses.objective import Objective
 from fir_tf.models.fir import build_fir, training_model
 from fir_tf.options import EvaluateOptions, ExportOptions
-from fir_tf.retrieval.evaluate import evaluate, load_model
 from fir_tf.samplers.choose import make_sampler
 from fir_tf.serving.export import export
 from fir_tf.training import from_config

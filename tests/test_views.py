@@ -13,14 +13,8 @@ from shallow import TWO_STAGES, shallow_backbones
 from fir_tf import datasets
 from fir_tf.config import Config
 from fir_tf.errors import FirError
-from fir_tf.files import write_json
-from fir_tf.keras_versions import KERAS_2
-from fir_tf.models.fir import build_fir
-from fir_tf.options import EvaluateOptions
-from fir_tf.retrieval.encoder import Encoder
-from fir_tf.retrieval.evaluate import evaluate, load_model
-from fir_tf.retrieval.index import Index, build
-from fir_tf.retrieval.rerank import (
+from fir_tf.evaluation.evaluate import evaluate, load_model
+from fir_tf.evaluation.rerank import (
     better_search,
     expand_query,
     k_reciprocal,
@@ -28,7 +22,13 @@ from fir_tf.retrieval.rerank import (
     whiten,
     write_whitening,
 )
-from fir_tf.retrieval.views import averaged, networks_at, parse_scales
+from fir_tf.evaluation.views import averaged, networks_at, parse_scales
+from fir_tf.files import write_json
+from fir_tf.keras_versions import KERAS_2
+from fir_tf.models.fir import build_fir
+from fir_tf.options import EvaluateOptions
+from fir_tf.search.encoder import Encoder
+from fir_tf.search.index import Index, build
 from fir_tf.search_options import IndexOptions
 
 

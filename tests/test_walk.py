@@ -17,8 +17,8 @@ from fir_tf.datasets import load
 from fir_tf.datasets.__main__ import main
 from fir_tf.datasets.walk import find_photos
 from fir_tf.errors import FirError
-from fir_tf.retrieval import index as index_module
-from fir_tf.retrieval.index import build, read_catalogue
+from fir_tf.search import index as index_module
+from fir_tf.search.index import build, read_catalogue
 
 
 def touch(root, *paths, contents=b"x"):

@@ -20,7 +20,7 @@ from commands import done
 from PIL import Image
 from test_index import make_photos, make_run, options
 
-from fir_tf.retrieval.index import Index, build
+from fir_tf.search.index import Index, build
 
 # A server, and for most of them a browser.
 pytestmark = pytest.mark.slow
@@ -418,7 +418,7 @@ def test_a_killed_writer_loses_nothing_that_is_served(client, shop, tmp_path):
     photos = sorted(shop[0].rglob("*.jpg"))
     code = (
         "import sys, numpy as np\n"
-        "from fir_tf.retrieval.engines import Record, open_engine\n"
+        "from fir_tf.search.engines import Record, open_engine\n"
         "engine = open_engine(sys.argv[1])\n"
         "rng = np.random.default_rng(0)\n"
         "size = engine.info()['dimension']\n"

@@ -23,8 +23,8 @@ from fir_tf.errors import FirError
 from fir_tf.files import write_text
 
 # Quietly: TensorFlow comes with it.
-metrics = load_library("fir_tf.retrieval.metrics")
-pictures = load_library("fir_tf.retrieval.pictures")
+metrics = load_library("fir_tf.evaluation.metrics")
+pictures = load_library("fir_tf.evaluation.pictures")
 
 ROOT = Path(__file__).parent.parent
 

@@ -19,7 +19,7 @@ from fir_tf.errors import FirError
 from fir_tf.files import write_json, write_text
 
 # Quietly: TensorFlow comes with it.
-metrics = load_library("fir_tf.retrieval.metrics")
+metrics = load_library("fir_tf.evaluation.metrics")
 
 ROOT = Path(__file__).parent.parent
 RECORDS, PAGE = ROOT / "docs" / "results", ROOT / "docs" / "results.md"

@@ -1,4 +1,4 @@
-"""evaluate.py: flags -> fir_tf.retrieval.evaluate.evaluate."""
+"""evaluate.py: flags -> fir_tf.evaluation.evaluate.evaluate."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ USAGE = """Measures a run: category accuracy, recall@k, mAP@R; writes metrics.js
 
 def _body():
     options = with_run(read_flags(EvaluateOptions))
-    load_library("fir_tf.retrieval.evaluate").evaluate(options)
+    load_library("fir_tf.evaluation.evaluate").evaluate(options)
 
 
 def run():

@@ -1,4 +1,4 @@
-"""search.py: command and flags -> fir_tf.retrieval.index or .web."""
+"""search.py: command and flags -> fir_tf.search.index or .web."""
 
 import dataclasses
 import functools
@@ -11,7 +11,7 @@ from absl import flags
 from fir_tf import messages
 from fir_tf.cli.common import define_flags, load_library, read_flags, run_script
 from fir_tf.errors import FirError
-from fir_tf.retrieval.engines import addresses
+from fir_tf.search.engines import addresses
 from fir_tf.search_options import IndexOptions, MeasureOptions, QueryOptions, WebOptions
 from fir_tf.shell import given_path, run_command
 
@@ -85,12 +85,12 @@ def _call(command, photos=()):
         # Nothing but JSON is on stdout then.
         messages.show("stderr")
     if command == "web":
-        load_library("fir_tf.retrieval.web").serve(options)
+        load_library("fir_tf.search.web").serve(options)
         return
     if command == "index" and options.beam.strip():
-        load_library("fir_tf.retrieval.beam").build(options)
+        load_library("fir_tf.search.beam").build(options)
         return
-    library = load_library("fir_tf.retrieval.index")
+    library = load_library("fir_tf.search.index")
     if command == "index":
         library.build(options)
     elif command == "query":

@@ -7,9 +7,9 @@ import sys
 from fir_tf.shell import quiet_import, run_command
 
 COMMANDS = {
-    "boutique": "render a small data set of garments to try things on",
-    "check": "read every image and say what is wrong with files and labels",
-    "prepare": "make a training copy: upright RGB JPEGs of a bounded size",
+    "boutique": ("fir_tf.boutique", "render a small data set of garments to try things on"),
+    "check": ("fir_tf.hygiene.check", "read every image and say what is wrong with it"),
+    "prepare": ("fir_tf.hygiene.prepare", "make a training copy: upright JPEGs of a bounded size"),
 }
 
 
@@ -22,7 +22,7 @@ def main(argv=None):
             return _print_usage(argv)
         # Imported here: rendering needs no TensorFlow.
         with quiet_import():
-            command = importlib.import_module(f"fir_tf.datasets.{argv[0]}")
+            command = importlib.import_module(COMMANDS[argv[0]][0])
         return command.main(argv[1:])
 
     return run_command(run)
@@ -30,7 +30,7 @@ def main(argv=None):
 
 def _print_usage(argv):
     """Lists the commands; returns the exit status."""
-    lines = "\n".join(f"  {name:12s}{text}" for name, text in COMMANDS.items())
+    lines = "\n".join(f"  {name:12s}{text}" for name, (_, text) in COMMANDS.items())
     wanted = not argv or argv[0] in ("-h", "--help")
     print(
         f"usage: python -m fir_tf.datasets COMMAND [options]\n\ncommands:\n{lines}\n\n"

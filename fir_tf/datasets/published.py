@@ -46,7 +46,7 @@ PUBLISHED = {
     ),
 }
 
-# Written by `fir_tf.datasets.boutique` beside its annotations.
+# Written by `fir_tf.boutique` beside its annotations.
 BOUTIQUE = "boutique.json"
 
 _SIDES = {

@@ -8,10 +8,10 @@ import tensorflow as tf
 
 from fir_tf import __version__, registry
 from fir_tf.errors import FirError
+from fir_tf.evaluation.evaluate import load_model
 from fir_tf.files import replacing, write_json, write_text
 from fir_tf.options import ExportOptions, find_run
-from fir_tf.retrieval.encoder import FACTS
-from fir_tf.retrieval.evaluate import load_model
+from fir_tf.search.encoder import FACTS
 from fir_tf.serving.card import model_card
 from fir_tf.serving.fold import inference_model
 from fir_tf.serving.formats import Export

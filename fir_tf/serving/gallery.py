@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from fir_tf import datasets, registry
 from fir_tf.errors import FirError
-from fir_tf.retrieval.embed import check_readable, embed
+from fir_tf.evaluation.embed import check_readable, embed
 
 log = logging.getLogger(__package__)
 
@@ -48,7 +48,7 @@ def load_gallery(spec, split, embedder, config):
         spec: str, `dataset:path` with a registered data set's name, or the path of a
             folder in the layout `folder` or of a file for `table`.
         split: "gallery", or "all" for the images of every split.
-        embedder: see `fir_tf.retrieval.embed.make_embedder`; of the network that is served.
+        embedder: see `fir_tf.evaluation.embed.make_embedder`; of the network that is served.
         config: Config of the run.
 
     Returns:

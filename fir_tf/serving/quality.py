@@ -7,8 +7,8 @@ import numpy as np
 from fir_tf import datasets
 from fir_tf.datasets.catalogue import retrieval_sides
 from fir_tf.errors import FirError
-from fir_tf.retrieval.embed import embed
-from fir_tf.retrieval.metrics import retrieval_metrics
+from fir_tf.evaluation.embed import embed
+from fir_tf.evaluation.metrics import retrieval_metrics
 
 log = logging.getLogger(__package__)
 

@@ -12,11 +12,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from fir_tf.datasets.findings import too_many_unreadable
 from fir_tf.errors import FirError
+from fir_tf.evaluation.embed import make_embedder, unreadable_message
+from fir_tf.evaluation.evaluate import measure
 from fir_tf.files import replacing
-from fir_tf.retrieval.embed import make_embedder, unreadable_message
-from fir_tf.retrieval.evaluate import measure
+from fir_tf.hygiene.findings import too_many_unreadable
 from fir_tf.training.checks import Health
 
 

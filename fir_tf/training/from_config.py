@@ -13,7 +13,7 @@ import tensorflow as tf
 from fir_tf import datasets, registry
 from fir_tf.config import Config
 from fir_tf.datasets.catalogue import Catalogue
-from fir_tf.datasets.findings import quick_check
+from fir_tf.hygiene.findings import quick_check
 from fir_tf.losses.objective import Objective, make_losses
 from fir_tf.models.fir import build_from_config
 from fir_tf.models.pretrained import imagenet_weights, notice

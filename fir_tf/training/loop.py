@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from fir_tf.config import InputSettings, LoopSettings
 from fir_tf.errors import FirError, StoppedError
+from fir_tf.evaluation.pictures import training_curves
 from fir_tf.files import write_json
-from fir_tf.retrieval.pictures import training_curves
 from fir_tf.shell import draw_or_note
 from fir_tf.training import actions
 from fir_tf.training.checkpoints import Checkpoints

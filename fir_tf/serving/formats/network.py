@@ -6,7 +6,7 @@ server), because none of these runtimes has TensorFlow's decoders.
 
 import tensorflow as tf
 
-from fir_tf.retrieval.embed import make_embedder
+from fir_tf.evaluation.embed import make_embedder
 from fir_tf.serving.quality import measured, report
 
 

@@ -8,7 +8,7 @@ from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import saved_model_pb2
 
 from fir_tf.errors import FirError
-from fir_tf.retrieval.embed import embed, make_embedder
+from fir_tf.evaluation.embed import embed, make_embedder
 from fir_tf.serving import quality
 from fir_tf.serving.gallery import Gallery, load_gallery, quantise
 from fir_tf.serving.quality import measured

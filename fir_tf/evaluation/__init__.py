@@ -1,0 +1,1 @@
+"""Embeddings of a test set -> metrics, a report and pictures."""

@@ -1,1 +1,0 @@
-"""Embeddings -> top-k -> metrics and pictures."""

@@ -1,5 +1,0 @@
-"""A page to search an index with a photo."""
-
-from fir_tf.retrieval.web.app import make_app, serve
-
-__all__ = ["make_app", "serve"]

@@ -1,0 +1,1 @@
+"""A trained model and a shop's photos -> an index -> answers to a photo."""

@@ -1,0 +1,207 @@
+"""What every search engine does, whatever it is built on."""
+
+import abc
+import collections
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fir_tf.errors import FirError
+
+DOMAIN_NAMES = ("", "shop", "consumer")
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """A catalogue image in an index, without its vector.
+
+    Attributes:
+        path: str, the image file relative to the catalogue's folder; the record's key.
+        item: str, the garment's name; empty where unknown.
+        category: str, empty where unknown.
+        domain: str, "shop", "consumer" or empty.
+        checksum: str, of the file's contents.
+    """
+
+    path: str
+    item: str
+    category: str
+    domain: str
+    checksum: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Scheme:
+    """How an engine is named by an address, `<engine>[+<variant>]:<place>`.
+
+    Attributes:
+        description: str, one line for lists.
+        addresses: sequence of (str, str), what its addresses look like and what they are, for
+            --help.
+        open: callable of (variant: str, place: str, create: bool, effort: float), see
+            `fir_tf.search.engines.open_engine`, that returns an Engine.
+    """
+
+    description: str
+    addresses: Sequence[tuple[str, str]]
+    open: Callable[[str, str, bool, float], "Engine"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Hit:
+    """A record that was found.
+
+    Attributes:
+        score: float, inner product of its vector and the query.
+        record: Record.
+    """
+
+    score: float
+    record: Record
+
+
+@dataclasses.dataclass(frozen=True)
+class Filter:
+    """Which records may be found. An empty tuple allows all.
+
+    Attributes:
+        categories: tuple of str, any of them.
+        domains: tuple of str, any of them.
+    """
+
+    categories: tuple[str, ...] = ()
+    domains: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.categories or self.domains)
+
+    def allows(self, record: Record) -> bool:
+        """Whether a Record may be found."""
+        return (not self.categories or record.category in self.categories) and (
+            not self.domains or record.domain in self.domains
+        )
+
+
+class Engine(abc.ABC):
+    """Vectors with their records, and the search among them.
+
+    A record is known by its path. What `upsert` and `delete` have returned from survives the
+    death of the process; what they were interrupted in is there wholly or not at all for each
+    record. One process writes, others may read at the same time.
+    """
+
+    @abc.abstractmethod
+    def info(self) -> dict[str, Any]:
+        """Returns what `set_info` stored last: a dict ready for JSON, empty for a new index."""
+
+    @abc.abstractmethod
+    def set_info(self, info: dict[str, Any]) -> None:
+        """Stores a dict beside the vectors: the model's fingerprint, the catalogue's folder.
+
+        Args:
+            info: dict ready for JSON; `dimension`, int, is the length of the vectors and fixes
+                it for good.
+        """
+
+    @abc.abstractmethod
+    def upsert(self, records: Sequence[Record], vectors: np.ndarray) -> None:
+        """Adds records, or replaces those whose paths are there already.
+
+        Args:
+            records: list of Record, their paths different from each other.
+            vectors: float32 [len(records), dimension].
+        """
+
+    @abc.abstractmethod
+    def delete(self, paths: Iterable[str]) -> None:
+        """Removes the records of these paths; those that are not there are passed over."""
+
+    @abc.abstractmethod
+    def search(self, queries: np.ndarray, k: int, where: Filter | None = None) -> list[list[Hit]]:
+        """Finds the records with the largest inner products.
+
+        Args:
+            queries: float32 [q, dimension].
+            k: int >= 1.
+            where: Filter or None.
+
+        Returns:
+            list of q lists of at most k Hits: by falling score, equal scores by path.
+        """
+
+    @abc.abstractmethod
+    def __len__(self) -> int:
+        """Returns the number of records."""
+
+    @abc.abstractmethod
+    def scan(self, vectors: bool = False) -> Iterator[tuple[list[Record], np.ndarray | None]]:
+        """Yields all records in pieces, in no particular order.
+
+        Args:
+            vectors: bool, whether to read the vectors too.
+
+        Yields:
+            (list of Record, float32 [n, dimension] or None).
+        """
+
+    def vector(self, path: str) -> np.ndarray | None:
+        """Returns the vector of a record, float32 [dimension], or None where there is none."""
+        found = self.fetch([path])
+        return found[0][1] if found else None
+
+    @abc.abstractmethod
+    def fetch(self, paths: Sequence[str]) -> list[tuple[Record, np.ndarray]]:
+        """Returns [(Record, float32 [dimension])] of the paths that are there, in their order."""
+
+    def labels(self) -> dict[str, dict[str, int]]:
+        """Counts what a Filter can ask for.
+
+        Returns:
+            dict with `category` and `domain`, each a dict of the number of records by name, names
+            in order.
+        """
+        counts: dict[str, collections.Counter[str]] = {
+            "category": collections.Counter(),
+            "domain": collections.Counter(),
+        }
+        for part, _ in self.scan():
+            for name, counter in counts.items():
+                counter.update(getattr(record, name) for record in part)
+        return {name: dict(sorted(counter.items())) for name, counter in counts.items()}
+
+    def flush(self) -> None:  # noqa: B027
+        """Brings the index into the shape that is searched fastest; after many changes."""
+
+    def close(self) -> None:  # noqa: B027
+        """Releases files and connections."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.close()
+
+
+def in_order(hits: Iterable[Hit]) -> list[Hit]:
+    """Returns Hits by falling score, equal scores by path."""
+    return sorted(hits, key=lambda hit: (-hit.score, hit.record.path))
+
+
+def check_vectors(name: str, vectors: ArrayLike, dimension: int) -> np.ndarray:
+    """Returns `vectors` as a contiguous float32 array [n, dimension].
+
+    Raises:
+        FirError: they have another shape, or are not finite.
+    """
+    array = np.ascontiguousarray(vectors, np.float32)
+    if array.ndim != 2 or array.shape[1] != dimension:
+        raise FirError(
+            f"`{name}` must be vectors of the index's length {dimension}. "
+            f"Received: shape {array.shape}"
+        )
+    if not np.isfinite(array).all():
+        raise FirError(f"`{name}` must be finite. Received: NaN or infinity")
+    return array

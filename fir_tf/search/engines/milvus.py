@@ -1,0 +1,261 @@
+"""Milvus: a cluster by its URL, or the same client on a file of its own (milvus-lite)."""
+
+import json
+import os
+import re
+from urllib.parse import parse_qs, urlsplit
+
+import numpy as np
+
+from fir_tf.checks import check_positive
+from fir_tf.errors import FirError
+from fir_tf.extras import require
+from fir_tf.search.engines.base import Engine, Hit, Record, Scheme, check_vectors, in_order
+
+KINDS = ("flat", "hnsw")
+_FIELDS = ("path", "item", "category", "domain", "checksum")
+# Milvus' own limits: results of one search, bytes of a string; and messages of some megabytes.
+_MOST = 16_384
+_TEXT = 65_535
+_MESSAGE = 2**22
+# Bytes of each field. A longer path has no room in a primary key of every Milvus version.
+_SIZES = {"path": 4096, "item": 4096, "category": 4096, "domain": 2048, "checksum": 128}
+# The client writes keys between quotes without escaping them.
+_UNSAFE = re.compile(r"[%\"'\\\x00-\x1f\x7f]")
+
+
+class MilvusEngine(Engine):
+    """A collection of Milvus.
+
+    Args:
+        uri: str, the cluster's URL, or a file ending in .db for milvus-lite.
+        collection: str, its name.
+        kind: str, "flat" (exact) or "hnsw".
+        create: bool, whether to make a new collection where there is none.
+
+    Raises:
+        FirError: pymilvus or milvus-lite is not installed, nothing answers, or there is no such
+            collection.
+    """
+
+    def __init__(self, uri, collection="catalogue", kind="flat", create=False):
+        if kind not in KINDS:
+            raise FirError(f"`kind` must be one of {', '.join(KINDS)}. Received: {kind!r}")
+        self._pymilvus = require("pymilvus", "milvus")
+        self.kind, self.collection = kind, collection
+        self._notes = f"{collection}_info"
+        try:
+            self._client = self._pymilvus.MilvusClient(
+                uri, token=os.environ.get("MILVUS_TOKEN", ""), timeout=60
+            )
+            there = self._client.has_collection(self._notes)
+        except Exception as error:
+            # The client raises its own errors, gRPC's and, for milvus-lite, many others.
+            raise FirError(f"no Milvus answers at {uri}. Received: {error}") from error
+        if not there and not create:
+            raise FirError(
+                f"`index` must be an index. Received: {uri}, which has no collection "
+                f"{collection!r}. Make one with search.py index"
+            )
+        if not there:
+            self._create(self._notes, 2, [("name", 64, True), ("value", _TEXT, False)], "flat")
+        self._client.load_collection(self._notes)
+        self._dimension = self.info().get("dimension", 0)
+        if self._dimension and self._client.has_collection(collection):
+            self._client.load_collection(collection)
+
+    def info(self):
+        """See `Engine`."""
+        rows = self._client.get(self._notes, ids=["info"], output_fields=["value"])
+        return json.loads(rows[0]["value"]) if rows else {}
+
+    def set_info(self, info):
+        """See `Engine`."""
+        dimension = info["dimension"]
+        if self._dimension not in (0, dimension) and len(self):
+            raise FirError(
+                f"`dimension` must stay {self._dimension}, the length of the index's vectors. "
+                f"Received: {dimension}"
+            )
+        if self._dimension != dimension:
+            self._client.drop_collection(self.collection)
+            fields = [(name, _SIZES[name], name == "path") for name in _FIELDS]
+            self._create(self.collection, dimension, fields, self.kind)
+            self._client.load_collection(self.collection)
+        row = {"name": "info", "value": json.dumps(info), "vector": [0.0, 0.0]}
+        self._client.upsert(self._notes, [row])
+        self._dimension = dimension
+
+    def _create(self, name, dimension, fields, kind):
+        types = self._pymilvus.DataType
+        schema = self._client.create_schema(auto_id=False)
+        for field, length, key in fields:
+            schema.add_field(field, types.VARCHAR, max_length=length, is_primary=key)
+        schema.add_field("vector", types.FLOAT_VECTOR, dim=dimension)
+        index = self._client.prepare_index_params()
+        params = {"M": 32, "efConstruction": 200} if kind == "hnsw" else {}
+        index.add_index("vector", index_type=kind.upper(), metric_type="IP", params=params)
+        # A search sees all that was written before it, whichever client wrote it.
+        self._client.create_collection(
+            name, schema=schema, index_params=index, consistency_level="Strong"
+        )
+
+    def upsert(self, records, vectors):
+        """See `Engine`."""
+        if not records:
+            return
+        vectors = check_vectors("vectors", vectors, self._dimension)
+        rows = [_row(record) for record in records]
+        step = max(1, _MESSAGE // (4 * self._dimension))
+        for start in range(0, len(records), step):
+            part = slice(start, start + step)
+            self._client.upsert(
+                self.collection,
+                [
+                    {**row, "vector": vector}
+                    for row, vector in zip(rows[part], vectors[part], strict=True)
+                ],
+            )
+
+    def delete(self, paths):
+        """See `Engine`."""
+        paths = [_key(path) for path in paths]
+        for start in range(0, len(paths), 1000):
+            self._client.delete(self.collection, ids=paths[start : start + 1000])
+
+    def search(self, queries, k, where=None):
+        """See `Engine`."""
+        k = check_positive("k", k)
+        if not self._dimension:
+            return [[] for _ in queries]
+        queries = check_vectors("queries", queries, self._dimension)
+        params = {"params": {"ef": max(256, k)}} if self.kind == "hnsw" else {}
+        found = []
+        for start in range(0, len(queries), 256):
+            found += self._client.search(
+                self.collection,
+                data=list(queries[start : start + 256]),
+                limit=min(k, _MOST),
+                filter=_expression(where),
+                output_fields=list(_FIELDS),
+                search_params=params,
+            )
+        return [
+            in_order(Hit(float(hit["distance"]), _record(hit["entity"])) for hit in row)
+            for row in found
+        ]
+
+    def __len__(self):
+        if not self._dimension:
+            return 0
+        return self._client.query(self.collection, output_fields=["count(*)"])[0]["count(*)"]
+
+    def scan(self, vectors=False):
+        """See `Engine`."""
+        if not self._dimension:
+            return
+        fields = [*_FIELDS, *(["vector"] if vectors else [])]
+        step = max(1, min(4096, _MESSAGE // (4 * self._dimension)))
+        iterator = self._client.query_iterator(
+            self.collection, batch_size=step, output_fields=fields
+        )
+        try:
+            while rows := iterator.next():
+                read = np.array([row["vector"] for row in rows], np.float32) if vectors else None
+                yield [_record(row) for row in rows], read
+        finally:
+            iterator.close()
+
+    def fetch(self, paths):
+        """See `Engine`."""
+        paths = list(paths)
+        if not paths or not self._dimension:
+            return []
+        rows = self._client.get(
+            self.collection, ids=list(map(_key, paths)), output_fields=[*_FIELDS, "vector"]
+        )
+        records = [(_record(row), np.array(row["vector"], np.float32)) for row in rows]
+        found = {record.path: (record, vector) for record, vector in records}
+        return [found[path] for path in paths if path in found]
+
+    def flush(self):
+        """See `Engine`."""
+        if self._dimension:
+            self._client.flush(self.collection)
+            self._client.load_collection(self.collection)
+
+    def close(self):
+        """See `Engine`."""
+        self._client.close()
+
+
+def _expression(where):
+    """Returns a Filter in Milvus' language."""
+    parts = []
+    for field, allowed in (
+        (("category", where.categories), ("domain", where.domains)) if where else ()
+    ):
+        if allowed:
+            parts.append(f"{field} in [{', '.join(map(_quoted, allowed))}]")
+    return " and ".join(parts)
+
+
+def _quoted(text):
+    """Returns a string as Milvus' language writes it; of controls it knows these escapes alone."""
+    for letter, escape in (("\\", "\\\\"), ('"', '\\"'), ("\n", "\\n"), ("\r", "\\r")):
+        text = text.replace(letter, escape)
+    return f'"{text}"'
+
+
+def _key(path):
+    """Returns a path without letters that end a string in Milvus' language: those as %XX."""
+    return _UNSAFE.sub(lambda found: f"%{ord(found[0]):02X}", path)
+
+
+def _row(record):
+    """Returns a Record as Milvus stores it; FirError if a field has no room."""
+    row = {name: getattr(record, name) for name in _FIELDS}
+    row["path"] = _key(record.path)
+    for name, text in row.items():
+        if len(text.encode()) > _SIZES[name]:
+            raise FirError(
+                f"`{name}` must be at most {_SIZES[name]:,} bytes in Milvus. Received: "
+                f"{len(text.encode()):,} bytes, of the photo {record.path!r}"
+            )
+    return row
+
+
+def _record(row):
+    path = re.sub("%([0-9A-F]{2})", lambda found: chr(int(found[1], 16)), row["path"])
+    return Record(path, *(row[name] for name in _FIELDS[1:]))
+
+
+def _open(variant, place, create, effort):
+    if variant:
+        parts = urlsplit(f"{variant}:{place}")
+        uri, name, query = f"{parts.scheme}://{parts.netloc}", parts.path.strip("/"), parts.query
+    else:
+        path, _, query = place.partition("?")
+        if not path.endswith(".db"):
+            raise FirError(f"`index` must be milvus:FILE.db. Received: milvus:{place!r}")
+        uri, name = path, ""
+    if variant not in ("", "http", "https"):
+        raise FirError(
+            f"`index` must be milvus+http://HOST:PORT/NAME. Received: milvus+{variant}:{place}"
+        )
+    kind = parse_qs(query).get("kind", ["flat"])[0]
+    return MilvusEngine(uri, name or "catalogue", kind, create)
+
+
+MILVUS = Scheme(
+    "Milvus, in a file or on a cluster",
+    [
+        ("milvus:FILE.db", "Milvus' embedded mode"),
+        (
+            "milvus+http://HOST:19530/NAME",
+            "a Milvus cluster's collection (https too; the environment",
+        ),
+        ("", "  variable MILVUS_TOKEN logs in); ?kind=hnsw for a graph"),
+    ],
+    _open,
+)

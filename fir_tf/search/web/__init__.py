@@ -1,0 +1,5 @@
+"""A page to search an index with a photo."""
+
+from fir_tf.search.web.app import make_app, serve
+
+__all__ = ["make_app", "serve"]

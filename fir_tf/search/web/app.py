@@ -1,0 +1,279 @@
+"""The page's server: a photo or an indexed image in, the nearest items out, as JSON."""
+
+import collections
+import contextlib
+import dataclasses
+import logging
+import secrets
+import socket
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+
+from fir_tf.errors import FirError
+from fir_tf.images.file import UnreadableImageError, read
+from fir_tf.images.picture import see
+from fir_tf.search.engines import Filter
+from fir_tf.search.index import Index
+
+log = logging.getLogger(__package__)
+
+try:
+    import uvicorn
+    from starlette.applications import Starlette
+    from starlette.concurrency import run_in_threadpool
+    from starlette.exceptions import HTTPException
+    from starlette.requests import ClientDisconnect
+    from starlette.responses import FileResponse, JSONResponse, Response
+    from starlette.routing import Route
+except ImportError as missing:
+    raise FirError("the page needs pip install 'fir_tf[web]'") from missing
+
+_MOST_RESULTS = 200
+# Links to uploaded photos keep working until this many later uploads, or a restart.
+_LINKS = 1000
+_THUMBNAIL = 480
+# Embedding uses all cores: more requests at a time only wait longer and take more memory.
+_AT_A_TIME = 2
+_LABELS_FOR_SECONDS = 30
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; img-src 'self' blob: data:; "
+    "style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+_PAGE = Path(__file__).parent / "page.html"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Upload:
+    vector: np.ndarray
+    picture: bytes
+
+
+class _Service:
+    """What the requests share. Its methods block and run in threads."""
+
+    def __init__(self, index, max_upload):
+        self.index, self.max_upload = index, max_upload
+        self._uploads = collections.OrderedDict()
+        self._lock = threading.Lock()
+        self._turn = threading.BoundedSemaphore(_AT_A_TIME)
+        self._labels, self._labels_at = None, 0.0
+
+    def info(self):
+        now = time.monotonic()
+        if self._labels is None or now - self._labels_at > _LABELS_FOR_SECONDS:
+            self._labels, self._labels_at = self.index.engine.labels(), now
+        return {
+            "images": len(self.index.engine),
+            "categories": [name for name in self._labels["category"] if name],
+            "domains": [name for name in self._labels["domain"] if name],
+            "max_upload": self.max_upload,
+        }
+
+    def upload(self, contents):
+        """Embeds a photo; returns the name it can be asked for by."""
+        with self._turn:
+            try:
+                picture = _thumbnail(contents)
+            except UnreadableImageError as error:
+                raise _refusal(error) from error
+            encoded = self.index.encoder.encode([contents])
+        if not encoded.valid[0]:
+            raise _refusal(UnreadableImageError("unreadable", ""))
+        name = secrets.token_urlsafe(12)
+        with self._lock:
+            self._uploads[name] = _Upload(encoded.embedding[0], picture)
+            while len(self._uploads) > _LINKS:
+                self._uploads.popitem(last=False)
+        return name
+
+    def uploaded(self, name):
+        with self._lock:
+            upload = self._uploads.get(name)
+        if upload is None:
+            raise HTTPException(404, "This photo is no longer kept here. Upload it again.")
+        return upload
+
+    def search(self, photo, like, k, where, group):
+        if photo:
+            vector = self.uploaded(photo).vector
+        else:
+            vector = self.index.engine.vector(like)
+            if vector is None:
+                raise HTTPException(404, "This image is not in the index any more.")
+        with self._turn:
+            hits = self.index.search(vector[np.newaxis], k, group, where)[0]
+        return [
+            {
+                "score": round(hit.score, 4),
+                "path": hit.record.path,
+                "item": hit.record.item,
+                "category": hit.record.category,
+                "domain": hit.record.domain,
+            }
+            for hit in hits
+        ]
+
+    def picture(self, path):
+        # Only what the index names, so a path cannot lead anywhere else.
+        found = self.index.engine.fetch([path])
+        if not found:
+            raise HTTPException(404, "This image is not in the index.")
+        try:
+            return _thumbnail(read(self.index.root / found[0][0].path))
+        except UnreadableImageError as error:
+            raise HTTPException(404, "This image's file cannot be read.") from error
+
+
+def _refusal(error):
+    """Returns the HTTPException of a photo that cannot be read, an UnreadableImageError."""
+    if error.kind == "too_large":
+        return HTTPException(413, f"The photo is too large: {error.reason}.")
+    return HTTPException(415, "This is no photo that can be read: JPEG, PNG, GIF and BMP are.")
+
+
+def _thumbnail(contents):
+    """Returns a small JPEG of what the model sees in an image file, both bytes."""
+    return see(contents, _THUMBNAIL).jpeg(quality=85)
+
+
+def make_app(index, max_upload_mb=20):
+    """Returns the page's ASGI application.
+
+    Args:
+        index: Index, opened.
+        max_upload_mb: int, largest photo that is taken, in megabytes.
+
+    Returns:
+        starlette.applications.Starlette.
+    """
+    service = _Service(index, max_upload_mb * 1_000_000)
+
+    async def page(request):
+        return FileResponse(_PAGE, media_type="text/html")
+
+    async def info(request):
+        return JSONResponse(await run_in_threadpool(service.info))
+
+    async def upload(request):
+        contents = await _body(request, service.max_upload)
+        return JSONResponse({"photo": await run_in_threadpool(service.upload, contents)})
+
+    async def search(request):
+        values = request.query_params
+        photo, like = values.get("photo", ""), values.get("like", "")
+        if bool(photo) == bool(like):
+            raise HTTPException(400, "Give one of photo and like.")
+        where = Filter(tuple(values.getlist("category")), tuple(values.getlist("domain")))
+        group = values.get("group", "1") != "0"
+        k = _whole("k", values.get("k", "24"))
+        return JSONResponse(
+            {"results": await run_in_threadpool(service.search, photo, like, k, where, group)}
+        )
+
+    async def image(request):
+        values = request.query_params
+        if "photo" in values:
+            contents = service.uploaded(values["photo"]).picture
+        else:
+            contents = await run_in_threadpool(service.picture, values.get("path", ""))
+        headers = {"Cache-Control": "private, max-age=300"}
+        return Response(contents, media_type="image/jpeg", headers=headers)
+
+    def refused(request, error):
+        return JSONResponse({"error": error.detail}, error.status_code, headers=_HEADERS)
+
+    def failed(request, error):
+        return JSONResponse({"error": str(error)}, 400, headers=_HEADERS)
+
+    def left(request, error):
+        return Response(status_code=499)
+
+    app = Starlette(
+        routes=[
+            Route("/", page),
+            Route("/api/info", info),
+            Route("/api/photo", upload, methods=["POST"]),
+            Route("/api/search", search),
+            Route("/image", image),
+        ],
+        exception_handlers={HTTPException: refused, FirError: failed, ClientDisconnect: left},
+    )
+    return _WithHeaders(app)
+
+
+class _WithHeaders:
+    """Adds the headers that keep the page to itself to every answer."""
+
+    def __init__(self, app):
+        self._app = app
+
+    async def __call__(self, scope, receive, send):
+        async def with_headers(message):
+            if message["type"] == "http.response.start":
+                there = {name.lower() for name, _ in message["headers"]}
+                message["headers"] = list(message["headers"]) + [
+                    (name.lower().encode(), value.encode())
+                    for name, value in _HEADERS.items()
+                    if name.lower().encode() not in there
+                ]
+            await send(message)
+
+        await self._app(scope, receive, with_headers)
+
+
+def _whole(name, text):
+    number = int(text) if text.isdecimal() and len(text) < 10 else 0
+    if not 1 <= number <= _MOST_RESULTS:
+        raise HTTPException(400, f"{name} must be between 1 and {_MOST_RESULTS}.")
+    return number
+
+
+async def _body(request, largest):
+    """Reads a request's body, but no more of it than is allowed."""
+    message = f"The photo is larger than {largest // 1_000_000} MB."
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > largest:
+        raise HTTPException(413, message)
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > largest:
+            raise HTTPException(413, message)
+        parts.append(part)
+    if not size:
+        raise HTTPException(400, "The photo is empty.")
+    return b"".join(parts)
+
+
+def serve(options):
+    """Serves the page until it is stopped.
+
+    Args:
+        options: WebOptions.
+
+    Raises:
+        FirError: the index cannot be opened, or the port is taken.
+    """
+    with (
+        Index(options.index, options.model, options.images, options.effort) as index,
+        contextlib.closing(socket.socket()) as listener,
+    ):
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((options.host, options.port))
+        except OSError as error:
+            raise FirError(
+                f"`port` must be free at {options.host}. Received: {options.port} ({error})"
+            ) from error
+        host = "127.0.0.1" if options.host == "0.0.0.0" else options.host
+        log.info(f"http://{host}:{listener.getsockname()[1]}/  (Ctrl+C stops it)")
+        config = uvicorn.Config(
+            make_app(index, options.max_upload_mb), log_level="warning", limit_concurrency=256
+        )
+        uvicorn.Server(config).run(sockets=[listener])
