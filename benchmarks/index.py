@@ -30,7 +30,7 @@ from fir_tf import boutique
 from fir_tf.files import write_json
 from fir_tf.input.batches import ordered_batches
 from fir_tf.search.encoder import Encoder
-from fir_tf.search.index import build
+from fir_tf.search.indexing import build
 from fir_tf.search_options import IndexOptions
 
 ROOT = Path(__file__).parent.parent

@@ -59,10 +59,10 @@ PATIENCE = 60
 # between two pieces.
 WRITER = """
 import sys
-from fir_tf.search import index
+from fir_tf.search import indexing
 from fir_tf.search_options import IndexOptions
-index.PIECE = 4
-index.build(IndexOptions(*sys.argv[1:], batch_size=4))
+indexing.PIECE = 4
+indexing.build(IndexOptions(*sys.argv[1:], batch_size=4))
 """
 
 

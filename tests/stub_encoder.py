@@ -12,7 +12,7 @@ from fir_tf.search_options import IndexOptions
 
 
 class StubEncoder:
-    """Embeds a photo as its mean colour; takes the place of `fir_tf.search.index.Encoder`."""
+    """Embeds a photo as its mean colour; takes the place of `fir_tf.search.encoder.Encoder`."""
 
     dimension = 4
 

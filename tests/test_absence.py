@@ -17,14 +17,14 @@ from fir_tf.datasets import load, walk
 from fir_tf.datasets.__main__ import main
 from fir_tf.datasets.walk import find_photos
 from fir_tf.errors import FirError
-from fir_tf.search import index as index_module
+from fir_tf.search import encoder as encoder_module
 from fir_tf.search.engines import open_engine
-from fir_tf.search.index import build
+from fir_tf.search.indexing import build
 
 
 @pytest.fixture(autouse=True)
 def without_a_network(monkeypatch):
-    monkeypatch.setattr(index_module, "Encoder", StubEncoder)
+    monkeypatch.setattr(encoder_module, "Encoder", StubEncoder)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from test_index import ROOT, make_photos, make_run, options, script, stored
 
 from fir_tf.errors import FirError
 from fir_tf.search.engines import Record, open_engine
-from fir_tf.search.index import build
+from fir_tf.search.indexing import build
 
 pytest.importorskip(
     "apache_beam",

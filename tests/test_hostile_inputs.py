@@ -33,8 +33,9 @@ from fir_tf.datasets.__main__ import main
 from fir_tf.datasets.walk import find_photos, printable
 from fir_tf.errors import FirError
 from fir_tf.input.batches import ordered_batches
-from fir_tf.search import index as index_module
+from fir_tf.search import encoder as encoder_module
 from fir_tf.search.encoder import Encoder
+from fir_tf.search.engines import open_engine
 
 SMALL = (16, 12)
 # What `check` finds wrong with a file that training cannot read.
@@ -277,7 +278,7 @@ def indexed(data, run, address):
     again, output, _ = call("search.py", *arguments)
     assert [*map(int, re.search(counted, output).groups())] == [images, 0, images, 0]
     assert again == status and (status == 0 or "cannot be " in errors)
-    with index_module.open_engine(str(address)) as engine:
+    with open_engine(str(address)) as engine:
         stored = {record.path for part, _ in engine.scan() for record in part}
     assert len(stored) == images
     return stored, output
@@ -308,7 +309,7 @@ def run(tmp_path_factory):
 def one_encoder(run):
     """The encoder takes seconds to load: all indexes share it."""
     encoder = Encoder(run)
-    with mock.patch.object(index_module, "Encoder", lambda *args, **options: encoder):
+    with mock.patch.object(encoder_module, "Encoder", lambda *args, **options: encoder):
         yield
 
 

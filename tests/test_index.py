@@ -17,10 +17,13 @@ from fir_tf.config import Config
 from fir_tf.errors import FirError
 from fir_tf.evaluation.rerank import expand_query, k_reciprocal, whiten, whitening
 from fir_tf.files import write_json
-from fir_tf.search import index as index_module
+from fir_tf.search import accuracy, indexing
 from fir_tf.search.encoder import Encoder
 from fir_tf.search.engines import Filter, Hit, Record, open_engine
-from fir_tf.search.index import Index, best_views, build, mean_embedding, read_catalogue
+from fir_tf.search.index import Index, best_views
+from fir_tf.search.indexing import build
+from fir_tf.search.listing import read_catalogue
+from fir_tf.search.query import mean_embedding
 from fir_tf.search_options import IndexOptions, MeasureOptions, QueryOptions, WebOptions
 
 ROOT = Path(__file__).parent.parent
@@ -192,7 +195,7 @@ def test_a_new_label_needs_no_embedding(run, photos, tmp_path):
 
 
 def test_an_interrupted_run_goes_on(run, photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(index_module, "PIECE", 4)
+    monkeypatch.setattr(indexing, "PIECE", 4)
     whole = Encoder.encode_files
 
     def stops(self, *arguments, **named):
@@ -377,12 +380,12 @@ def test_measure_counts_what_is_missed(tmp_path, monkeypatch):
         engine.set_info({"dimension": 8})
         engine.upsert([Record(f"{n:03d}", "", "", "", "") for n in range(300)], vectors)
     choice = MeasureOptions(index=str(tmp_path / "index"), k=10, queries=20)
-    assert index_module.measure(choice)["recall@10"] == 1
+    assert accuracy.measure_engine(choice)["recall@10"] == 1
     whole = LocalEngine.search
     monkeypatch.setattr(
         LocalEngine, "search", lambda self, q, k: [hits[::2] for hits in whole(self, q, 2 * k)]
     )
-    assert index_module.measure(choice)["recall@10"] == pytest.approx(0.5)
+    assert accuracy.measure_engine(choice)["recall@10"] == pytest.approx(0.5)
 
 
 def test_query_expansion_by_hand():

@@ -17,8 +17,8 @@ from fir_tf.datasets.catalogue import encode, hash_split
 from fir_tf.datasets.labels import known, read_labels
 from fir_tf.datasets.table import load_table
 from fir_tf.hygiene.findings import label_findings
-from fir_tf.search import index as index_module
-from fir_tf.search.index import build
+from fir_tf.search import encoder as encoder_module
+from fir_tf.search.indexing import build
 
 NFC, NFD = (unicodedata.normalize(form, "Café") for form in ("NFC", "NFD"))
 PEOPLE = (
@@ -181,7 +181,7 @@ def test_folders_whose_names_mean_unknown(tmp_path, monkeypatch):
     assert expected.items() <= labels.items()
     assert any("a category is unknown" in note and "1 None" in note for note in catalogue.notes)
     # The index reads the same names alike.
-    monkeypatch.setattr(index_module, "Encoder", StubEncoder)
+    monkeypatch.setattr(encoder_module, "Encoder", StubEncoder)
     build(index_options(tmp_path, tmp_path.parent / "index"))
     records = {path: record for path, (record, _) in stored(tmp_path.parent / "index").items()}
     assert {path: (records[path].item, records[path].category) for path in labels} == labels

@@ -16,10 +16,10 @@ from fir_tf.datasets.table import load_table
 from fir_tf.errors import FirError
 from fir_tf.files import replacing, write_text
 from fir_tf.hygiene.prepare import copy_names
-from fir_tf.search import index as index_module
+from fir_tf.search import encoder as encoder_module
 from fir_tf.search.engines import Filter, Record, open_engine
 from fir_tf.search.engines.milvus import _SIZES
-from fir_tf.search.index import build
+from fir_tf.search.indexing import build
 
 LONG = "é" * 125 + "x.jpg"
 NAMES = (
@@ -90,7 +90,7 @@ def make_photos(root):
 def test_an_index_of_any_names_is_whole_and_a_second_run_changes_nothing(
     tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(index_module, "Encoder", StubEncoder)
+    monkeypatch.setattr(encoder_module, "Encoder", StubEncoder)
     photos = make_photos(tmp_path / "photos")
     counts = build(index_options(photos, tmp_path / "index"))
     on_disk = {
@@ -183,7 +183,7 @@ def test_a_path_that_no_file_can_have_is_refused(tmp_path):
 
 
 def test_names_that_are_not_utf8_are_refused_by_all(tmp_path, monkeypatch):
-    monkeypatch.setattr(index_module, "Encoder", StubEncoder)
+    monkeypatch.setattr(encoder_module, "Encoder", StubEncoder)
     write_jpeg(tmp_path / "photos/c/1/a.jpg", size=(8, 8))
     bad = os.fsencode(tmp_path / "photos/c/1") + b"/\xff"
     for end in (b".jpg", b"2.jpg"):

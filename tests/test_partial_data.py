@@ -25,10 +25,14 @@ from fir_tf.errors import FirError
 from fir_tf.evaluation import evaluate as evaluate_module
 from fir_tf.evaluation.evaluate import evaluate, load_model
 from fir_tf.options import EvaluateOptions
-from fir_tf.search import index as index_module
+from fir_tf.search import accuracy
+from fir_tf.search import encoder as encoder_module
+from fir_tf.search import query as query_module
+from fir_tf.search.accuracy import measure_engine
 from fir_tf.search.encoder import Encoder
 from fir_tf.search.engines import Record, open_engine
-from fir_tf.search.index import build, measure, query
+from fir_tf.search.indexing import build
+from fir_tf.search.query import query
 from fir_tf.search_options import IndexOptions, MeasureOptions, QueryOptions
 from fir_tf.serving import quality
 from fir_tf.serving.card import model_card
@@ -62,7 +66,7 @@ def encoder(run):
 @pytest.fixture
 def opened(encoder, monkeypatch):
     """Opens indexes with the one encoder, which takes seconds to load."""
-    monkeypatch.setattr(index_module, "Encoder", lambda *args, **options: encoder)
+    monkeypatch.setattr(encoder_module, "Encoder", lambda *args, **options: encoder)
 
 
 @pytest.fixture(scope="module")
@@ -325,8 +329,8 @@ def test_photos_are_answered_a_few_at_a_time(indexed, opened, monkeypatch, tmp_p
     """Whatever their number, no more are in memory, and each answer is out before the next."""
     photos, index = indexed
     files = sorted(map(str, photos.rglob("*.jpg"))) * 7
-    monkeypatch.setattr(index_module, "_CHUNK", 16)
-    monkeypatch.setattr(index_module, "_PICTURED", 3)
+    monkeypatch.setattr(query_module, "_CHUNK", 16)
+    monkeypatch.setattr(query_module, "_PICTURED", 3)
     sizes, printed = [], []
     encode = Encoder.encode
 
@@ -351,7 +355,7 @@ def test_one_query_of_many_photos_is_their_mean(indexed, opened, monkeypatch):
     files = sorted(map(str, photos.rglob("*.jpg")))
     options, _ = asked(indexed, together=True, k=3)
     (whole,) = query(options, files)
-    monkeypatch.setattr(index_module, "_CHUNK", 3)
+    monkeypatch.setattr(query_module, "_CHUNK", 3)
     (parts,) = query(options, files)
     assert whole["photos"] == parts["photos"] == files
     assert [row["path"] for row in whole["results"]] == [row["path"] for row in parts["results"]]
@@ -387,7 +391,7 @@ def test_answers_come_before_the_sheet_and_do_without_it(
         seen.append(capsys.readouterr().out)
         raise PermissionError(errno.EACCES, "no", "query.png")
 
-    monkeypatch.setattr(index_module, "contact_sheet", refuse)
+    monkeypatch.setattr(query_module, "contact_sheet", refuse)
     answer = tmp_path / "answer.json"
     options, _ = asked(indexed, sheet="query.png", json=str(answer))
     answers = query(options, [photo])
@@ -415,13 +419,13 @@ def test_categories_with_commas(tmp_path, text, expected):
         engine.set_info({"dimension": 8})
         records = [Record(f"{name}.jpg", "", name, "", "x") for name in names]
         engine.upsert(records, np.eye(len(names), 8, dtype=np.float32))
-        assert index_module._categories(text, engine) == expected
+        assert query_module._categories(text, engine) == expected
         with pytest.raises(FirError, match="`category` must name .*'Tops'.*Received: 'Blouses'"):
-            index_module._categories("Tops,Blouses", engine)
+            query_module._categories("Tops,Blouses", engine)
 
 
 def test_measure_prints_json_alone(indexed, capsys):
-    values = measure(MeasureOptions(index=str(indexed[1]), k=3, queries=4, json="-"))
+    values = measure_engine(MeasureOptions(index=str(indexed[1]), k=3, queries=4, json="-"))
     assert json.loads(capsys.readouterr().out) == values
     assert values["recall@3"] == 1 and values["vectors"] == 10
 
@@ -447,10 +451,10 @@ def test_an_index_is_measured_piece_by_piece():
     vectors = rng.standard_normal((103, 8)).astype(np.float32)
     engine = _Pieces(vectors, 30)
     queries = rng.standard_normal((5, 8)).astype(np.float32)
-    found = index_module._exact_scores(engine, queries, 12)
+    found = accuracy._exact_scores(engine, queries, 12)
     np.testing.assert_allclose(found, -np.sort(-(queries @ vectors.T), axis=1)[:, :12], rtol=1e-5)
     places = rng.choice(103, 20, replace=False)
-    np.testing.assert_array_equal(index_module._vectors_at(engine, places), vectors[places])
+    np.testing.assert_array_equal(accuracy._vectors_at(engine, places), vectors[places])
     # The last one handed out is still the caller's.
     assert max(engine.alive) <= 1
 

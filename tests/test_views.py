@@ -28,7 +28,8 @@ from fir_tf.keras_versions import KERAS_2
 from fir_tf.models.fir import build_fir
 from fir_tf.options import EvaluateOptions
 from fir_tf.search.encoder import Encoder
-from fir_tf.search.index import Index, build
+from fir_tf.search.index import Index
+from fir_tf.search.indexing import build
 from fir_tf.search_options import IndexOptions
 
 

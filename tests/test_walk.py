@@ -17,8 +17,9 @@ from fir_tf.datasets import load
 from fir_tf.datasets.__main__ import main
 from fir_tf.datasets.walk import find_photos
 from fir_tf.errors import FirError
-from fir_tf.search import index as index_module
-from fir_tf.search.index import build, read_catalogue
+from fir_tf.search import encoder as encoder_module
+from fir_tf.search.indexing import build
+from fir_tf.search.listing import read_catalogue
 
 
 def touch(root, *paths, contents=b"x"):
@@ -203,7 +204,7 @@ def test_pipes_are_not_waited_for(tmp_path):
 
 def test_every_command_says_the_same(tmp_path, monkeypatch, capsys):
     """Train, evaluate and export (which load), check, prepare and the index."""
-    monkeypatch.setattr(index_module, "Encoder", StubEncoder)
+    monkeypatch.setattr(encoder_module, "Encoder", StubEncoder)
     root = folder_of(tmp_path / "photos")
     touch(root, "c0/item 0/8.webp", contents=encoded(picture(1, (70, 70)), "WEBP"))
     touch(root, "c0/item 0/9", contents=encoded(picture(2, (70, 70)), "JPEG"))

@@ -20,7 +20,8 @@ from commands import done
 from PIL import Image
 from test_index import make_photos, make_run, options
 
-from fir_tf.search.index import Index, build
+from fir_tf.search.index import Index
+from fir_tf.search.indexing import build
 
 # A server, and for most of them a browser.
 pytestmark = pytest.mark.slow

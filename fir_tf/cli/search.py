@@ -1,4 +1,4 @@
-"""search.py: command and flags -> fir_tf.search.index or .web."""
+"""search.py: command and flags -> fir_tf.search.indexing, .query, .accuracy or .web."""
 
 import dataclasses
 import functools
@@ -63,6 +63,12 @@ _OPTIONS = {
     "measure": MeasureOptions,
     "web": WebOptions,
 }
+_FUNCTIONS = {
+    "index": ("indexing", "build"),
+    "query": ("query", "query"),
+    "measure": ("accuracy", "measure_engine"),
+    "web": ("web", "serve"),
+}
 
 
 def _check_values(argv):
@@ -84,19 +90,14 @@ def _call(command, photos=()):
     if getattr(options, "json", "") == "-":
         # Nothing but JSON is on stdout then.
         messages.show("stderr")
-    if command == "web":
-        load_library("fir_tf.search.web").serve(options)
-        return
+    module, name = _FUNCTIONS[command]
     if command == "index" and options.beam.strip():
-        load_library("fir_tf.search.beam").build(options)
-        return
-    library = load_library("fir_tf.search.index")
-    if command == "index":
-        library.build(options)
-    elif command == "query":
-        library.query(options, [given_path("photo", photo) for photo in photos])
+        module = "beam"
+    function = getattr(load_library(f"fir_tf.search.{module}"), name)
+    if command == "query":
+        function(options, [given_path("photo", photo) for photo in photos])
     else:
-        library.measure(options)
+        function(options)
 
 
 def _print_usage(command):

@@ -28,7 +28,7 @@ from fir_tf.errors import FirError
 from fir_tf.files import open_file
 from fir_tf.search.encoder import Encoder
 from fir_tf.search.engines import Engine, Record, open_engine
-from fir_tf.search.index import PIECE, changed, checksum, concluded, held, prepared
+from fir_tf.search.indexing import PIECE, changed, checksum, concluded, held, prepared
 from fir_tf.search_options import IndexOptions
 
 try:
@@ -55,7 +55,7 @@ _LOST = ".lost"
 
 
 def build(options: IndexOptions) -> dict[str, Any]:
-    """Embeds a catalogue into an index as `fir_tf.search.index.build` does, on Beam's workers.
+    """Embeds a catalogue into an index as `fir_tf.search.indexing.build` does, on Beam's workers.
 
     Every worker must see the photos, the model and the index at the paths that are given here.
 
@@ -63,7 +63,7 @@ def build(options: IndexOptions) -> dict[str, Any]:
         options: IndexOptions, `beam` with the options of Beam's runner.
 
     Returns:
-        dict: see `fir_tf.search.index.build`. `embedded`, `kept` and `relabelled` are the
+        dict: see `fir_tf.search.indexing.build`. `embedded`, `kept` and `relabelled` are the
         runner's metrics: bundles that were tried again may be counted again.
 
     Raises:

@@ -1,0 +1,108 @@
+"""What an engine of an index gives up against exact search, and how fast it is."""
+
+import logging
+import time
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from fir_tf.errors import FirError
+from fir_tf.files import json_text, write_json
+from fir_tf.neighbours import top_k
+from fir_tf.search.engines import open_engine
+from fir_tf.search_options import MeasureOptions
+
+log = logging.getLogger(__package__)
+
+
+def measure_engine(options: MeasureOptions) -> dict[str, Any]:
+    """Compares an engine with exact search over the same vectors.
+
+    The queries are vectors of the index itself with noise added, so that none is its own answer
+    to the bit.
+
+    Args:
+        options: MeasureOptions.
+
+    Returns:
+        dict: `recall@k` (share of the exact k nearest that the engine found), `recall@1`,
+        `queries_per_second` in one batch, `seconds_per_query` one at a time (median), `vectors`,
+        `queries`, `k`.
+
+    Raises:
+        FirError: the index is empty.
+    """
+    with open_engine(options.index, effort=options.effort) as engine:
+        count = len(engine)
+        if not count:
+            raise FirError(f"the index {options.index} is empty. Fill it with search.py index")
+        rng = np.random.default_rng(0)
+        chosen = rng.choice(count, min(options.queries, count), replace=False)
+        vectors = _vectors_at(engine, chosen)
+        size = vectors.shape[1]
+        noise = rng.standard_normal(vectors.shape).astype(np.float32) * 0.3 / np.sqrt(size)
+        queries = vectors + noise
+        queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+        k = min(options.k, count)
+        start = time.perf_counter()
+        found = engine.search(queries, k)
+        batch = time.perf_counter() - start
+        times = []
+        for vector in tqdm(queries[:20], desc="one at a time", disable=None, leave=False):
+            start = time.perf_counter()
+            engine.search(vector[np.newaxis], k)
+            times.append(time.perf_counter() - start)
+        values = {
+            "engine": options.index,
+            "vectors": count,
+            "queries": len(queries),
+            "k": k,
+            **_recall(found, _exact_scores(engine, queries, k), k),
+            "queries_per_second": len(queries) / batch,
+            "seconds_per_query": float(np.median(times)),
+        }
+    if options.json == "-":
+        print(json_text(values))
+        return values
+    for name, value in values.items():
+        log.info(f"{name:20s} {value:.4f}" if isinstance(value, float) else f"{name:20s} {value}")
+    if options.json:
+        write_json(options.json, values)
+        log.info(f"wrote {options.json}")
+    return values
+
+
+def _vectors_at(engine, places):
+    """Returns the vectors that `scan` comes upon at these places, float32 [len(places), d]."""
+    order, found, start = np.argsort(places), [], 0
+    for _, part in engine.scan(vectors=True):
+        inside = places[(places >= start) & (places < start + len(part))]
+        found.append(part[np.sort(inside) - start])
+        start += len(part)
+    vectors = np.concatenate(found)
+    return vectors[np.argsort(order)]
+
+
+def _exact_scores(engine, queries, k):
+    """Returns the k largest scores of each query among all vectors, float32 [q, k], in order.
+
+    The index is read in pieces: it may be larger than memory.
+    """
+    best = np.empty([len(queries), 0], np.float32)
+    for _, part in engine.scan(vectors=True):
+        scores = top_k(queries, part, min(k, len(part)))[0]
+        best = -np.sort(-np.concatenate([best, scores], axis=1), axis=1)[:, :k]
+    return best
+
+
+def _recall(found, exact, k):
+    """Recall by scores: a result counts if it is as near as the exact k-th, whichever of equals."""
+    # Engines add up in other orders.
+    tolerance = 1e-5
+    shares = {1: [], k: []}
+    for hits, best in zip(found, exact, strict=True):
+        scores = np.array([hit.score for hit in hits])
+        for rank, values in shares.items():
+            values.append(float((scores[:rank] >= best[rank - 1] - tolerance).sum() / rank))
+    return {f"recall@{rank}": float(np.mean(values)) for rank, values in shares.items()}

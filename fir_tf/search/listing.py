@@ -1,0 +1,135 @@
+"""The photos to index: a folder, a table or a benchmark's layout -> records."""
+
+import dataclasses
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from fir_tf import registry
+from fir_tf.datasets.catalogue import SPLITS
+from fir_tf.datasets.labels import composed, known
+from fir_tf.datasets.table import load_table
+from fir_tf.datasets.walk import NO_IMAGE, SPECIAL, find_photos
+from fir_tf.errors import FirError
+from fir_tf.search.engines import Record
+from fir_tf.search.engines.base import DOMAIN_NAMES
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """The photos to index.
+
+    Attributes:
+        root: Path, the folder their paths are relative to.
+        records: list of Record; the checksums are empty, labels as far as known.
+        notes: tuple of str, what a person should know of the catalogue, a line each.
+        unreachable: dict of str by path, folders and files that cannot be looked at, and why.
+            What lies there is unknown: it is not gone.
+        unread: frozenset of str, files that are there, but are no photos that can be read.
+    """
+
+    root: Path
+    records: list[Record]
+    notes: tuple[str, ...] = ()
+    unreachable: dict[str, str] = dataclasses.field(default_factory=dict)
+    unread: frozenset[str] = frozenset()
+
+    def gone(self, paths: Iterable[str]) -> list[str]:
+        """Returns those of an index's paths that are not listed, where they could be looked up."""
+        own = {record.path for record in self.records}
+        paths = [path for path in paths if path not in own and not self.out_of_reach(path)]
+        if not paths:
+            return []
+        # Which blanks and Unicode form a table's path means, its file tells while it is there.
+        forms = {composed(path).strip(): path for path in own}
+        same = [forms.get(composed(path).strip()) for path in paths]
+        return [
+            path
+            for path, other in zip(paths, same, strict=True)
+            if other is None or os.path.lexists(self.root / other)
+        ]
+
+    def out_of_reach(self, path: str) -> bool:
+        """Whether a path may be there, although it cannot be read, or looked at in its folder."""
+        if path in self.unread:
+            return True
+        while path and path not in self.unreachable:
+            path = path.rpartition("/")[0]
+        return path in self.unreachable
+
+
+def read_catalogue(images: str | Path, dataset: str = "", split: str = "") -> Listing:
+    """Lists the photos to index.
+
+    Args:
+        images: str or Path, a folder or a table.
+        dataset: str, a benchmark's layout (a registered data set's name); empty for a table
+            or for photos in folders of any depth (see `fir_tf.datasets.walk`): the last folder is
+            the item, those above it are the category; one level of folders are categories.
+        split: str, parts to take, separated by commas; empty for all.
+
+    Returns:
+        Listing.
+
+    Raises:
+        FirError: there is no photo, or an unknown split.
+    """
+    if not dataset and os.path.isfile(images):
+        dataset = "table"
+    if dataset:
+        load = registry.get("dataset", dataset)
+        # Files that are missing are listed with those that cannot be read.
+        if dataset == "table":
+            catalogue = load_table(images, split_by_hash=False)
+        else:
+            catalogue = load(images)
+        listing = Listing(catalogue.root, _labelled(catalogue, _splits(split)), catalogue.notes)
+    else:
+        if split:
+            raise FirError(f"`split` needs --dataset or a table. Received: {split!r}")
+        found = find_photos(images)
+        records = [_from_path(path) for path in found.photos]
+        skipped = [path for why in (NO_IMAGE, SPECIAL) for path in found.skipped.get(why, ())]
+        unread = frozenset([*found.others, *skipped])
+        listing = Listing(found.root, records, found.notes(), found.unreachable, unread)
+    if not listing.records:
+        more = [*listing.notes, *listing.unreachable.values()]
+        raise FirError("\n".join([f"no photo was found in {images}", *more]))
+    return listing
+
+
+def _splits(text):
+    names = tuple(name.strip() for name in text.split(",") if name.strip()) or SPLITS
+    for name in names:
+        if name not in SPLITS:
+            raise FirError(f"`split` must be among {', '.join(SPLITS)}. Received: {name!r}")
+    return names
+
+
+def _labelled(catalogue, splits):
+    part = catalogue.part(*splits)
+    # In Consumer-to-Shop a photo can stand in several rows.
+    rows = {}
+    for path, item, category, domain in zip(
+        part.path, part.item, part.category, part.domain, strict=True
+    ):
+        rows[str(path)] = Record(
+            str(path),
+            part.items[item] if item >= 0 else "",
+            part.categories[category] if category >= 0 else "",
+            DOMAIN_NAMES[domain + 1],
+            "",
+        )
+    return list(rows.values())
+
+
+def _from_path(path):
+    folders = path.split("/")[:-1]
+    if len(folders) < 2:
+        return Record(path, "", _name(folders), "", "")
+    return Record(path, _name(folders), _name(folders[:-1]), "", "")
+
+
+def _name(folders):
+    """Returns folders as a label, unless the last one's name means that it is unknown."""
+    return composed("/".join(folders)) if folders and known(folders[-1]) else ""

@@ -1,0 +1,220 @@
+"""Photos -> answers of an index: a table on the screen, JSON, a contact sheet."""
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from fir_tf.datasets.walk import printable
+from fir_tf.errors import FirError
+from fir_tf.evaluation.pictures import Match, SheetRow, contact_sheet
+from fir_tf.files import json_text, write_json
+from fir_tf.search.engines import Filter
+from fir_tf.search.index import Index
+from fir_tf.search_options import QueryOptions
+from fir_tf.shell import draw_or_note
+
+log = logging.getLogger(__package__)
+
+_CHUNK = 32
+"""int, query photos that are read and embedded at a time: about 3 MB each."""
+
+
+_PICTURED = 50
+"""int, the contact sheet shows the first queries, for a picture of thousands cannot be opened."""
+
+
+def query(options: QueryOptions, photos: Sequence[str]) -> list[dict[str, Any]]:
+    """Answers photos: a table on the screen, a contact sheet, JSON on request.
+
+    The photos are read, embedded and answered a few at a time, and answers are printed as they
+    come. A sheet that cannot be drawn is a note.
+
+    Args:
+        options: QueryOptions.
+        photos: list of str, image files.
+
+    Returns:
+        list of a dict for each query: `photos`, and `results`, dicts of `rank`, `score`, `item`,
+        `category`, `domain` and `path`; that of a photo which cannot be read says so as `error`.
+
+    Raises:
+        FirError: no photo is given, the index does not fit the model, or, after the answers to
+            the others, a photo cannot be read.
+    """
+    _check_photos(photos)
+    answers: list[dict[str, Any]] = []
+    pictured: list[SheetRow] = []
+    bad: list[tuple[str, str]] = []
+    with (
+        Index(options.index, options.model, options.images, options.effort) as index,
+        tqdm(total=len(photos), desc="queries", unit="photo", disable=None, leave=False) as bar,
+    ):
+        where = Filter(
+            _categories(options.category, index.engine), (options.domain,) if options.domain else ()
+        )
+        for groups, vectors, unread in _asked(index.encoder, photos, options.together, bar):
+            found = index.search(
+                vectors,
+                options.k,
+                options.group,
+                where,
+                options.expand,
+                options.expand_alpha,
+                options.rerank,
+            )
+            bad += unread
+            for group, hits in zip(groups, found, strict=True):
+                results = [_result(rank, hit) for rank, hit in enumerate(hits, 1)]
+                answers.append({"photos": group, "results": results})
+                if len(pictured) < _PICTURED:
+                    pictured.append(_sheet_row(group, hits, index.root))
+                if options.json != "-":
+                    bar.write(_table(answers[-1]))
+            answers += [
+                {"photos": [photo], "results": [], "error": reason} for photo, reason in unread
+            ]
+            sys.stdout.flush()
+        root = index.root
+    _tell(answers, pictured, root, options)
+    if bad:
+        lines = "\n".join(f"  {photo}: {reason}" for photo, reason in bad)
+        raise FirError(f"{len(bad)} of {len(photos)} photos cannot be read:\n{lines}")
+    return answers
+
+
+def _check_photos(photos):
+    if not photos:
+        raise FirError("no photo was given: python search.py query photo.jpg --index=...")
+    for photo in photos:
+        if not Path(photo).is_file():
+            raise FirError(f"{photo} is no file. Give the photo to search with")
+
+
+def _asked(encoder, photos, together, bar):
+    """Yields queries a few at a time: (lists of photos, float32 [n, d], [(bad photo, reason)])."""
+    vectors, bad = [], {}
+    for start in range(0, len(photos), _CHUNK):
+        part = photos[start : start + _CHUNK]
+        embedding, unread = _read_and_embed(encoder, part)
+        bar.update(len(part))
+        if together:
+            vectors.append(embedding)
+            bad |= unread
+        else:
+            kept = [number for number, photo in enumerate(part) if photo not in unread]
+            # A photo that is given twice is answered twice, a bad one too.
+            lost = [(photo, unread[photo]) for photo in part if photo in unread]
+            yield [[part[number]] for number in kept], embedding[kept], lost
+    if together and bad:
+        lines = "; ".join(f"{photo}: {reason}" for photo, reason in bad.items())
+        raise FirError(f"with --together every photo must be readable. Received: {lines}")
+    if together:
+        yield [list(photos)], mean_embedding(np.concatenate(vectors))[np.newaxis], []
+
+
+def _read_and_embed(encoder, photos):
+    contents, unread = [], {}
+    for photo in photos:
+        try:
+            contents.append(Path(photo).read_bytes())
+        except OSError as error:
+            contents.append(b"")
+            unread[photo] = error.strerror or str(error)
+    encoded = encoder.encode(contents)
+    for photo, valid in zip(photos, encoded.valid, strict=True):
+        if not valid:
+            unread.setdefault(photo, "cannot be decoded. JPEG, PNG, GIF and BMP are read")
+    return encoded.embedding, unread
+
+
+def _categories(text, engine):
+    """Returns the categories that --category names, a tuple of str; their names may have commas."""
+    parts = [part.strip() for part in text.split(",")]
+    if not any(parts):
+        return ()
+    names = []
+    # As they stand between the commas, for a name with one in it.
+    plain = {
+        ",".join(part.strip() for part in name.split(",")): name
+        for name in engine.labels()["category"]
+        if name
+    }
+    while parts:
+        lengths = range(len(parts), 0, -1)
+        length = next((n for n in lengths if ",".join(parts[:n]) in plain), 1)
+        name = ",".join(parts[:length])
+        if name and name not in plain:
+            shown = ", ".join(repr(name) for name in [*plain.values()][:20])
+            raise FirError(
+                f"`category` must name categories of the index: {shown or 'it has none'}"
+                f"{', ...' if len(plain) > 20 else ''}. Received: {name!r}"
+            )
+        names += [plain[name]] if name else []
+        parts = parts[length:]
+    return tuple(names)
+
+
+def mean_embedding(vectors: np.ndarray) -> np.ndarray:
+    """Returns the normalised mean of several photos' embeddings [n, d], float32 [d]."""
+    mean = np.asarray(vectors, np.float32).mean(axis=0)
+    length = float(np.linalg.norm(mean))
+    if length < 1e-6:
+        raise FirError("the photos' embeddings cancel out: they cannot show one garment")
+    return mean / length
+
+
+def _result(rank, hit):
+    fields = ("item", "category", "domain", "path")
+    return {
+        "rank": rank,
+        "score": hit.score,
+        **{name: getattr(hit.record, name) for name in fields},
+    }
+
+
+def _sheet_row(group, hits, root):
+    matches = [
+        Match(root / hit.record.path, hit.score, None, hit.record.item or hit.record.path)
+        for hit in hits
+    ]
+    more = f" and {len(group) - 1} more" if len(group) > 1 else ""
+    return SheetRow(group[0], Path(group[0]).name + more, matches)
+
+
+def _table(answer):
+    """Returns a query's answer as text."""
+    lines = [", ".join(map(printable, answer["photos"]))]
+    if not answer["results"]:
+        lines.append("  nothing was found; is the filter too narrow?")
+    lines += [
+        f"{row['rank']:4d}  {row['score']:.4f}  {printable(row['item'] or '-'):30s}  "
+        f"{printable(row['category'] or '-'):20s}  {printable(row['path'])}"
+        for row in answer["results"]
+    ]
+    return "\n".join(lines)
+
+
+def _tell(answers, pictured, root, options):
+    """Writes the answers, and then the sheet, which is only there to look at."""
+    written = []
+    if options.json == "-":
+        print(json_text(answers), flush=True)
+    elif options.json:
+        write_json(options.json, answers)
+        written.append(options.json)
+    if options.sheet and pictured:
+        if not root.is_dir():
+            log.info(f"note: the photos are not in {root}: give their folder as --images")
+        if sum("error" not in answer for answer in answers) > len(pictured):
+            log.info(f"note: the sheet shows the first {len(pictured)} queries")
+        title = f"Nearest in {options.index}"
+        written += draw_or_note(
+            options.sheet, lambda: contact_sheet(pictured, options.sheet, title)
+        )
+    if written:
+        log.info("wrote " + ", ".join(map(str, written)))
