@@ -6,8 +6,8 @@ import os
 import numpy as np
 from PIL import Image
 
-from fir_tf.search.encoder import Encoded
 from fir_tf.search.engines import open_engine
+from fir_tf.search.opened import Encoded
 from fir_tf.search_options import IndexOptions
 
 

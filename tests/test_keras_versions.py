@@ -163,14 +163,14 @@ from pathlib import Path
 import keras, numpy as np, tensorflow as tf
 from fir_tf.config import Config
 from fir_tf.errors import FirError
-from fir_tf.evaluation.evaluate import load_model
+from fir_tf.run import load_run
 from fir_tf.training.run import open_run
 folder, photo = map(Path, sys.argv[1:])
 served = tf.saved_model.load(str(folder / "served")).signatures["embed"]
 found = served(image_bytes=tf.constant([photo.read_bytes(), b"no image"]))
 assert found["valid"].numpy().tolist() == [True, False]
 np.testing.assert_allclose(found["embedding"][:1], np.load(folder / "embedding.npy"), atol=1e-4)
-for attempt in (load_model, lambda run: open_run(Config(image_size=48, run=str(run)))):
+for attempt in (load_run, lambda run: open_run(Config(image_size=48, run=str(run)))):
     try:
         attempt(folder / "run")
         raise SystemExit("not refused")

@@ -13,7 +13,6 @@ from test_neighbours import peak_growth, unit, whole_numbers
 from fir_tf.errors import FirError
 from fir_tf.evaluation import metrics
 from fir_tf.evaluation.metrics import (
-    PAPER_RESULTS,
     average_precision_at_r,
     classification_accuracy,
     classification_protocol,
@@ -21,6 +20,7 @@ from fir_tf.evaluation.metrics import (
     recall_at_k,
     retrieval_metrics,
 )
+from fir_tf.evaluation.paper import PAPER_RESULTS
 
 KS = (1, 2, 5, 10)
 

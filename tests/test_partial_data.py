@@ -23,8 +23,10 @@ from fir_tf import datasets
 from fir_tf.config import Config
 from fir_tf.errors import FirError
 from fir_tf.evaluation import evaluate as evaluate_module
-from fir_tf.evaluation.evaluate import evaluate, load_model
+from fir_tf.evaluation.evaluate import evaluate
+from fir_tf.evaluation.metrics import retrieval_metrics
 from fir_tf.options import EvaluateOptions
+from fir_tf.run import load_run
 from fir_tf.search import accuracy
 from fir_tf.search import encoder as encoder_module
 from fir_tf.search import query as query_module
@@ -71,13 +73,13 @@ def opened(encoder, monkeypatch):
 
 @pytest.fixture(scope="module")
 def loaded(run):
-    return load_model(run)
+    return load_run(run)
 
 
 @pytest.fixture
 def quick(loaded, monkeypatch):
     """Loads the run's model once, and draws no pictures, whose tests are elsewhere."""
-    monkeypatch.setattr(evaluate_module, "load_model", lambda _: loaded)
+    monkeypatch.setattr(evaluate_module, "load_run", lambda _: loaded)
     for name in ("recall_curve", "contact_sheet"):
         monkeypatch.setattr(evaluate_module, name, lambda *args, **options: None)
 
@@ -196,10 +198,9 @@ def test_numbers_are_there_although_nothing_can_be_drawn(run, quick, tmp_path, m
 
 
 def test_a_loss_of_recall_without_matches_is_no_number(capsys):
-    found = quality.recalls(
-        np.eye(2, dtype=np.float32), np.eye(2, dtype=np.float32), [0, 1], [2, 3]
-    )
-    assert found == {}
+    eye = np.eye(2, dtype=np.float32)
+    values = retrieval_metrics(eye, eye, [0, 1], [2, 3]).values
+    assert quality.changes(values, values) == {}
     text = quality.report("int8", {"queries": 2, "gallery": 2})["text"]
     assert "not measured: no query has an image of its item" in text
 
@@ -232,7 +233,7 @@ def test_a_damaged_file_of_a_run_is_named(run, tmp_path, name, contents, message
     else:
         (copy / name).write_text(contents)
     with pytest.raises(FirError, match=message):
-        load_model(copy)
+        load_run(copy)
 
 
 def test_whole_numbers_are_numbers_in_a_config(tmp_path):

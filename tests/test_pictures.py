@@ -10,7 +10,7 @@ from PIL import Image
 
 from fir_tf.errors import FirError
 from fir_tf.evaluation import pictures
-from fir_tf.evaluation.metrics import PAPER_RESULTS
+from fir_tf.evaluation.paper import PAPER_RESULTS
 from fir_tf.evaluation.pictures import (
     QUERY_COLOUR,
     RIGHT_COLOUR,

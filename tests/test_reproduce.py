@@ -70,7 +70,7 @@ def test_the_grids_are_the_papers(reproduce):
         for name, table in tables.items()
     }
     for name, title in (("1", "Table 1"), ("2", "Table 2")):
-        rows = [row for row in reproduce.metrics.PAPER_RESULTS if row.source == title]
+        rows = [row for row in reproduce.PAPER_RESULTS if row.source == title]
         assert grid[name] == {(row.backbone, row.losses) for row in rows if row.backbone}
         for row in rows:
             if row.backbone:

@@ -20,12 +20,12 @@ from shallow import shallow_backbones
 from fir_tf import datasets, onednn
 from fir_tf.config import Config
 from fir_tf.errors import FirError
-from fir_tf.evaluation.embed import embed, make_embedder
-from fir_tf.evaluation.evaluate import load_model
+from fir_tf.evaluation.embedder import Embedder
 from fir_tf.files import write_json
 from fir_tf.models.fir import build_fir
 from fir_tf.models.layers import FusedBatchNormalization
 from fir_tf.options import ExportOptions
+from fir_tf.run import load_run
 from fir_tf.search.encoder import Encoder
 from fir_tf.serving import gallery as gallery_module
 from fir_tf.serving.client import Client
@@ -118,9 +118,9 @@ def signatures(loaded):
 @pytest.fixture(scope="module")
 def evaluated(run):
     """(paths, embeddings, categories) of the gallery as evaluate.py computes them."""
-    model, config, _ = load_model(run)
+    model, config, _ = load_run(run)
     part = inshop_of(run).part("gallery")
-    found = embed(make_embedder(model), part, config.image_size, config.resize)
+    found = Embedder(model, config.image_size, config.resize).catalogue(part)
     return part, found
 
 

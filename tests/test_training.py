@@ -22,7 +22,7 @@ from shallow import TWO_STAGES, shallow_backbones
 from fir_tf.config import Config
 from fir_tf.datasets import load, load_training
 from fir_tf.errors import FirError
-from fir_tf.evaluation.evaluate import evaluate, load_model
+from fir_tf.evaluation.evaluate import evaluate
 from fir_tf.hygiene.findings import quick_check
 from fir_tf.input.batches import training_batches
 from fir_tf.keras_versions import make_variable, tensor_of
@@ -31,6 +31,7 @@ from fir_tf.losses.loss import ANY, Loss
 from fir_tf.losses.objective import Objective
 from fir_tf.models.fir import build_fir, training_model
 from fir_tf.options import EvaluateOptions, ExportOptions
+from fir_tf.run import load_run
 from fir_tf.samplers.choose import make_sampler
 from fir_tf.serving.export import export
 from fir_tf.training import from_config
@@ -493,7 +494,7 @@ def test_a_run_writes_its_folder_and_learns(inshop, tmp_path, capsys):
     ):
         assert history[name], name
     assert history["OC"][-1][1] < 0.7 * history["OC"][0][1]
-    model, loaded, categories = load_model(run)
+    model, loaded, categories = load_run(run)
     assert loaded == config and categories == ["MEN/Denim", "WOMEN/Dresses"]
     from_config.train_config(config)
     assert "finished already" in capsys.readouterr().out

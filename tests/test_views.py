@@ -13,7 +13,7 @@ from shallow import TWO_STAGES, shallow_backbones
 from fir_tf import datasets
 from fir_tf.config import Config
 from fir_tf.errors import FirError
-from fir_tf.evaluation.evaluate import evaluate, load_model
+from fir_tf.evaluation.evaluate import evaluate
 from fir_tf.evaluation.rerank import (
     better_search,
     expand_query,
@@ -27,6 +27,7 @@ from fir_tf.files import write_json
 from fir_tf.keras_versions import KERAS_2
 from fir_tf.models.fir import build_fir
 from fir_tf.options import EvaluateOptions
+from fir_tf.run import load_run
 from fir_tf.search.encoder import Encoder
 from fir_tf.search.index import Index
 from fir_tf.search.indexing import build
@@ -86,7 +87,7 @@ def embedding_at(model, pixels, side):
 @pytest.mark.slow
 @pytest.mark.skipif(KERAS_2, reason="a loaded model's weights have other names there")
 def test_the_mean_of_all_views(run):
-    model, config, _ = load_model(run[0])
+    model, config, _ = load_run(run[0])
     images = np.random.default_rng(0).uniform(0, 255, (3, 32, 32, 3)).astype(np.float32)
     mirrored = images[:, :, ::-1]
     views = [embedding_at(model, part, side) for side in (32, 64) for part in (images, mirrored)]

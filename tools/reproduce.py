@@ -20,10 +20,10 @@ from results_table import markdown
 
 from fir_tf.cli.common import load_library
 from fir_tf.errors import FirError
+from fir_tf.evaluation.paper import PAPER_RESULTS
 from fir_tf.files import write_text
 
 # Quietly: TensorFlow comes with it.
-metrics = load_library("fir_tf.evaluation.metrics")
 pictures = load_library("fir_tf.evaluation.pictures")
 
 ROOT = Path(__file__).parent.parent
@@ -84,7 +84,7 @@ def run_one(table, backbone, losses, seed, options):
 
 def paper_values(table, backbone, losses):
     """Returns the paper's numbers of a row, {metric: fraction}, {} where it prints none."""
-    for row in metrics.PAPER_RESULTS:
+    for row in PAPER_RESULTS:
         if (row.dataset, row.backbone, row.losses) == (table.dataset, backbone, losses):
             return row.values
     return {}

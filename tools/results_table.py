@@ -13,20 +13,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fir_tf.cli.common import load_library
 from fir_tf.datasets.published import PUBLISHED
 from fir_tf.errors import FirError
+from fir_tf.evaluation.paper import PAPER_RESULTS, PaperResult
 from fir_tf.files import write_json, write_text
 
 # Quietly: TensorFlow comes with it.
-metrics = load_library("fir_tf.evaluation.metrics")
 
 ROOT = Path(__file__).parent.parent
 RECORDS, PAGE = ROOT / "docs" / "results", ROOT / "docs" / "results.md"
 
 # PAPER: Figure 4 shows curves, so there are no printed numbers to stand beside ours.
 FIGURE_4 = tuple(
-    metrics.PaperResult("consumer2shop", f"{title} {losses}", {}, "Figure 4", backbone, losses)
+    PaperResult("consumer2shop", f"{title} {losses}", {}, "Figure 4", backbone, losses)
     for backbone, title in (("resnet50", "ResNet50"), ("densenet121", "DenseNet121"))
     for losses in ("OC", "OC+IS")
 )
@@ -123,7 +122,7 @@ def render(records: list[dict[str, Any]]) -> str:
     shown = []
     for title, dataset, keys in TABLES:
         rows = []
-        for row in (*metrics.PAPER_RESULTS, *FIGURE_4):
+        for row in (*PAPER_RESULTS, *FIGURE_4):
             if row.dataset != dataset:
                 continue
             own = [record for record in released if _is_of(record, row)]

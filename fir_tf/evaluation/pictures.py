@@ -42,7 +42,7 @@ def recall_curve(curves, path, title, paper=None):
         path: str or Path ending in .png, .pdf or .svg.
         title: str.
         paper: {name: {k or "recall@k": fraction}} or an iterable of
-            `fir_tf.evaluation.metrics.PaperResult`, which is shown as markers only. Metrics other
+            `fir_tf.evaluation.paper.PaperResult`, which is shown as markers only. Metrics other
             than recall@k are passed over. Give it only numbers measured on the same data.
 
     Raises:

@@ -63,7 +63,7 @@ def write_report(
         result: RetrievalResult of these queries and this gallery; None without both.
         classified: int array, rows whose category was scored.
         category_scores: float32 [len(classified), categories] or None.
-        paper: iterable of `fir_tf.evaluation.metrics.PaperResult`.
+        paper: iterable of `fir_tf.evaluation.paper.PaperResult`.
         note: str below the recall curve.
         sheet_rows, sheet_matches: ints, size of a contact sheet.
 

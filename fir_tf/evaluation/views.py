@@ -1,15 +1,14 @@
 """Test-time augmentation: an embedding that is the mean over views of a photo."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import keras
 import tensorflow as tf
 
 from fir_tf.config import Config
 from fir_tf.errors import FirError
+from fir_tf.evaluation.embedder import Network
 from fir_tf.models.fir import build_from_config
-
-Network = Callable[[tf.Tensor], Mapping[str, tf.Tensor]]
 
 # The side of a view is a multiple of the backbones' stride.
 _STRIDE = 32

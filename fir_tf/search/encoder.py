@@ -1,8 +1,7 @@
-"""A trained model as what turns photos into vectors: a run's folder or an exported SavedModel."""
+"""A trained model as what turns photos into vectors."""
 
 import base64
 import dataclasses
-import functools
 import hashlib
 import io
 from collections.abc import Iterator, Sequence
@@ -10,43 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from PIL import Image
 
 from fir_tf.errors import FirError
-from fir_tf.evaluation.evaluate import load_model
 from fir_tf.evaluation.rerank import read_whitening, whiten
-from fir_tf.evaluation.views import averaged, networks_at, parse_scales
-from fir_tf.extras import require
-from fir_tf.files import read_json, without_wildcards
-from fir_tf.images.decode import decode_and_fit, guarded_rows
-from fir_tf.input.batches import ordered_batches
-from fir_tf.shell import fault
+from fir_tf.search.opened import Encoded, open_model
 
 # Two models that embed the probe photos with less than this cosine are different ones. Other
 # orders of summation (folded batch norm, another machine) move it by about 1e-6.
 SAME_COSINE = 0.9999
 _PROBES = 4
-
-# What an export holds: the model, and how it was made.
-_SAVED_MODEL, _OPENVINO = "saved_model.pb", "model.xml"
-FACTS = "assets.extra/export.json"
-
-
-@dataclasses.dataclass(frozen=True)
-class Encoded:
-    """What a model makes of a batch of photos.
-
-    Attributes:
-        embedding: float32 [n, d], unit length; zeros where not valid.
-        category: list of n str, the best scored category; empty where not valid, or where the
-            model was not trained to tell categories.
-        valid: bool [n], whether the photo could be read.
-    """
-
-    embedding: np.ndarray
-    category: list[str]
-    valid: np.ndarray
 
 
 class Encoder:
@@ -79,106 +51,11 @@ class Encoder:
         whitening: str | Path = "",
     ) -> None:
         self.model = Path(model)
-        self._flip, self._scales = flip, parse_scales(scales)
         self._whitening = read_whitening(whitening) if whitening else None
-        saved, intermediate = (_export(self.model, name) for name in (_SAVED_MODEL, _OPENVINO))
-        if saved:
-            self._refuse("flip", flip)
-        if saved or intermediate:
-            self._refuse("scales", self._scales != (1.0,))
-        if saved:
-            self._open_saved_model(saved)
-        elif intermediate:
-            self._open_openvino(intermediate)
-        else:
-            self._open_run()
-        probes = self.encode(_probe_photos())
-        self._probes = probes.embedding
+        self._opened = open_model(self.model, flip, scales)
+        self.network = self._opened.network
+        self._probes = self.encode(_probe_photos()).embedding
         self.dimension = int(self._probes.shape[1])
-
-    def _refuse(self, name, asked):
-        if asked:
-            raise FirError(
-                f"`{name}` needs a run's folder. Received: {self.model}, an export, which takes "
-                "photos as they are"
-            )
-
-    def _open_saved_model(self, folder):
-        try:
-            with without_wildcards(folder) as place:
-                self._loaded = tf.saved_model.load(str(place))
-        # TensorFlow's readers raise errors of many kinds for a damaged model.
-        except Exception as error:
-            if fault(error):
-                raise
-            raise FirError(
-                f"`model` must be a whole export. Received: {folder}, which cannot be loaded "
-                f"({type(error).__name__}: {str(error):.300}). Copy it again, or export again"
-            ) from error
-        signatures = self._loaded.signatures
-        outputs = signatures["embed"].structured_outputs if "embed" in signatures else {}
-        if not {"embedding", "valid"} <= set(outputs):
-            raise FirError(
-                f"`model` must be an export of this project. Received: {folder}, whose signatures "
-                f"are {', '.join(sorted(signatures)) or 'none'}"
-            )
-
-        def serve(photos, guess):
-            answer = dict(signatures["embed"](image_bytes=photos))
-            # Another pass through the network: embedding and categories are apart in an export.
-            if guess and "classify" in signatures:
-                answer["category"] = signatures["classify"](image_bytes=photos)["category"]
-            return answer
-
-        self.network = None
-        self._serve, self._names, self._forward = serve, None, None
-
-    def _open_openvino(self, folder):
-        openvino = require("openvino", "openvino")
-        advice = "Copy the export again, or export again"
-        facts = read_json(folder / FACTS, advice)
-        missing = {"image_size", "resize", "categories"} - set(facts)
-        if missing:
-            raise FirError(f"{folder / FACTS} lacks {', '.join(sorted(missing))}. {advice}")
-        # In bfloat16, its own choice where the processor has it, vectors would be other ones.
-        exact = {"INFERENCE_PRECISION_HINT": "f32"}
-        compiled = openvino.Core().compile_model(str(folder / _OPENVINO), "CPU", exact)
-
-        def network(pixels):
-            found = compiled(pixels.numpy())
-            return {name: tf.constant(found[name]) for name in ("embedding", "category")}
-
-        network = averaged({facts["image_size"]: network}, self._flip)
-        self._serve_pixels(network, facts["image_size"], facts["resize"], facts["categories"])
-
-    def _open_run(self):
-        model, config, categories = load_model(self.model)
-
-        shape = [None, config.image_size, config.image_size, 3]
-        network = tf.function(
-            averaged(networks_at(model, config, self._scales), self._flip),
-            input_signature=[tf.TensorSpec(shape, tf.float32)],
-            autograph=False,
-        )
-        categories = categories if config.reads("logits") else []
-        self._serve_pixels(network, config.image_size, config.resize, categories)
-
-    def _serve_pixels(self, network, size, resize, categories):
-        """Takes `network`, fitted pixels -> outputs, for the model."""
-        self.network = network
-        self._names = np.array(categories)
-
-        def forward(pixels, valid):
-            outputs = network(pixels)
-            return {
-                "embedding": outputs["embedding"] * tf.cast(valid, tf.float32)[:, None],
-                "category": tf.argmax(outputs["category"], axis=1),
-                "valid": valid,
-            }
-
-        fitted = _fitter(size, resize)
-        self._serve = lambda photos, guess: forward(*fitted(photos))
-        self._forward, self._fitting = forward, (size, resize)
 
     def encode(self, photos: Sequence[bytes], guess: bool = False) -> Encoded:
         """Embeds photos given as files' contents.
@@ -190,7 +67,7 @@ class Encoder:
         Returns:
             Encoded.
         """
-        return self._encoded(self._serve(tf.constant(photos, tf.string), guess))
+        return self._whitened(self._opened.encode(photos, guess))
 
     def encode_files(
         self, files: Sequence[str], batch_size: int = 64, guess: bool = False
@@ -206,42 +83,14 @@ class Encoder:
             Encoded for each batch, in order. A file that is missing or cannot be read is not
             valid.
         """
-        if not len(files):
-            return
-        left = len(files)
-        for outputs in self._outputs(files, batch_size, guess):
-            encoded = self._encoded(outputs)
-            count = min(left, batch_size)
-            left -= count
-            yield Encoded(
-                encoded.embedding[:count], encoded.category[:count], encoded.valid[:count]
-            )
+        if len(files):
+            yield from map(self._whitened, self._opened.encode_files(files, batch_size, guess))
 
-    def _outputs(self, files, batch_size, guess):
-        """Yields a batch's outputs; the last batch is filled up, so that the shape is the same."""
-        if self._forward is not None:
-            batches, _ = ordered_batches(files, *self._fitting, batch_size)
-            for batch in batches:
-                yield self._forward(batch["images"], batch["valid"])
-            return
-        padded = [*files, *[""] * (-len(files) % batch_size)]
-        photos = tf.data.Dataset.from_tensor_slices(tf.constant(padded, tf.string))
-        photos = photos.map(_read_or_empty, num_parallel_calls=tf.data.AUTOTUNE)
-        for batch in photos.batch(batch_size).prefetch(2):
-            yield self._serve(batch, guess)
-
-    def _encoded(self, outputs):
-        valid = outputs["valid"].numpy()
-        names = [""] * len(valid)
-        if "category" in outputs and self._names is None:
-            names = [name.decode() for name in outputs["category"].numpy()[:, 0]]
-        elif self._names is not None and len(self._names):
-            best = self._names[outputs["category"].numpy()]
-            names = [str(name) if ok else "" for name, ok in zip(best, valid, strict=True)]
-        embedding = outputs["embedding"].numpy()
-        if self._whitening:
-            embedding = whiten(embedding, *self._whitening) * valid[:, np.newaxis]
-        return Encoded(embedding, names, valid)
+    def _whitened(self, encoded: Encoded) -> Encoded:
+        if not self._whitening:
+            return encoded
+        embedding = whiten(encoded.embedding, *self._whitening) * encoded.valid[:, np.newaxis]
+        return dataclasses.replace(encoded, embedding=embedding)
 
     def fingerprint(self) -> dict[str, Any]:
         """Returns what an index keeps of the model: how it embeds a few fixed pictures.
@@ -284,38 +133,7 @@ class Encoder:
             )
 
 
-@functools.cache
-def _fitter(size, resize):
-    """Returns the function from files' contents, string [n], to fitted pixels and `valid`."""
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
-    def fitted(photos):
-        return guarded_rows(
-            lambda photo: decode_and_fit(photo, size, resize), photos, (size, size, 3)
-        )
-
-    return fitted
-
-
-@tf.autograph.experimental.do_not_convert
-def _read_or_empty(path):
-    """Returns a file's contents; those of a missing or unreadable one are empty."""
-    good = tf.data.Dataset.from_tensors(path).map(tf.io.read_file).ignore_errors()
-    empty = tf.data.Dataset.from_tensors(tf.constant(b""))
-    return good.concatenate(empty).take(1).get_single_element()
-
-
-def _export(folder, name):
-    """Returns the export's folder that is meant, which holds the file `name`, or None."""
-    if (folder / name).is_file():
-        return folder
-    versions = [
-        path for path in folder.glob("*") if path.name.isdecimal() and (path / name).is_file()
-    ]
-    return max(versions, key=lambda path: int(path.name)) if versions else None
-
-
-def _probe_photos():
+def _probe_photos() -> list[bytes]:
     """Returns the fixed pictures of the fingerprint: PNG bytes, not square, coarse and fine."""
     rng = np.random.default_rng(20)
     photos = []

@@ -8,10 +8,10 @@ import tensorflow as tf
 
 from fir_tf import __version__, registry
 from fir_tf.errors import FirError
-from fir_tf.evaluation.evaluate import load_model
 from fir_tf.files import replacing, write_json, write_text
 from fir_tf.options import ExportOptions, find_run
-from fir_tf.search.encoder import FACTS
+from fir_tf.run import load_run
+from fir_tf.search.opened import FACTS
 from fir_tf.serving.card import model_card
 from fir_tf.serving.fold import inference_model
 from fir_tf.serving.formats import Export
@@ -39,7 +39,7 @@ def export(options: ExportOptions) -> Path:
             package that the format needs is missing.
     """
     run = find_run(options.run)
-    model, config, categories = load_model(run)
+    model, config, categories = load_run(run)
     write = registry.get("format", options.format)
     name = "fir" if options.format == ExportOptions.format else f"fir_{options.format}"
     base = Path(options.output) if options.output else run / "export" / name

@@ -8,8 +8,9 @@ import numpy as np
 import tensorflow as tf
 
 from fir_tf import datasets, registry
+from fir_tf.datasets.catalogue import Catalogue
 from fir_tf.errors import FirError
-from fir_tf.evaluation.embed import check_readable, embed
+from fir_tf.evaluation.embedder import Embedder, check_readable
 
 log = logging.getLogger(__package__)
 
@@ -41,15 +42,14 @@ class GalleryTable:
     source: str
 
 
-def load_gallery(spec, split, embedder, config):
+def load_gallery(spec: str, split: str, embedder: Embedder) -> tuple["GalleryTable", Catalogue]:
     """Embeds the images that the export's gallery is to hold.
 
     Args:
         spec: str, `dataset:path` with a registered data set's name, or the path of a
             folder in the layout `folder` or of a file for `table`.
         split: "gallery", or "all" for the images of every split.
-        embedder: see `fir_tf.evaluation.embed.make_embedder`; of the network that is served.
-        config: Config of the run.
+        embedder: Embedder of the network that is served.
 
     Returns:
         (GalleryTable, Catalogue of the data's queries, possibly empty).
@@ -69,7 +69,7 @@ def load_gallery(spec, split, embedder, config):
             f"`gallery` has no image in the split {split!r}. Received: {spec}. "
             "Give --gallery_split=all to take every image"
         )
-    found = embed(embedder, part, config.image_size, config.resize, label="gallery")
+    found = embedder.catalogue(part, "gallery")
     for bad in check_readable(part, found.valid):
         log.info(f"left out of the gallery, cannot be decoded: {bad}")
     part, vectors = part.rows(found.valid), found.embedding[found.valid]

@@ -1,126 +1,103 @@
 """What a cheaper form of the network or of the gallery costs: cosine and recall@k."""
 
 import logging
+from collections.abc import Mapping
+from typing import Any
 
+import keras
 import numpy as np
 
 from fir_tf import datasets
-from fir_tf.datasets.catalogue import retrieval_sides
 from fir_tf.errors import FirError
-from fir_tf.evaluation.embed import embed
-from fir_tf.evaluation.metrics import retrieval_metrics
+from fir_tf.evaluation.embedder import Embedder, Network
+from fir_tf.evaluation.measure import Procedure, measure
+from fir_tf.evaluation.measured import Measured
+from fir_tf.serving.formats import Export
 
 log = logging.getLogger(__package__)
 
 RECALLS = ("recall@1", "recall@5", "recall@10", "recall@20")
 
 
-class TestSet:
-    """The queries and the gallery that forms of a network are compared on.
+def compare_networks(
+    export: Export, networks: Mapping[str, Network | keras.Model]
+) -> dict[str, dict[str, Any]]:
+    """Measures cheaper forms of the network beside the model in float32, and prints what they cost.
+
+    Both sides of the search are embedded by the same form. It is measured on the run's test set,
+    as evaluate.py does.
 
     Args:
-        config: Config of the run.
-        data_dir: str, the data set's folder; the config's own if "".
+        export: Export; its options' `data_dir`, or else its config's, has the test set.
+        networks: {form: keras.Model or Network}.
 
-    Raises:
-        FirError: for data that cannot be loaded.
+    Returns:
+        {form: what `report` returns}, or why nothing was measured.
     """
+    config = export.config
+    how = Procedure(gallery_scope=config.gallery_scope, classifies=False)
 
-    # pytest takes a class of this name for tests.
-    __test__ = False
+    def measured(network):
+        return measure(Embedder(network, config.image_size, config.resize), catalogue, how)
 
-    def __init__(self, config, data_dir=""):
-        catalogue = datasets.load(config.dataset, data_dir or config.data_dir)
-        query, gallery = retrieval_sides(catalogue)
-        self._config = config
-        self._part = catalogue.rows(np.concatenate([query, gallery]).astype(np.int64))
-        self._queries = len(query)
-        self.size = (len(query), len(gallery))
-
-    def embed(self, embedder, batch_size=64):
-        """Returns float32 [queries + gallery, d]; zeros where an image cannot be decoded."""
-        config = self._config
-        return embed(embedder, self._part, config.image_size, config.resize, batch_size).embedding
-
-    def compare(self, reference, embedding):
-        """Compares two embeddings of this set.
-
-        Args:
-            reference: float32 [queries + gallery, d], see `embed`.
-            embedding: likewise, of the cheaper form, queries and gallery both.
-
-        Returns:
-            dict: `cosine_mean`, `cosine_min` between the two forms of an image, and for each of
-            RECALLS [the reference's, the other's]; the cosines are missing where no image could be
-            read, the recalls where no query has an image of its item in the gallery.
-        """
-        lengths = np.linalg.norm(reference, axis=1) * np.linalg.norm(embedding, axis=1)
-        good = lengths > 0
-        cosine = (reference * embedding).sum(axis=1)[good] / lengths[good]
-        before, after = self._recalls(reference), self._recalls(embedding)
-        found = {"queries": self.size[0], "gallery": self.size[1]}
-        if good.any():
-            found |= {"cosine_mean": float(cosine.mean()), "cosine_min": float(cosine.min())}
-        return found | {name: [before[name], after[name]] for name in before}
-
-    def _recalls(self, embedding):
-        items = self._part.item
-        return recalls(
-            embedding[: self._queries],
-            embedding[self._queries :],
-            items[: self._queries],
-            items[self._queries :],
-        )
+    try:
+        catalogue = datasets.load(config.dataset, export.options.data_dir or config.data_dir)
+        catalogue = catalogue.part("query", "gallery", "val")
+        reference = measured(export.model)
+    except FirError as error:
+        log.info(f"note: the loss of recall was not measured: {error}")
+        return {"recall": {"text": "not measured: the run's data could not be read"}}
+    if reference is None or reference.result is None:
+        log.info("note: the loss of recall was not measured: the data set has no queries")
+        return {"recall": {"text": "not measured: the run's data has no queries"}}
+    return {
+        form: report(form, _compare(reference, measured(network)))
+        for form, network in networks.items()
+    }
 
 
-def recalls(queries, gallery, query_items, gallery_items):
-    """Returns {name: value} of RECALLS; embeddings float32 [n, d], items int [n].
+def _compare(reference: Measured, other: Measured) -> dict[str, Any]:
+    cosine = np.concatenate(
+        [
+            (reference.query_embedding * other.query_embedding).sum(axis=1),
+            (reference.gallery_embedding * other.gallery_embedding).sum(axis=1),
+        ]
+    )
+    return {
+        "queries": len(reference.query),
+        "gallery": len(reference.gallery),
+        "cosine_mean": float(cosine.mean()),
+        "cosine_min": float(cosine.min()),
+        **changes(reference.values, other.values),
+    }
 
-    Empty where no query has an image of its item in the gallery.
-    """
-    result = retrieval_metrics(queries, gallery, query_items, gallery_items)
-    return {name: result.values[name] for name in RECALLS if name in result.values}
+
+def changes(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, list[float]]:
+    """Returns {recall@k: [before, after]}, empty where no query has an image of its item."""
+    return {name: [before[name], after[name]] for name in RECALLS if name in before}
 
 
-def report(name, found):
+def report(form: str, found: Mapping[str, Any]) -> dict[str, Any]:
     """Prints what a cheaper form costs.
 
     Args:
-        name: str, the form.
-        found: dict, what `TestSet.compare` returns.
+        form: str.
+        found: dict with `queries` and `gallery`, their numbers, what `changes` returns, and
+            perhaps `cosine_mean` and `cosine_min`.
 
     Returns:
         dict: `found` and the printed line as `text`.
     """
-    changes = [
+    parts = [
         f"{recall} {found[recall][0]:.3f} -> {found[recall][1]:.3f}"
         for recall in RECALLS
         if recall in found
     ] or ["recall not measured: no query has an image of its item in the gallery"]
     if "cosine_mean" in found:
-        changes.insert(0, f"cosine {found['cosine_mean']:.5f} (lowest {found['cosine_min']:.5f})")
+        parts.insert(0, f"cosine {found['cosine_mean']:.5f} (lowest {found['cosine_min']:.5f})")
     text = (
-        f"{name} against float32, {found['queries']} queries in a gallery of "
-        f"{found['gallery']}: {', '.join(changes)}"
+        f"{form} against float32, {found['queries']} queries in a gallery of "
+        f"{found['gallery']}: {', '.join(parts)}"
     )
     log.info(text)
     return {**found, "text": text}
-
-
-def measured(config, data_dir, compare):
-    """Returns what `compare(test set)` does, or why there is nothing to measure on.
-
-    Args:
-        config: Config of the run.
-        data_dir: str, the data set's folder; the config's own if "".
-        compare: callable of a TestSet that returns {form: {"text": str, ...}}.
-    """
-    try:
-        test_set = TestSet(config, data_dir)
-    except FirError as error:
-        log.info(f"note: the loss of recall was not measured: {error}")
-        return {"recall": {"text": "not measured: the run's data could not be read"}}
-    if not all(test_set.size):
-        log.info("note: the loss of recall was not measured: the data set has no queries")
-        return {"recall": {"text": "not measured: the run's data has no queries"}}
-    return compare(test_set)

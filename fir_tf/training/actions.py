@@ -13,8 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 from fir_tf.errors import FirError
-from fir_tf.evaluation.embed import make_embedder, unreadable_message
-from fir_tf.evaluation.evaluate import measure
+from fir_tf.evaluation.embedder import Embedder, unreadable_message
+from fir_tf.evaluation.measure import Procedure, measure
 from fir_tf.files import replacing
 from fir_tf.hygiene.findings import too_many_unreadable
 from fir_tf.training.checks import Health
@@ -135,16 +135,15 @@ def validate(inputs, parts, served, gather):
             always the same one.
         gather: Gather, whose clock does not count the time of it.
     """
-    embedder = make_embedder(served())
-    classifies = "logits" in parts.objective.outputs
+    embedder = Embedder(served(), inputs.image_size, inputs.resize)
+    procedure = Procedure("val", classifies="logits" in parts.objective.outputs)
 
     def action(moment):
         if not moment.validates:
             return
         moment.model = served()
-        moment.found = measure(
-            embedder, parts.catalogue, "val", inputs.image_size, inputs.resize, classifies
-        )
+        measured = measure(embedder, parts.catalogue, procedure)
+        moment.found = measured.values if measured else {}
         gather.restart()
 
     return action

@@ -5,7 +5,8 @@ import tensorflow as tf
 
 from fir_tf.errors import FirError
 from fir_tf.extras import require
-from fir_tf.serving.formats.network import compare_files, network_function
+from fir_tf.serving.formats.network import network_function
+from fir_tf.serving.quality import compare_networks
 
 
 def write_onnx(export, folder):
@@ -21,7 +22,7 @@ def write_onnx(export, folder):
     Raises:
         FirError: see `convert_onnx`.
     """
-    return compare_files(export, {"model.onnx": convert_onnx(export.network, folder)})
+    return compare_networks(export, {"model.onnx": convert_onnx(export.network, folder)})
 
 
 def convert_onnx(network, folder):

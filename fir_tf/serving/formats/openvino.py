@@ -7,7 +7,8 @@ import tensorflow as tf
 
 from fir_tf.extras import require
 from fir_tf.keras_versions import tensor_of
-from fir_tf.serving.formats.network import compare_files, network_function
+from fir_tf.serving.formats.network import network_function
+from fir_tf.serving.quality import compare_networks
 
 
 def write_openvino(export, folder):
@@ -23,7 +24,7 @@ def write_openvino(export, folder):
     Raises:
         FirError: if OpenVINO is missing.
     """
-    return compare_files(export, {"model.xml": convert_openvino(export.network, folder)})
+    return compare_networks(export, {"model.xml": convert_openvino(export.network, folder)})
 
 
 def convert_openvino(network, folder):

@@ -2,23 +2,26 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import saved_model_pb2
 
+from fir_tf.datasets.catalogue import Catalogue
 from fir_tf.errors import FirError
-from fir_tf.evaluation.embed import embed, make_embedder
+from fir_tf.evaluation.embedder import Embedder
+from fir_tf.evaluation.metrics import retrieval_metrics
 from fir_tf.serving import quality
-from fir_tf.serving.gallery import Gallery, load_gallery, quantise
-from fir_tf.serving.quality import measured
+from fir_tf.serving.formats import Export
+from fir_tf.serving.gallery import Gallery, GalleryTable, load_gallery, quantise
 from fir_tf.serving.servable import Servable
 from fir_tf.serving.warmup import write_warmup
 
 log = logging.getLogger(__package__)
 
 
-def write_saved_model(export, folder):
+def write_saved_model(export: Export, folder: Path) -> dict[str, dict[str, Any]]:
     """Writes a SavedModel: image bytes in, embedding, categories and items out.
 
     With assets.extra/tf_serving_warmup_requests where tensorflow-serving-api is installed.
@@ -37,21 +40,14 @@ def write_saved_model(export, folder):
     network = export.network
     found, gallery = {}, None
     if options.precision != "float32":
-        found.update(
-            measured(
-                config,
-                options.data_dir,
-                lambda test_set: _compare_networks(export, test_set),
-            )
-        )
+        found = quality.compare_networks(export, {options.precision: network})
     if options.gallery:
-        table, queries = load_gallery(
-            options.gallery, options.gallery_split, make_embedder(network), config
-        )
+        embedder = Embedder(network, config.image_size, config.resize)
+        table, queries = load_gallery(options.gallery, options.gallery_split, embedder)
         gallery = Gallery(table, options.gallery_dtype)
         facts["gallery"] = f"{len(table.item_id)} images of {table.source}, {options.gallery_dtype}"
         if options.gallery_dtype != "float32":
-            found["gallery"] = _compare_vectors(options, config, network, table, queries)
+            found["gallery"] = _compare_vectors(table, options.gallery_dtype, embedder, queries)
     servable = Servable(network, config, export.categories, options.top, gallery)
     signatures = servable.signatures()
     tf.saved_model.save(servable, str(folder), signatures=signatures)
@@ -68,38 +64,26 @@ def write_saved_model(export, folder):
     return found
 
 
-def _compare_networks(export, test_set):
-    reference = test_set.embed(make_embedder(export.model))
-    found = test_set.compare(reference, test_set.embed(make_embedder(export.network)))
-    name = export.options.precision
-    return {name: quality.report(name, found)}
-
-
-def _compare_vectors(options, config, network, table, queries):
+def _compare_vectors(
+    table: GalleryTable, dtype: str, embedder: Embedder, queries: Catalogue
+) -> dict[str, Any]:
     """Compares quantised vectors of the gallery with those of float32, by the data's queries."""
     known = queries.rows(queries.item >= 0)
     if not len(known):
         log.info("note: the gallery's loss of recall was not measured: its data has no queries")
         return {"text": "not measured: the gallery's data has no queries"}
-    found = embed(make_embedder(network), known, config.image_size, config.resize, label="queries")
+    found = embedder.catalogue(known, "queries")
     known, embedding = known.rows(found.valid), found.embedding[found.valid]
     number = {item: place for place, item in enumerate(dict.fromkeys(table.item_id))}
     gallery_items = [number[item] for item in table.item_id]
     query_items = [number.get(known.items[item], -1) for item in known.item]
-    vectors, scale = quantise(table.embedding, options.gallery_dtype)
-    restored = vectors.astype("float32") * scale[:, None]
+    vectors, scale = quantise(table.embedding, dtype)
     before, after = (
-        quality.recalls(embedding, side, query_items, gallery_items)
-        for side in (table.embedding, restored)
+        retrieval_metrics(embedding, side, query_items, gallery_items).values
+        for side in (table.embedding, vectors.astype("float32") * scale[:, None])
     )
-    return quality.report(
-        f"gallery in {options.gallery_dtype}",
-        {
-            "queries": len(known),
-            "gallery": len(gallery_items),
-            **{name: [before[name], after[name]] for name in before},
-        },
-    )
+    sizes = {"queries": len(known), "gallery": len(gallery_items)}
+    return quality.report(f"gallery in {dtype}", {**sizes, **quality.changes(before, after)})
 
 
 def check_operations(folder: str | Path) -> set[str]:

@@ -10,7 +10,8 @@ from fir_tf import datasets
 from fir_tf.datasets.catalogue import unit_hash
 from fir_tf.extras import require
 from fir_tf.input.batches import ordered_batches
-from fir_tf.serving.formats.network import compare_files, network_function
+from fir_tf.serving.formats.network import network_function
+from fir_tf.serving.quality import compare_networks
 
 REPRESENTATIVE_IMAGES = 200
 
@@ -36,7 +37,7 @@ def write_tflite(export, folder):
     with tempfile.TemporaryDirectory() as saved:
         _save_frozen(export.network, saved)
         runners = _convert_tflite(saved, folder, export.config, export.options.data_dir)
-    return compare_files(export, runners)
+    return compare_networks(export, runners)
 
 
 def _save_frozen(network, folder):

@@ -1,0 +1,139 @@
+"""Photos -> embeddings and category scores, in order: a network with its preprocessing."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from fir_tf.datasets.catalogue import Catalogue
+from fir_tf.errors import FirError
+from fir_tf.hygiene.findings import too_many_unreadable
+from fir_tf.images.decode import decode_and_fit, guarded_rows
+from fir_tf.input.batches import ordered_batches
+
+Network = Callable[[tf.Tensor], Mapping[str, tf.Tensor]]
+"""Fitted pixels float32 [n, side, side, 3] in [0, 255] -> "embedding" and "category", float32."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedded:
+    """What a network makes of photos, row by row.
+
+    Attributes:
+        embedding: float32 [n, d], unit length; zeros where not valid.
+        category: float32 [n, categories], softmax scores; zeros where not valid.
+        valid: bool [n], whether the photo could be read.
+    """
+
+    embedding: np.ndarray
+    category: np.ndarray
+    valid: np.ndarray
+
+
+class Embedder:
+    """Embeds photos, files and catalogues with the preprocessing a network was trained for.
+
+    Args:
+        network: Network; a keras.Model is run in one compiled graph for all that is embedded.
+        image_size: int, side of the network's images in pixels.
+        resize: str, how photos are fitted, see `fir_tf.images.decode.fit`.
+    """
+
+    def __init__(self, network: Network | keras.Model, image_size: int, resize: str) -> None:
+        self._fit = image_size, resize
+        self.network = network
+        if isinstance(network, keras.Model):
+            self.network = compiled(functools.partial(network, training=False), image_size)
+
+    def photos(self, contents: Sequence[bytes]) -> Embedded:
+        """Embeds photos given as files' contents, all at once."""
+        return self._embedded(*_fitter(*self._fit)(tf.constant(contents, tf.string)))
+
+    def files(self, files: Sequence[str], batch_size: int = 64) -> Iterator[Embedded]:
+        """Embeds image files, decoding ahead of the network on all cores.
+
+        Yields:
+            Embedded for each batch, in order. A file that is missing or cannot be read is not
+            valid.
+        """
+        batches, _ = ordered_batches(files, *self._fit, batch_size)
+        for start, batch in zip(range(0, len(files), batch_size), batches, strict=True):
+            # The last batch is filled up, so that the shape is always the same.
+            found = self._embedded(batch["images"], batch["valid"])
+            left = len(files) - start
+            yield Embedded(found.embedding[:left], found.category[:left], found.valid[:left])
+
+    def catalogue(
+        self, catalogue: Catalogue, label: str = "embedding", batch_size: int = 64
+    ) -> Embedded:
+        """Embeds every image of a catalogue of at least one row; the progress bar says `label`."""
+        total = -(-len(catalogue) // batch_size)
+        bar = {"total": total, "desc": label, "unit": "batch", "disable": None, "leave": False}
+        parts = list(tqdm(self.files(catalogue.files(), batch_size), **bar))
+        return Embedded(
+            np.concatenate([part.embedding for part in parts]),
+            np.concatenate([part.category for part in parts]),
+            np.concatenate([part.valid for part in parts]),
+        )
+
+    def _embedded(self, pixels: tf.Tensor, valid: tf.Tensor) -> Embedded:
+        outputs, mask = self.network(pixels), valid.numpy()
+        embedding, category = (
+            outputs[name].numpy() * mask[:, np.newaxis].astype(np.float32)
+            for name in ("embedding", "category")
+        )
+        return Embedded(embedding, category, mask)
+
+
+def compiled(network: Network, image_size: int) -> Network:
+    """Returns a network as one graph for batches of any length."""
+    spec = tf.TensorSpec([None, image_size, image_size, 3], tf.float32)
+    return tf.function(lambda pixels: network(pixels), input_signature=[spec], autograph=False)
+
+
+@functools.cache
+def _fitter(image_size: int, resize: str) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+    """Returns the function from files' contents, string [n], to fitted pixels and `valid`."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
+    def fitted(photos):
+        return guarded_rows(
+            lambda photo: decode_and_fit(photo, image_size, resize),
+            photos,
+            (image_size, image_size, 3),
+        )
+
+    return fitted
+
+
+def check_readable(catalogue: Catalogue, valid: np.ndarray) -> list[str]:
+    """Returns the paths of unreadable images; more than 1 % of them is an error.
+
+    Args:
+        catalogue: Catalogue.
+        valid: bool [n], one per row of the catalogue.
+
+    Returns:
+        list of str.
+
+    Raises:
+        FirError: if more than 1 % of the images (and more than one) cannot be read.
+    """
+    bad = [str(catalogue.root / catalogue.path[row]) for row in np.flatnonzero(~valid)]
+    if too_many_unreadable(len(bad), len(catalogue)):
+        raise FirError(unreadable_message(bad, len(catalogue)))
+    return bad
+
+
+def unreadable_message(bad: Sequence[str], count: int) -> str:
+    """Returns what is said when too many of `count` images cannot be decoded."""
+    shown = "\n".join(f"  {path}" for path in bad[:5])
+    more = f"\n  ... and {len(bad) - 5} more" if len(bad) > 5 else ""
+    return (
+        f"{len(bad)} of {count} images cannot be decoded, more than the 1 % that is skipped:\n"
+        f"{shown}{more}\nUnpack or convert them again (JPEG, PNG, GIF and BMP are read)"
+    )
