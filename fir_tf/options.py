@@ -12,8 +12,32 @@ from fir_tf.settings import PLUGINS_HELP, option
 log = logging.getLogger(__package__)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Views:
+    """What is embedded of a photo, see `fir_tf.evaluation.views`."""
+
+    flip: bool = option(False, "Embed the mean of a photo and its mirror image.")
+    scales: str = option(
+        "1", "Embed the mean over image sizes, such as 1,1.5 times the model's own."
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Improvements:
+    """What is done for better answers, see `fir_tf.evaluation.rerank`."""
+
+    expand: int = option(
+        0, "Alpha query expansion: average a query with this many of its nearest images."
+    )
+    expand_alpha: float = option(3.0, "Weight of such an image: its similarity to this power.")
+    rerank: int = option(0, "k-reciprocal re-ranking of this many results; 0 is off.")
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "expand", "expand_alpha", "rerank")
+
+
 @dataclasses.dataclass(frozen=True)
-class EvaluateOptions:
+class EvaluateOptions(Improvements, Views):
     """What evaluate.py is told. Each field is a flag of the same name."""
 
     run: str = option("", "Folder of the run; the newest below runs/ when not given.", path=True)
@@ -38,20 +62,11 @@ class EvaluateOptions:
     sheet_matches: int = option(
         3, "Matches shown for each query; three as in the paper's Figure 2."
     )
-    flip: bool = option(False, "Embed the mean of an image and its mirror image.")
-    scales: str = option(
-        "1", "Embed the mean over image sizes, such as 1,1.5 times the model's own."
-    )
     whiten: int = option(
         0,
         "PCA-whiten embeddings to this many numbers, learned on the training images; writes "
         "whitening.npz, which search.py index takes. 0 is off.",
     )
-    expand: int = option(
-        0, "Alpha query expansion: average a query with this many of its nearest images."
-    )
-    expand_alpha: float = option(3.0, "Weight of such an image: its similarity to this power.")
-    rerank: int = option(0, "k-reciprocal re-ranking of this many results; 0 is off.")
     projector: bool = option(
         False,
         "Also write projector/ with the embeddings: tensorboard --logdir=<output>/projector.",
@@ -59,9 +74,10 @@ class EvaluateOptions:
     plugins: str = option("", f"{PLUGINS_HELP} Those of the run are known.", path=True)
 
     def __post_init__(self):
+        super().__post_init__()
         registry.load_plugins(self.plugins)
         at_least(self, 1, "batch_size", "sheet_rows", "sheet_matches")
-        at_least(self, 0, "whiten", "expand", "rerank")
+        at_least(self, 0, "whiten")
 
 
 @dataclasses.dataclass(frozen=True)

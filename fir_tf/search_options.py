@@ -5,7 +5,7 @@ import dataclasses
 from fir_tf import registry
 from fir_tf.config import PHOTO_RULE, REMOVED_MAX
 from fir_tf.errors import FirError
-from fir_tf.options import at_least, check_share
+from fir_tf.options import Improvements, Views, at_least, check_share
 from fir_tf.settings import PLUGINS_HELP, check_parts, option
 
 _INDEX_HELP = "Address of the index: a folder, or what python search.py lists."
@@ -19,7 +19,7 @@ _EFFORT_HELP = "How far an approximate FAISS index searches: 2 looks at twice as
 
 
 @dataclasses.dataclass(frozen=True)
-class IndexOptions:
+class IndexOptions(Views):
     """What `search.py index` is told. Each field is a flag of the same name."""
 
     model: str = option(
@@ -47,10 +47,6 @@ class IndexOptions:
         "same share of photos may be impossible to open before the command fails.",
     )
     batch_size: int = option(64, "Images in a batch.")
-    flip: bool = option(False, "Embed the mean of a photo and its mirror image.")
-    scales: str = option(
-        "1", "Embed the mean over image sizes, such as 1,1.5 times the model's own."
-    )
     whitening: str = option(
         "", "PCA-whiten embeddings by this file, which evaluate.py --whiten wrote.", path=True
     )
@@ -73,7 +69,7 @@ class IndexOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class QueryOptions:
+class QueryOptions(Improvements):
     """What `search.py query` is told. Each field is a flag of the same name."""
 
     index: str = option("", _INDEX_HELP, path=True)
@@ -98,19 +94,14 @@ class QueryOptions:
         path=True,
         alone="-",
     )
-    expand: int = option(
-        0, "Alpha query expansion: average the query with this many of its nearest images."
-    )
-    expand_alpha: float = option(3.0, "Weight of such an image: its similarity to this power.")
-    rerank: int = option(0, "k-reciprocal re-ranking of this many results; 0 is off.")
     effort: float = option(1.0, _EFFORT_HELP)
     plugins: str = option("", _PLUGINS_HELP, path=True)
 
     def __post_init__(self):
         registry.load_plugins(self.plugins)
+        super().__post_init__()
         _required(self, "index")
         at_least(self, 1, "k")
-        at_least(self, 0, "expand", "rerank")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,7 +26,7 @@ from fir_tf.evaluation.views import averaged, networks_at, parse_scales
 from fir_tf.files import write_json
 from fir_tf.keras_versions import KERAS_2
 from fir_tf.models.fir import build_fir
-from fir_tf.options import EvaluateOptions
+from fir_tf.options import EvaluateOptions, Improvements
 from fir_tf.run import load_run
 from fir_tf.search.encoder import Encoder
 from fir_tf.search.index import Index
@@ -106,7 +106,7 @@ def test_expanded_and_reranked_results():
     gallery = unit(rng.normal(size=(30, 6))).astype(np.float32)
     ids = np.arange(30)
     for expand, rerank in ((2, 0), (0, 8), (2, 8)):
-        find = better_search(expand, 3.0, rerank)
+        find = better_search(Improvements(expand=expand, rerank=rerank))
         scores, rows = find(gallery[:5], gallery, 12, query_ids=ids[:5], gallery_ids=ids)
         for place in range(5):
             query = gallery[place]
@@ -124,7 +124,7 @@ def test_expanded_and_reranked_results():
             assert rows[place].tolist() == order
             np.testing.assert_allclose(scores[place], gallery[order] @ query, atol=1e-6)
     # Fewer results than are ranked anew.
-    _, rows = better_search(0, 3.0, 50)(gallery[:1], gallery[:3], 5)
+    _, rows = better_search(Improvements(rerank=50))(gallery[:1], gallery[:3], 5)
     assert sorted(rows[0, :3]) == [0, 1, 2] and rows[0, 3:].tolist() == [-1, -1]
 
 

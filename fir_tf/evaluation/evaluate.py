@@ -67,7 +67,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
         config.gallery_scope,
         config.reads("logits"),
         space,
-        better_search(options.expand, options.expand_alpha, options.rerank),
+        better_search(options),
         options.batch_size,
     )
     found = measure(embedder, catalogue, procedure)

@@ -1,7 +1,9 @@
 """Better answers from the same embeddings: query expansion, re-ranking, whitening."""
 
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -10,49 +12,86 @@ from tqdm import tqdm
 from fir_tf.errors import FirError
 from fir_tf.files import replacing
 from fir_tf.neighbours import SearchFunction, check_embeddings, top_k
+from fir_tf.options import Improvements
+
+Result = TypeVar("Result")
 
 
-def better_search(expand: int = 0, expand_alpha: float = 3.0, rerank: int = 0) -> SearchFunction:
+def improved(
+    queries: np.ndarray,
+    k: int,
+    find: Callable[[np.ndarray, int], list[list[Result]]],
+    vectors_of: Callable[[list[Result]], np.ndarray],
+    improvements: Improvements,
+) -> list[list[Result]]:
+    """Finds each query's nearest results, after query expansion and re-ranking.
+
+    Args:
+        queries: float32 [q, d], unit length.
+        k: int, results for each query.
+        find: function of queries and a number to that many results of each, best first.
+        vectors_of: function of a query's results to their embeddings, float32 [n, d].
+        improvements: Improvements.
+
+    Returns:
+        list of q lists of results, best first; at least k where `find` has as many.
+    """
+    how = improvements
+    if how.expand:
+        near = map(vectors_of, find(queries, how.expand))
+        queries = np.array(
+            [
+                expand_query(query, vectors, how.expand_alpha)
+                for query, vectors in zip(queries, near, strict=True)
+            ],
+            np.float32,
+        ).reshape(queries.shape)
+    found = find(queries, max(k, how.rerank))
+    if how.rerank:
+        bar = {"unit": "query", "disable": None, "leave": False}
+        for query, results in zip(queries, tqdm(found, "re-ranking", **bar), strict=True):
+            head = results[: how.rerank]
+            if len(head) > 1:
+                order = k_reciprocal(query, vectors_of(head))
+                results[: how.rerank] = [head[place] for place in order]
+    return found
+
+
+def better_search(improvements: Improvements) -> SearchFunction:
     """Returns a function to call instead of `fir_tf.neighbours.top_k`.
 
     Args:
-        expand: int, nearest gallery images averaged into a query, see `expand_query`; 0 is off.
-        expand_alpha: float, their weight.
-        rerank: int, results ranked anew, see `k_reciprocal`; 0 is off.
+        improvements: Improvements.
 
     Returns:
         function with the arguments and results of `top_k`; scores stay the inner products with
         the (expanded) query, in the new order.
     """
-    if not expand and not rerank:
+    if not improvements.expand and not improvements.rerank:
         return top_k
 
-    def find(queries, gallery, k, **options):
-        queries = np.asarray(queries, np.float32)
-        if expand:
-            _, rows = top_k(queries, gallery, expand, **options)
-            expanded = [
-                expand_query(query, np.asarray(gallery[near[near >= 0]], np.float32), expand_alpha)
-                for query, near in zip(queries, rows, strict=True)
+    def search(
+        queries: ArrayLike, gallery: np.ndarray, k: int, **options: Any
+    ) -> tuple[np.ndarray, np.ndarray]:
+        def find(vectors: np.ndarray, count: int) -> list[list[tuple[float, int]]]:
+            scores, rows = top_k(vectors, gallery, count, **options)
+            return [
+                [(score, row) for score, row in zip(*both, strict=True) if row >= 0]
+                for both in zip(scores.tolist(), rows.tolist(), strict=True)
             ]
-            queries = np.array(expanded, np.float32).reshape(queries.shape)
-        scores, rows = top_k(queries, gallery, max(k, rerank), **options)
-        if rerank:
-            places = tqdm(
-                range(len(queries)), "re-ranking", unit="query", disable=None, leave=False
-            )
-            for place in places:
-                head = rows[place, :rerank]
-                head = head[head >= 0]
-                if len(head) < 2:
-                    continue
-                candidates = np.asarray(gallery[head], np.float32)
-                order = k_reciprocal(queries[place], candidates)
-                rows[place, : len(head)] = head[order]
-                scores[place, : len(head)] = scores[place, : len(head)][order]
-        return scores[:, :k], rows[:, :k]
 
-    return find
+        def vectors_of(results: list[tuple[float, int]]) -> np.ndarray:
+            return np.asarray(gallery[[row for _, row in results]], np.float32)
+
+        queries = np.asarray(queries, np.float32)
+        scores = np.full([len(queries), k], -np.inf, np.float32)
+        rows = np.full([len(queries), k], -1, np.int64)
+        for place, results in enumerate(improved(queries, k, find, vectors_of, improvements)):
+            for column, (score, row) in enumerate(results[:k]):
+                scores[place, column], rows[place, column] = score, row
+        return scores, rows
+
+    return search
 
 
 def expand_query(query: np.ndarray, neighbours: np.ndarray, alpha: float = 3.0) -> np.ndarray:
@@ -126,7 +165,7 @@ def k_reciprocal(
     return np.argsort(final, kind="stable")
 
 
-def _reciprocal(order, row, k):
+def _reciprocal(order: np.ndarray, row: int, k: int) -> np.ndarray:
     """Returns those of the k nearest of `row`, itself included, that have it among theirs."""
     forward = order[row, : k + 1]
     return forward[(order[forward, : k + 1] == row).any(axis=1)]

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from fir_tf.errors import FirError
-from fir_tf.evaluation.rerank import expand_query, k_reciprocal
+from fir_tf.evaluation.rerank import improved
+from fir_tf.options import Improvements
 from fir_tf.search import encoder as encoders
 from fir_tf.search.engines import Filter, Hit, open_engine
 
@@ -49,9 +50,7 @@ class Index:
         k: int,
         group: bool = True,
         where: Filter | None = None,
-        expand: int = 0,
-        expand_alpha: float = 3.0,
-        rerank: int = 0,
+        improvements: Improvements | None = None,
     ) -> list[list[Hit]]:
         """Finds the nearest items or images.
 
@@ -61,24 +60,23 @@ class Index:
             group: bool, one result for each item, its best view. An image of no item stands for
                 itself.
             where: Filter or None.
-            expand: int, neighbours averaged into the query, see
-                `fir_tf.evaluation.rerank.expand_query`; 0 is off.
-            expand_alpha: float, their weight: similarity to this power.
-            rerank: int, results that are ranked anew, see `fir_tf.evaluation.rerank.k_reciprocal`;
-                0 is off.
+            improvements: Improvements; none when not given.
 
         Returns:
             list of q lists of Hit.
         """
-        if expand:
-            vectors = self._expanded(vectors, expand, expand_alpha, where)
+
+        def find(queries: np.ndarray, count: int) -> list[list[Hit]]:
+            return self.engine.search(queries, count, where)
+
+        def vectors_of(hits: list[Hit]) -> np.ndarray:
+            stored = self.engine.fetch([hit.record.path for hit in hits])
+            return np.array([vector for _, vector in stored]).reshape(-1, vectors.shape[1])
+
+        improvements = improvements or Improvements()
         wanted = 4 * k if group else k
         while True:
-            found = self.engine.search(vectors, max(wanted, rerank), where)
-            if rerank:
-                found = [
-                    self._reranked(q, hits, rerank) for q, hits in zip(vectors, found, strict=True)
-                ]
+            found = improved(vectors, wanted, find, vectors_of, improvements)
             rows = [(best_views(hits) if group else hits)[:k] for hits in found]
             complete = all(
                 len(row) == k or len(hits) < wanted for row, hits in zip(rows, found, strict=True)
@@ -86,23 +84,6 @@ class Index:
             if complete or wanted >= len(self.engine):
                 return rows
             wanted *= 4
-
-    def _expanded(self, vectors, count, alpha, where):
-        found = self.engine.search(vectors, count, where)
-        expanded = []
-        for vector, hits in zip(vectors, found, strict=True):
-            near = self.engine.fetch([hit.record.path for hit in hits])
-            near = np.array([neighbour for _, neighbour in near]).reshape(-1, vectors.shape[1])
-            expanded.append(expand_query(vector, near, alpha))
-        return np.stack(expanded)
-
-    def _reranked(self, vector, hits, count):
-        head = hits[:count]
-        near = self.engine.fetch([hit.record.path for hit in head])
-        if len(near) < 2:
-            return hits
-        order = k_reciprocal(vector, np.stack([neighbour for _, neighbour in near]))
-        return [head[number] for number in order] + hits[count:]
 
     def close(self) -> None:
         """Closes the engine."""

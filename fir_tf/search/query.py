@@ -58,15 +58,7 @@ def query(options: QueryOptions, photos: Sequence[str]) -> list[dict[str, Any]]:
             _categories(options.category, index.engine), (options.domain,) if options.domain else ()
         )
         for groups, vectors, unread in _asked(index.encoder, photos, options.together, bar):
-            found = index.search(
-                vectors,
-                options.k,
-                options.group,
-                where,
-                options.expand,
-                options.expand_alpha,
-                options.rerank,
-            )
+            found = index.search(vectors, options.k, options.group, where, options)
             bad += unread
             for group, hits in zip(groups, found, strict=True):
                 results = [_result(rank, hit) for rank, hit in enumerate(hits, 1)]
