@@ -203,7 +203,7 @@ def block_sizes(
 @tf.function(input_signature=_STATE_SPEC, autograph=False)
 def _merge(queries, gallery, best_scores, best_rows, rows):
     scores = tf.matmul(queries, gallery, transpose_b=True)
-    return *_merge_scores(scores, best_scores, best_rows, rows), tf.reduce_sum(scores)
+    return *merge_best(scores, best_scores, best_rows, rows), tf.reduce_sum(scores)
 
 
 @tf.function(input_signature=[*_STATE_SPEC, _IDS_SPEC, _IDS_SPEC], autograph=False)
@@ -212,10 +212,23 @@ def _merge_without_self(queries, gallery, best_scores, best_rows, rows, query_id
     total = tf.reduce_sum(scores)
     itself = tf.equal(query_ids[:, tf.newaxis], gallery_ids[tf.newaxis, :])
     scores = tf.where(itself, tf.constant(-np.inf, tf.float32), scores)
-    return *_merge_scores(scores, best_scores, best_rows, rows), total
+    return *merge_best(scores, best_scores, best_rows, rows), total
 
 
-def _merge_scores(scores, best_scores, best_rows, block_rows):
+def merge_best(
+    scores: tf.Tensor, best_scores: tf.Tensor, best_rows: tf.Tensor, block_rows: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Merges a block's scores into the best of earlier blocks, in graph operations.
+
+    Args:
+        scores: float32 [q, n] of the block; -inf is no result.
+        best_scores: float32 [q, k] of earlier blocks, falling; -inf where there are fewer.
+        best_rows: int [q, k], their gallery rows, lower than the block's; -1 where there are fewer.
+        block_rows: int [n], the block's gallery rows, rising.
+
+    Returns:
+        (best scores, best rows): as those that were given; the lower row first among equals.
+    """
     k = tf.shape(best_scores)[1]
     columns = tf.shape(scores)[1]
     grouped = columns - columns % _GROUP
@@ -230,7 +243,8 @@ def _merge_scores(scores, best_scores, best_rows, block_rows):
     rows = tf.concat([best_rows, tf.gather(block_rows, columns)], axis=1)
     best_scores, positions = tf.math.top_k(candidates, k)
     best_rows = tf.gather(rows, positions, batch_dims=1)
-    return best_scores, tf.where(tf.math.is_inf(best_scores), tf.constant(-1, tf.int64), best_rows)
+    nothing = tf.constant(-1, best_rows.dtype)
+    return best_scores, tf.where(tf.math.is_inf(best_scores), nothing, best_rows)
 
 
 def _grouped_top_k(scores, k):

@@ -6,11 +6,13 @@ import os
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
 from fir_tf import datasets, registry
 from fir_tf.datasets.catalogue import Catalogue
 from fir_tf.errors import FirError
 from fir_tf.evaluation.embedder import Embedder, check_readable
+from fir_tf.neighbours import merge_best
 
 log = logging.getLogger(__package__)
 
@@ -36,9 +38,9 @@ class GalleryTable:
     """
 
     embedding: np.ndarray
-    item_id: list
-    image_path: list
-    category: list
+    item_id: list[str]
+    image_path: list[str]
+    category: list[str]
     source: str
 
 
@@ -84,7 +86,7 @@ def load_gallery(spec: str, split: str, embedder: Embedder) -> tuple["GalleryTab
     return table, catalogue.part("query")
 
 
-def quantise(embedding, dtype):
+def quantise(embedding: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:
     """Stores vectors in fewer bytes.
 
     Args:
@@ -111,13 +113,13 @@ class Gallery(tf.Module):
         dtype: "float32", "bfloat16" or "int8", how the vectors are held.
     """
 
-    def __init__(self, table, dtype="float32"):
+    def __init__(self, table: GalleryTable, dtype: str = "float32") -> None:
         super().__init__(name="gallery")
         vectors, scale = quantise(table.embedding, dtype)
         names = sorted(set(table.category) - {""})
         codes = {name: code for code, name in enumerate(names)}
 
-        def fixed(value, name):
+        def fixed(value: ArrayLike | tf.Tensor, name: str) -> tf.Variable:
             return tf.Variable(value, trainable=False, name=name)
 
         self.vectors = fixed(vectors, "vectors")
@@ -129,7 +131,9 @@ class Gallery(tf.Module):
         )
         self.categories = fixed(tf.constant(names, tf.string, [len(names)]), "categories")
 
-    def search(self, queries, k, category):
+    def search(
+        self, queries: tf.Tensor, k: tf.Tensor, category: tf.Tensor
+    ) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         """Finds the nearest rows of each query.
 
         Args:
@@ -160,7 +164,9 @@ class Gallery(tf.Module):
         }
         return found, known
 
-    def _nearest(self, queries, width, code):
+    def _nearest(
+        self, queries: tf.Tensor, width: tf.Tensor, code: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns score float32 [n, width] and row int32 [n, width]; -inf and -1 for none."""
         rows, size = self.vectors.shape
         block = max(1, _BLOCK_NUMBERS // size)
@@ -179,12 +185,7 @@ class Gallery(tf.Module):
                 return tf.where(same | (code[:, None] < 0), score, -float("inf"))
 
             score = tf.cond(restricted, limited, lambda: score)
-            row = tf.broadcast_to(tf.range(start, stop)[None, :], tf.shape(score))
-            # Earlier rows stand first, and `top_k` puts the first among equals first.
-            score = tf.concat([best_score, score], axis=1)
-            row = tf.concat([best_row, row], axis=1)
-            score, place = tf.math.top_k(score, width)
-            return stop, score, tf.gather(row, place, batch_dims=1)
+            return stop, *merge_best(score, best_score, best_row, tf.range(start, stop))
 
         start = (
             tf.constant(0),
@@ -192,11 +193,9 @@ class Gallery(tf.Module):
             tf.fill([count, width], -1),
         )
         anything = tf.TensorShape([None, None])
-        _, score, row = tf.while_loop(
+        return tf.while_loop(
             lambda start, *_: start < rows,
             advance,
             start,
             shape_invariants=(tf.TensorShape([]), anything, anything),
-        )
-        # What another category left at -inf is no result.
-        return score, tf.where(tf.math.is_inf(score), -1, row)
+        )[1:]
