@@ -6,7 +6,7 @@ merged into what earlier blocks left.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 import numpy as np
@@ -46,8 +46,6 @@ def top_k(
     query_ids: np.ndarray | None = None,
     gallery_ids: np.ndarray | None = None,
     gallery_rows: np.ndarray | None = None,
-    query_block: int | None = None,
-    gallery_block: int | None = None,
     memory: int = DEFAULT_MEMORY,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Finds the k gallery rows with the largest inner product for every query.
@@ -73,9 +71,7 @@ def top_k(
         gallery_ids: int64 array [g]; given exactly when `query_ids` is.
         gallery_rows: optional int64 array [r], strictly rising: the gallery rows to search among;
             None: all of them.
-        query_block: int, queries to score at a time; None: chosen from `memory`.
-        gallery_block: int, gallery rows to score at a time; None: chosen from `memory`.
-        memory: working memory in bytes that the chosen blocks stay under. The inputs, the result
+        memory: working memory in bytes, which `block_sizes` keeps to. The inputs, the result
             (12 * q * k bytes) and TensorFlow itself come on top.
 
     Returns:
@@ -91,26 +87,14 @@ def top_k(
     query_ids, gallery_ids = check_ids(query_ids, gallery_ids, len(queries), len(gallery))
     gallery_rows = _check_rows(gallery_rows, len(gallery))
     count = len(gallery) if gallery_rows is None else len(gallery_rows)
-    chosen = block_sizes(len(queries), count, gallery.shape[1], k, memory)
-    query_block = chosen[0] if query_block is None else check_positive("query_block", query_block)
-    gallery_block = (
-        chosen[1] if gallery_block is None else check_positive("gallery_block", gallery_block)
-    )
+    query_block, gallery_block = block_sizes(len(queries), count, gallery.shape[1], k, memory)
     if not _is_finite(queries):
         raise_not_finite("queries", queries)
 
     scores = np.full([len(queries), k], -np.inf, np.float32)
     rows = np.full([len(queries), k], -1, np.int64)
     # The gallery is the outer loop because it is the large one, and may lie on disk.
-    for start in range(0, count, gallery_block):
-        stop = min(start + gallery_block, count)
-        taken: slice | np.ndarray = slice(start, stop)
-        block_rows: np.ndarray = np.arange(start, stop)
-        if gallery_rows is not None:
-            block_rows = gallery_rows[start:stop]
-            # Neighbouring rows are used where they lie; others have to be gathered.
-            first, last = int(block_rows[0]), int(block_rows[-1])
-            taken = slice(first, last + 1) if last - first < len(block_rows) else block_rows
+    for taken, block_rows in _blocks(gallery_rows, count, gallery_block):
         block = _tensor(gallery[taken])
         block_ids = np.empty(0) if gallery_ids is None else gallery_ids[block_rows]
         for first in range(0, len(queries), query_block):
@@ -128,7 +112,22 @@ def top_k(
     return scores, rows
 
 
-def _check_rows(rows, length):
+def _blocks(
+    rows: np.ndarray | None, count: int, size: int
+) -> Iterator[tuple[slice | np.ndarray, np.ndarray]]:
+    """Yields what to take of the gallery at a time, and the rows it is."""
+    for start in range(0, count, size):
+        stop = min(start + size, count)
+        if rows is None:
+            yield slice(start, stop), np.arange(start, stop)
+            continue
+        block = rows[start:stop]
+        # Neighbouring rows are used where they lie; others have to be gathered.
+        first, last = int(block[0]), int(block[-1])
+        yield (slice(first, last + 1) if last - first < len(block) else block), block
+
+
+def _check_rows(rows: np.ndarray | None, length: int) -> np.ndarray | None:
     """Returns `gallery_rows` as int64, None as None.
 
     Raises:
@@ -145,7 +144,7 @@ def _check_rows(rows, length):
     return rows
 
 
-def _raise_bad_scores(queries, gallery, taken):
+def _raise_bad_scores(queries: np.ndarray, gallery: np.ndarray, taken: slice | np.ndarray) -> None:
     """Raises the FirError that says why scores are not finite, or returns if they all are.
 
     Called when the sum of a block's scores is not finite. That alone can be many large scores.
@@ -201,18 +200,21 @@ def block_sizes(
 # The number of rows is left open in both signatures, so each function is traced once in the life
 # of the process and the last, shorter blocks need no padding.
 @tf.function(input_signature=_STATE_SPEC, autograph=False)
-def _merge(queries, gallery, best_scores, best_rows, rows):
+def _merge(queries: tf.Tensor, gallery: tf.Tensor, *best: tf.Tensor) -> tuple[tf.Tensor, ...]:
     scores = tf.matmul(queries, gallery, transpose_b=True)
-    return *merge_best(scores, best_scores, best_rows, rows), tf.reduce_sum(scores)
+    return *merge_best(scores, *best), tf.reduce_sum(scores)
 
 
 @tf.function(input_signature=[*_STATE_SPEC, _IDS_SPEC, _IDS_SPEC], autograph=False)
-def _merge_without_self(queries, gallery, best_scores, best_rows, rows, query_ids, gallery_ids):
+def _merge_without_self(
+    queries: tf.Tensor, gallery: tf.Tensor, *state: tf.Tensor
+) -> tuple[tf.Tensor, ...]:
+    *best, query_ids, gallery_ids = state
     scores = tf.matmul(queries, gallery, transpose_b=True)
     total = tf.reduce_sum(scores)
     itself = tf.equal(query_ids[:, tf.newaxis], gallery_ids[tf.newaxis, :])
     scores = tf.where(itself, tf.constant(-np.inf, tf.float32), scores)
-    return *merge_best(scores, best_scores, best_rows, rows), total
+    return *merge_best(scores, *best), total
 
 
 def merge_best(
@@ -247,7 +249,7 @@ def merge_best(
     return best_scores, tf.where(tf.math.is_inf(best_scores), nothing, best_rows)
 
 
-def _grouped_top_k(scores, k):
+def _grouped_top_k(scores: tf.Tensor, k: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns what `tf.math.top_k` does, up to three times faster on wide rows.
 
     The best k of a row lie in the k groups with the largest maxima: were one in another group,
@@ -366,12 +368,12 @@ def raise_not_finite(name: str, array: np.ndarray) -> NoReturn:
     )
 
 
-def _is_finite(array):
+def _is_finite(array: np.ndarray) -> bool:
     # Two reductions that pass NaN on, and no boolean copy of the array.
     return not array.size or (math.isfinite(array.max()) and math.isfinite(array.min()))
 
 
-def _tensor(block):
+def _tensor(block: np.ndarray) -> tf.Tensor:
     """Returns rows of the gallery as a float32 tensor, without a copy where that is possible."""
     usable = block.dtype == np.float32 and block.flags.c_contiguous and block.flags.writeable
     if usable and block.ctypes.data % _ALIGNMENT == 0:

@@ -1,5 +1,7 @@
 """Exact search against NumPy and FAISS; ties, the query itself, bounded memory."""
 
+from unittest import mock
+
 import faiss
 import numpy as np
 import pytest
@@ -37,11 +39,17 @@ def sorted_by_numpy(queries, gallery, k, query_ids=None, gallery_ids=None):
     return scores, rows
 
 
-@pytest.mark.parametrize("blocks", [(None, None), (7, 64), (1, 5), (50, 33), (1000, 1000)])
+def in_blocks(blocks, *arguments, **options):
+    """`top_k` in blocks of so many queries and gallery rows, whatever would be chosen."""
+    with mock.patch.object(neighbours, "block_sizes", lambda *_: blocks):
+        return top_k(*arguments, **options)
+
+
+@pytest.mark.parametrize("blocks", [(7, 64), (1, 5), (50, 33), (1000, 1000)])
 def test_equals_a_stable_sort_with_ties(blocks):
     rng = np.random.default_rng(0)
     queries, gallery = whole_numbers(rng, 23), whole_numbers(rng, 150)
-    scores, rows = top_k(queries, gallery, 40, query_block=blocks[0], gallery_block=blocks[1])
+    scores, rows = in_blocks(blocks, queries, gallery, 40)
     expected = sorted_by_numpy(queries, gallery, 40)
     assert scores.dtype == np.float32 and rows.dtype == np.int64
     np.testing.assert_array_equal(scores, expected[0])
@@ -69,7 +77,7 @@ def test_any_shape_equals_numpy(seed, queries, gallery, k, query_block, gallery_
         }
     else:
         ids = {}
-    found = top_k(queries, gallery, k, query_block=query_block, gallery_block=gallery_block, **ids)
+    found = in_blocks((query_block, gallery_block), queries, gallery, k, **ids)
     expected = sorted_by_numpy(queries, gallery, k, *ids.values())
     np.testing.assert_array_equal(found[0], expected[0])
     np.testing.assert_array_equal(found[1], expected[1])
@@ -81,7 +89,7 @@ def test_agrees_with_faiss():
     index = faiss.IndexFlatIP(96)
     index.add(gallery)
     expected_scores, expected_rows = index.search(queries, 50)
-    scores, rows = top_k(queries, gallery, 50, query_block=128, gallery_block=2000)
+    scores, rows = in_blocks((128, 2000), queries, gallery, 50)
     np.testing.assert_allclose(scores, expected_scores, atol=1e-6)
     # Two scores closer than float32 can tell may change places.
     assert (rows == expected_rows).mean() > 0.999
@@ -93,7 +101,7 @@ def test_equal_photos_are_found_in_order():
     originals = unit(rng, 5, 100)
     pick = rng.integers(0, 5, 3001)
     queries = unit(rng, 9, 100)
-    _, rows = top_k(queries, originals[pick], 30, gallery_block=700)
+    _, rows = in_blocks((9, 700), queries, originals[pick], 30)
     best = (queries @ originals.T).argmax(axis=1)
     for number in range(len(queries)):
         np.testing.assert_array_equal(rows[number], np.flatnonzero(pick == best[number])[:30])
@@ -105,7 +113,7 @@ def test_the_query_itself_is_left_out():
     ids = np.arange(200)
     scores, rows = top_k(gallery, gallery, 1)
     np.testing.assert_array_equal(rows[:, 0], ids)
-    scores, rows = top_k(gallery, gallery, 200, query_ids=ids, gallery_ids=ids, gallery_block=64)
+    scores, rows = in_blocks((200, 64), gallery, gallery, 200, query_ids=ids, gallery_ids=ids)
     assert not (rows == ids[:, np.newaxis]).any()
     # 199 others, then nothing.
     assert (rows[:, :199] >= 0).all() and (rows[:, 199] == -1).all()
@@ -193,7 +201,7 @@ def test_blocks_do_not_retrace():
     top_k(unit(rng, 9, 8), unit(rng, 90, 8), 5)
     before = neighbours._merge.experimental_get_tracing_count()
     for queries, gallery, size, k in [(1, 7, 3, 2), (30, 1000, 16, 40), (4, 93, 8, 93)]:
-        top_k(unit(rng, queries, size), unit(rng, gallery, size), k, gallery_block=70)
+        in_blocks((9, 70), unit(rng, queries, size), unit(rng, gallery, size), k)
     assert neighbours._merge.experimental_get_tracing_count() == before
 
 
