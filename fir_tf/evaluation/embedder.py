@@ -100,7 +100,7 @@ def _fitter(image_size: int, resize: str) -> Callable[[tf.Tensor], tuple[tf.Tens
     """Returns the function from files' contents, string [n], to fitted pixels and `valid`."""
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
-    def fitted(photos):
+    def fitted(photos: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return guarded_rows(
             lambda photo: decode_and_fit(photo, image_size, resize),
             photos,

@@ -4,7 +4,7 @@ Every score is a fraction from 0 to 1, computed in float64. Nothing here knows a
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -169,7 +169,7 @@ def average_precision_at_r(correct: np.ndarray, relevant: np.ndarray) -> np.ndar
     return (precision * correct).sum(axis=1) / np.maximum(relevant, 1)
 
 
-def _first_r(correct, relevant):
+def _first_r(correct: ArrayLike, relevant: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     correct, relevant = np.asarray(correct), np.asarray(relevant)
     if relevant.size and relevant.max() > correct.shape[1]:
         raise FirError(
@@ -295,68 +295,95 @@ def retrieval_metrics(
         >>> {name: round(value, 4) for name, value in found.values.items()}
         {'recall@1': 0.5, 'recall@2': 1.0, 'mAP@R': 0.375, 'R-precision': 0.5}
     """
-    names = ("query_embeddings", "gallery_embeddings")
-    queries, gallery = neighbours.check_pair(
-        names[0], query_embeddings, names[1], gallery_embeddings
-    )
-    query_items = neighbours.check_labels("query_items", query_items, len(queries))
-    gallery_items = neighbours.check_labels("gallery_items", gallery_items, len(gallery))
-    ids = neighbours.check_ids(query_ids, gallery_ids, len(queries), len(gallery))
     ks = _check_ks(ks)
     if unmatched not in ("exclude", "wrong"):
         raise FirError(f'`unmatched` must be "exclude" or "wrong". Received: {unmatched!r}')
-    unit_length = all([_scan(names[0], queries), _scan(names[1], gallery)])
-
-    relevant = _count_relevant(query_items, gallery_items, *ids)
-    known = query_items >= 0
-    evaluated = known & (relevant > 0) if unmatched == "exclude" else known
-    shape = [len(queries), max(ks)]
+    test = _Test.checked(
+        (query_embeddings, gallery_embeddings),
+        (query_items, gallery_items),
+        (query_ids, gallery_ids),
+    )
+    relevant = _count_relevant(test)
+    known = test.query_items >= 0
+    shape = [len(known), max(ks)]
     result = RetrievalResult(
         values={},
         neighbours=np.empty(shape, np.int64),
         scores=np.empty(shape, np.float32),
         correct=np.empty(shape, bool),
         relevant=relevant,
-        evaluated=evaluated,
-        average_precision=np.zeros(len(queries)),
-        r_precision=np.zeros(len(queries)),
+        evaluated=known & (relevant > 0) if unmatched == "exclude" else known,
+        average_precision=np.zeros(len(known)),
+        r_precision=np.zeros(len(known)),
         ks=tuple(ks),
-        protocol=_protocol(
-            queries,
-            gallery,
-            query_items,
-            gallery_items,
-            ids,
-            relevant,
-            evaluated,
-            unit_length,
-            ks,
-            unmatched,
-        ),
+        protocol={},
     )
+    result.protocol.update(_protocol(test, result, unmatched))
     for part, k in _parts(relevant, max(ks), memory // 2):
         scores, rows = find(
-            queries[part],
-            gallery,
+            test.queries[part],
+            test.gallery,
             k,
-            query_ids=None if ids[0] is None else ids[0][part],
-            gallery_ids=ids[1],
+            query_ids=None if test.query_ids is None else test.query_ids[part],
+            gallery_ids=test.gallery_ids,
             memory=memory // 2,
         )
-        items = query_items[part, np.newaxis]
-        # Row -1, no result, would read the last item.
-        correct = (rows >= 0) & (items >= 0)
-        if len(gallery):
-            correct &= gallery_items[rows] == items
-        result.neighbours[part], result.scores[part] = rows[:, : max(ks)], scores[:, : max(ks)]
-        result.correct[part] = correct[:, : max(ks)]
-        result.average_precision[part] = average_precision_at_r(correct, relevant[part])
-        result.r_precision[part] = r_precision(correct, relevant[part])
-    result.values.update(result.means(np.arange(len(queries))))
+        _judge(test, result, part, scores, rows)
+    result.values.update(result.means(np.arange(len(known))))
     return result
 
 
-def _parts(relevant, kmax, memory):
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Test:
+    """The checked arguments of `retrieval_metrics`."""
+
+    queries: np.ndarray
+    gallery: np.ndarray
+    query_items: np.ndarray
+    gallery_items: np.ndarray
+    query_ids: np.ndarray | None
+    gallery_ids: np.ndarray | None
+    unit_length: bool
+
+    @classmethod
+    def checked(
+        cls,
+        embeddings: tuple[ArrayLike, ArrayLike],
+        items: tuple[ArrayLike, ArrayLike],
+        ids: tuple[np.ndarray | None, np.ndarray | None],
+    ) -> "_Test":
+        """Takes (of the queries, of the gallery) each."""
+        names = ("query_embeddings", "gallery_embeddings")
+        queries, gallery = neighbours.check_pair(names[0], embeddings[0], names[1], embeddings[1])
+        query_ids, gallery_ids = neighbours.check_ids(*ids, len(queries), len(gallery))
+        return cls(
+            queries,
+            gallery,
+            neighbours.check_labels("query_items", items[0], len(queries)),
+            neighbours.check_labels("gallery_items", items[1], len(gallery)),
+            query_ids,
+            gallery_ids,
+            all([_scan(names[0], queries), _scan(names[1], gallery)]),
+        )
+
+
+def _judge(
+    test: _Test, result: RetrievalResult, part: np.ndarray, scores: np.ndarray, rows: np.ndarray
+) -> None:
+    """Puts what was found for some of the queries into the result."""
+    items = test.query_items[part, np.newaxis]
+    # Row -1, no result, would read the last item.
+    correct = (rows >= 0) & (items >= 0)
+    if len(test.gallery):
+        correct &= test.gallery_items[rows] == items
+    kept = result.scores.shape[1]
+    result.neighbours[part], result.scores[part] = rows[:, :kept], scores[:, :kept]
+    result.correct[part] = correct[:, :kept]
+    result.average_precision[part] = average_precision_at_r(correct, result.relevant[part])
+    result.r_precision[part] = r_precision(correct, result.relevant[part])
+
+
+def _parts(relevant: np.ndarray, kmax: int, memory: int) -> Iterator[tuple[np.ndarray, int]]:
     """Yields (query rows, k): queries to judge together, and how many neighbours they need.
 
     mAP@R needs R neighbours, and R can be anything up to the gallery. In order of R, the many
@@ -373,32 +400,31 @@ def _parts(relevant, kmax, memory):
         start = stop
 
 
-def _count_relevant(query_items, gallery_items, query_ids, gallery_ids):
+def _count_relevant(test: _Test) -> np.ndarray:
     """Counts, for every query, the other gallery images of its item; 0 for item -1."""
-    relevant = _count(gallery_items[gallery_items >= 0], query_items)
-    if query_ids is not None:
-        itself = np.isin(gallery_ids, query_ids) & (gallery_items >= 0)
-        ids, items = np.unique(gallery_ids[itself]), np.unique(gallery_items[itself])
+    relevant = _count(test.gallery_items[test.gallery_items >= 0], test.query_items)
+    if test.query_ids is None or test.gallery_ids is None:
+        return relevant
+    itself = np.isin(test.gallery_ids, test.query_ids) & (test.gallery_items >= 0)
+    ids, items = np.unique(test.gallery_ids[itself]), np.unique(test.gallery_items[itself])
 
-        def pair(item, image):
-            # -1 where the item or the image is not among them: no pair of the gallery's.
-            place, row = _place(items, item), _place(ids, image)
-            return np.where((place < 0) | (row < 0), -1, place * len(ids) + row)
+    def pair(item: np.ndarray, image: np.ndarray) -> np.ndarray:
+        # -1 where the item or the image is not among them: no pair of the gallery's.
+        place, row = _place(items, item), _place(ids, image)
+        return np.where((place < 0) | (row < 0), -1, place * len(ids) + row)
 
-        relevant -= _count(
-            pair(gallery_items[itself], gallery_ids[itself]), pair(query_items, query_ids)
-        )
-    return relevant
+    there = pair(test.gallery_items[itself], test.gallery_ids[itself])
+    return relevant - _count(there, pair(test.query_items, test.query_ids))
 
 
-def _count(values, wanted):
+def _count(values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Counts how often each of `wanted` [q] occurs in `values` [n]; int64 [q]."""
     unique, counts = np.unique(values, return_counts=True)
     place = _place(unique, wanted)
     return np.where(place < 0, 0, np.append(counts, 0)[place]).astype(np.int64)
 
 
-def _place(ordered, wanted):
+def _place(ordered: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Returns where `wanted` [q] stand in the ordered unique `ordered` [n], -1 where nowhere."""
     if not len(ordered):
         return np.full(len(wanted), -1, np.int64)
@@ -406,7 +432,7 @@ def _place(ordered, wanted):
     return np.where(ordered[place] == wanted, place, -1)
 
 
-def _scan(name, array):
+def _scan(name: str, array: np.ndarray) -> bool:
     """Checks that `array` [n, d] is finite; returns whether all its rows have length 1."""
     rows = max(1, 2**22 // array.shape[1])
     unit_length = True
@@ -420,36 +446,28 @@ def _scan(name, array):
     return unit_length
 
 
-def _protocol(
-    queries,
-    gallery,
-    query_items,
-    gallery_items,
-    ids,
-    relevant,
-    evaluated,
-    unit_length,
-    ks,
-    unmatched,
-):
-    known = query_items >= 0
-    if ids[0] is None:
-        self_match = "nothing is left out: no image ids were given"
-    else:
+def _protocol(test: _Test, result: RetrievalResult, unmatched: str) -> dict[str, Any]:
+    known, gallery_items = test.query_items >= 0, test.gallery_items
+    self_match, met_again = "nothing is left out: no image ids were given", 0
+    if test.query_ids is not None and test.gallery_ids is not None:
         self_match = "a gallery image with the query's image id is left out of its results"
+        met_again = int(np.isin(test.query_ids, test.gallery_ids).sum())
+    cosine = (
+        "cosine similarity: all embeddings have length 1"
+        if test.unit_length
+        else "not cosine similarity: not all embeddings have length 1"
+    )
     return {
-        "queries": len(queries),
-        "queries_evaluated": int(evaluated.sum()),
-        "queries_without_match": int((known & (relevant == 0)).sum()),
+        "queries": len(known),
+        "queries_evaluated": int(result.evaluated.sum()),
+        "queries_without_match": int((known & (result.relevant == 0)).sum()),
         "queries_of_unknown_item": int((~known).sum()),
-        "queries_in_gallery": 0 if ids[0] is None else int(np.isin(*ids).sum()),
-        "gallery_images": len(gallery),
+        "queries_in_gallery": met_again,
+        "gallery_images": len(gallery_items),
         "gallery_items": len(np.unique(gallery_items[gallery_items >= 0])),
         "gallery_images_of_unknown_item": int((gallery_items < 0).sum()),
-        "embedding_size": gallery.shape[1],
-        "similarity": "inner product (cosine similarity: all embeddings have length 1)"
-        if unit_length
-        else "inner product (not cosine similarity: not all embeddings have length 1)",
+        "embedding_size": test.gallery.shape[1],
+        "similarity": f"inner product ({cosine})",
         "search": "exact, against the whole gallery, not limited to the query's category",
         "self_match": self_match,
         "ties": "equal scores go to the lower gallery row",
@@ -458,15 +476,16 @@ def _protocol(
             "wrong": "queries without a match in the gallery are scored 0",
         }[unmatched],
         "recall@k": "share of queries with an image of the same item among the k nearest, "
-        f"k = {', '.join(map(str, ks))}; the paper's top-k accuracy",
+        f"k = {', '.join(map(str, result.ks))}; the paper's top-k accuracy",
         "mAP@R": "mean of 1/R * sum over i <= R of precision(i) * match(i) (Musgrave et al. "
         "2020), R = gallery images of the query's item without the query itself",
         "R-precision": "mean share of the first R results that match",
     }
 
 
-def _check_ks(ks):
-    ks = sorted({neighbours.check_positive("ks", k) for k in np.atleast_1d(ks).tolist()})
-    if not ks:
+def _check_ks(ks: Iterable[int] | int) -> list[int]:
+    numbers = ks if isinstance(ks, Iterable) else [ks]
+    checked = sorted({neighbours.check_positive("ks", k) for k in numbers})
+    if not checked:
         raise FirError("`ks` must name at least one k. Received: none")
-    return ks
+    return checked

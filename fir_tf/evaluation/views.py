@@ -1,5 +1,6 @@
 """Test-time augmentation: an embedding that is the mean over views of a photo."""
 
+import functools
 from collections.abc import Mapping
 
 import keras
@@ -53,19 +54,16 @@ def networks_at(
         {side in pixels: function float32 [n, side, side, 3] -> dict of tensors}.
     """
 
-    def network(twin):
-        return lambda pixels: twin(pixels, training=False)
-
     networks = {}
     for scale in scales:
         side = max(_STRIDE, round(config.image_size * scale / _STRIDE) * _STRIDE)
         if scale == 1 or side == config.image_size:
-            networks[config.image_size] = network(model)
+            networks[config.image_size] = functools.partial(model, training=False)
             continue
         categories = model.output["category"].shape[-1]
         twin = build_from_config(config, categories, image_size=side, weights="none")
         twin.set_weights(model.get_weights())
-        networks[side] = network(twin)
+        networks[side] = functools.partial(twin, training=False)
     return networks
 
 
@@ -84,7 +82,7 @@ def averaged(networks: Mapping[int, Network], flip: bool) -> Network:
         function float32 [n, s, s, 3] -> {"embedding", "category"}.
     """
 
-    def forward(pixels):
+    def forward(pixels: tf.Tensor) -> Mapping[str, tf.Tensor]:
         found = []
         for side, network in networks.items():
             view = pixels
