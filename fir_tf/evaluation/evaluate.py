@@ -12,7 +12,7 @@ from fir_tf.config import Config
 from fir_tf.datasets.catalogue import Catalogue, split_off_validation
 from fir_tf.datasets.published import is_published_test_set
 from fir_tf.errors import FirError
-from fir_tf.evaluation.embedder import Embedder, compiled
+from fir_tf.evaluation.embedder import Embedder
 from fir_tf.evaluation.measure import CLASSIFIED, Procedure, measure
 from fir_tf.evaluation.measured import Measured
 from fir_tf.evaluation.metrics import RetrievalResult, describe_protocol
@@ -20,7 +20,7 @@ from fir_tf.evaluation.paper import PAPER_RESULTS, PaperResult
 from fir_tf.evaluation.pictures import SheetRow, contact_sheet, recall_curve
 from fir_tf.evaluation.report import sheet_row, write_projector, write_report
 from fir_tf.evaluation.rerank import better_search, whitening, write_whitening
-from fir_tf.evaluation.views import averaged, networks_at, parse_scales
+from fir_tf.evaluation.views import embedder_of, parse_scales
 from fir_tf.files import write_json
 from fir_tf.options import EvaluateOptions, find_run
 from fir_tf.run import load_run
@@ -54,10 +54,39 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
         gallery_scope=options.gallery_scope or config.gallery_scope,
     )
     catalogue = _load(config, options.split).with_categories(categories)
-    network = averaged(networks_at(model, config, parse_scales(options.scales)), options.flip)
-    network = compiled(network, config.image_size)
-    embedder = Embedder(network, config.image_size, config.resize)
     output = Path(options.output) if options.output else run
+    embedder = embedder_of(model, config, options.flip, options.scales)
+    found = _measure(embedder, catalogue, config, options, output)
+    metrics = {
+        **found.values,
+        "protocol": {**_conditions(config, options, found), **found.protocol},
+        "not_measured": found.reasons,
+        "run": {"folder": str(run), "backbone": config.backbone, "losses": config.losses},
+    }
+    paper = [row for row in PAPER_RESULTS if row.dataset == config.dataset]
+    log.info(_report(metrics, paper))
+    note = ""
+    if paper and not _is_theirs(config, catalogue):
+        note = "the paper's numbers are for DeepFashion's own images, not for these"
+        log.info(f"note: {note}")
+    if found.skipped:
+        skipped = "".join(f"\n  {path}" for path in found.skipped)
+        log.info(f"skipped {len(found.skipped)} images that cannot be decoded:{skipped}")
+    shown = _Shown(catalogue, found, config, metrics, paper, note)
+    log.info(f"wrote {', '.join(map(str, _write(shown, output, options)))}")
+    return metrics
+
+
+def _load(config: Config, split: str) -> Catalogue:
+    catalogue = datasets.load(config.dataset, config.data_dir)
+    for note in catalogue.notes:
+        log.info(note)
+    return split_off_validation(catalogue, config.val_fraction) if split == "val" else catalogue
+
+
+def _measure(
+    embedder: Embedder, catalogue: Catalogue, config: Config, options: EvaluateOptions, output: Path
+) -> Measured:
     space = None
     if options.whiten:
         space = _learn_whitening(embedder, catalogue, options)
@@ -76,32 +105,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
             f"there is nothing to measure: {catalogue.source} has no image in "
             f"{', '.join(CLASSIFIED[options.split])}. Received: --split={options.split}"
         )
-    metrics = {
-        **found.values,
-        "protocol": {**_conditions(config, options, found), **found.protocol},
-        "not_measured": found.reasons,
-        "run": {"folder": str(run), "backbone": config.backbone, "losses": config.losses},
-    }
-    paper = [row for row in PAPER_RESULTS if row.dataset == config.dataset]
-    log.info(_report(metrics, paper))
-    note = ""
-    if paper and not _is_theirs(config, catalogue):
-        note = "the paper's numbers are for DeepFashion's own images, not for these"
-        log.info(f"note: {note}")
-    if found.skipped:
-        log.info(f"skipped {len(found.skipped)} images that cannot be decoded:")
-        for path in found.skipped:
-            log.info(f"  {path}")
-    shown = _Shown(catalogue, found, config, metrics, paper, note)
-    log.info(f"wrote {', '.join(map(str, _write(shown, output, options)))}")
-    return metrics
-
-
-def _load(config: Config, split: str) -> Catalogue:
-    catalogue = datasets.load(config.dataset, config.data_dir)
-    for note in catalogue.notes:
-        log.info(note)
-    return split_off_validation(catalogue, config.val_fraction) if split == "val" else catalogue
+    return found
 
 
 def _learn_whitening(

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from fir_tf.config import Config
 from fir_tf.errors import FirError
-from fir_tf.evaluation.embedder import Network
+from fir_tf.evaluation.embedder import Embedder, Network, compiled
 from fir_tf.models.fir import build_from_config
 
 # The side of a view is a multiple of the backbones' stride.
@@ -39,6 +39,22 @@ def parse_scales(text: str) -> tuple[float, ...]:
     return scales
 
 
+def embedder_of(model: keras.Model, config: Config, flip: bool, scales: str) -> Embedder:
+    """Returns the Embedder of a run's model.
+
+    Args:
+        model: keras.Model, of `config`.
+        config: Config.
+        flip: bool, whether mirror images are views too.
+        scales: str, see `parse_scales`.
+
+    Raises:
+        FirError: `scales` is wrong.
+    """
+    network = averaged(networks_at(model, config, parse_scales(scales)), flip)
+    return Embedder(compiled(network, config.image_size), config.image_size, config.resize)
+
+
 def networks_at(
     model: keras.Model, config: Config, scales: tuple[float, ...]
 ) -> dict[int, Network]:
@@ -53,8 +69,7 @@ def networks_at(
     Returns:
         {side in pixels: function float32 [n, side, side, 3] -> dict of tensors}.
     """
-
-    networks = {}
+    networks: dict[int, Network] = {}
     for scale in scales:
         side = max(_STRIDE, round(config.image_size * scale / _STRIDE) * _STRIDE)
         if scale == 1 or side == config.image_size:

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from tqdm import tqdm
 from fir_tf.errors import FirError
 from fir_tf.files import json_text, write_json
 from fir_tf.neighbours import top_k
-from fir_tf.search.engines import open_engine
+from fir_tf.search.engines import Engine, Hit, open_engine
 from fir_tf.search_options import MeasureOptions
 
 log = logging.getLogger(__package__)
@@ -73,10 +74,10 @@ def measure_engine(options: MeasureOptions) -> dict[str, Any]:
     return values
 
 
-def _vectors_at(engine, places):
+def _vectors_at(engine: Engine, places: np.ndarray) -> np.ndarray:
     """Returns the vectors that `scan` comes upon at these places, float32 [len(places), d]."""
     order, found, start = np.argsort(places), [], 0
-    for _, part in engine.scan(vectors=True):
+    for part in _vectors(engine):
         inside = places[(places >= start) & (places < start + len(part))]
         found.append(part[np.sort(inside) - start])
         start += len(part)
@@ -84,23 +85,27 @@ def _vectors_at(engine, places):
     return vectors[np.argsort(order)]
 
 
-def _exact_scores(engine, queries, k):
+def _vectors(engine: Engine) -> Iterator[np.ndarray]:
+    return (part for _, part in engine.scan(vectors=True) if part is not None)
+
+
+def _exact_scores(engine: Engine, queries: np.ndarray, k: int) -> np.ndarray:
     """Returns the k largest scores of each query among all vectors, float32 [q, k], in order.
 
     The index is read in pieces: it may be larger than memory.
     """
     best = np.empty([len(queries), 0], np.float32)
-    for _, part in engine.scan(vectors=True):
+    for part in _vectors(engine):
         scores = top_k(queries, part, min(k, len(part)))[0]
         best = -np.sort(-np.concatenate([best, scores], axis=1), axis=1)[:, :k]
     return best
 
 
-def _recall(found, exact, k):
+def _recall(found: list[list[Hit]], exact: np.ndarray, k: int) -> dict[str, float]:
     """Recall by scores: a result counts if it is as near as the exact k-th, whichever of equals."""
     # Engines add up in other orders.
     tolerance = 1e-5
-    shares = {1: [], k: []}
+    shares: dict[int, list[float]] = {1: [], k: []}
     for hits, best in zip(found, exact, strict=True):
         scores = np.array([hit.score for hit in hits])
         for rank, values in shares.items():

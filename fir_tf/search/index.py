@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -89,14 +90,14 @@ class Index:
         """Closes the engine."""
         self.engine.close()
 
-    def __enter__(self):
+    def __enter__(self) -> "Index":
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 
-def _encoder(info, model, address):
+def _encoder(info: dict[str, Any], model: str | Path, address: str | Path) -> encoders.Encoder:
     """Opens the model an index was made with, or the one that is given in its place."""
     stored, how = Path(info["model"]["model"]), dict(info["how"])
     if not model and not stored.exists():

@@ -34,7 +34,7 @@ def checksum(contents: bytes) -> str:
     return hashlib.blake2b(contents, digest_size=16).hexdigest()
 
 
-def _file_checksum(path):
+def _file_checksum(path: Path) -> str:
     try:
         with open_file(path) as file:
             return checksum(file.read())
@@ -134,11 +134,19 @@ def build(options: IndexOptions) -> dict[str, Any]:
     return concluded(counts, listing, options)
 
 
-def _update(engine, encoder, listing, before, batch_size):
+def _update(
+    engine: Engine,
+    encoder: encoders.Encoder,
+    listing: Listing,
+    before: dict[str, Record],
+    batch_size: int,
+) -> dict[str, Any]:
     records = _with_checksums(listing)
     removed = listing.gone(before)
     engine.delete(removed)
-    pending, relabelled, unreadable = [], [], []
+    pending: list[Record] = []
+    relabelled: list[Record] = []
+    unreadable: list[str] = []
     for record in records:
         new = changed(record, before.get(record.path))
         if not record.checksum:
@@ -150,7 +158,7 @@ def _update(engine, encoder, listing, before, batch_size):
     for start in range(0, len(relabelled), PIECE):
         part = relabelled[start : start + PIECE]
         vectors = [vector for _, vector in engine.fetch([record.path for record in part])]
-        engine.upsert(part, np.stack(vectors))
+        _store(engine, list(zip(part, vectors, strict=True)))
     seconds, bad = _embed(engine, encoder, listing.root, pending, batch_size)
     # The share may have gone meanwhile.
     unopened = [path for path in bad if not _file_checksum(listing.root / path)]
@@ -167,7 +175,7 @@ def _update(engine, encoder, listing, before, batch_size):
     }
 
 
-def _with_checksums(listing):
+def _with_checksums(listing: Listing) -> list[Record]:
     """Returns the listing's records with their checksums, empty for what cannot be opened."""
     files = [listing.root / record.path for record in listing.records]
     bar = {"total": len(files), "desc": "checksums", "unit": "image", "disable": None}
@@ -185,33 +193,42 @@ def held(listing: Listing, before: Iterable[str], unreadable: Iterable[str]) -> 
     return [path for path in before if path in lost or listing.out_of_reach(path)]
 
 
-def _embed(engine, encoder, root, pending, batch_size):
+def _embed(
+    engine: Engine,
+    encoder: encoders.Encoder,
+    root: Path,
+    pending: list[Record],
+    batch_size: int,
+) -> tuple[float, list[str]]:
     """Embeds and stores records; returns (seconds, paths that could not be read)."""
-    bad, waiting, vectors, place = [], [], [], 0
-    start = time.perf_counter()
+    bad: list[str] = []
+    waiting: list[tuple[Record, np.ndarray]] = []
+    start, left = time.perf_counter(), iter(pending)
     with tqdm(total=len(pending), desc="embedding", unit="image", disable=None) as bar:
         files = [str(root / record.path) for record in pending]
         guess = any(not record.category for record in pending)
-        batches = encoder.encode_files(files, batch_size, guess)
-        for encoded in batches:
-            part = pending[place : place + len(encoded.valid)]
-            place += len(part)
-            for record, category, vector, valid in zip(
-                part, encoded.category, encoded.embedding, encoded.valid, strict=True
+        for encoded in encoder.encode_files(files, batch_size, guess):
+            for category, vector, valid in zip(
+                encoded.category, encoded.embedding, encoded.valid, strict=True
             ):
+                record = next(left)
                 if valid:
-                    waiting.append(
-                        dataclasses.replace(record, category=record.category or category)
-                    )
-                    vectors.append(vector)
+                    category = record.category or category
+                    waiting.append((dataclasses.replace(record, category=category), vector))
                 else:
                     bad.append(record.path)
-            if len(waiting) >= PIECE or place == len(pending):
-                if waiting:
-                    engine.upsert(waiting, np.stack(vectors))
-                waiting, vectors = [], []
-            bar.update(len(part))
+            if len(waiting) >= PIECE:
+                _store(engine, waiting)
+            bar.update(len(encoded.valid))
+        _store(engine, waiting)
     return time.perf_counter() - start, bad
+
+
+def _store(engine: Engine, waiting: list[tuple[Record, np.ndarray]]) -> None:
+    if waiting:
+        records, vectors = zip(*waiting, strict=True)
+        engine.upsert(list(records), np.stack(vectors))
+        waiting.clear()
 
 
 def concluded(counts: dict[str, Any], listing: Listing, options: IndexOptions) -> dict[str, Any]:

@@ -2,11 +2,11 @@
 
 import dataclasses
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fir_tf import registry
-from fir_tf.datasets.catalogue import SPLITS
+from fir_tf.datasets.catalogue import SPLITS, Catalogue
 from fir_tf.datasets.labels import composed, known
 from fir_tf.datasets.table import load_table
 from fir_tf.datasets.walk import NO_IMAGE, SPECIAL, find_photos
@@ -98,7 +98,7 @@ def read_catalogue(images: str | Path, dataset: str = "", split: str = "") -> Li
     return listing
 
 
-def _splits(text):
+def _splits(text: str) -> tuple[str, ...]:
     names = tuple(name.strip() for name in text.split(",") if name.strip()) or SPLITS
     for name in names:
         if name not in SPLITS:
@@ -106,7 +106,7 @@ def _splits(text):
     return names
 
 
-def _labelled(catalogue, splits):
+def _labelled(catalogue: Catalogue, splits: Sequence[str]) -> list[Record]:
     part = catalogue.part(*splits)
     # In Consumer-to-Shop a photo can stand in several rows.
     rows = {}
@@ -123,13 +123,13 @@ def _labelled(catalogue, splits):
     return list(rows.values())
 
 
-def _from_path(path):
+def _from_path(path: str) -> Record:
     folders = path.split("/")[:-1]
     if len(folders) < 2:
         return Record(path, "", _name(folders), "", "")
     return Record(path, _name(folders), _name(folders[:-1]), "", "")
 
 
-def _name(folders):
+def _name(folders: Sequence[str]) -> str:
     """Returns folders as a label, unless the last one's name means that it is unknown."""
     return composed("/".join(folders)) if folders and known(folders[-1]) else ""

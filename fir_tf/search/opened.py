@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from fir_tf.errors import FirError
-from fir_tf.evaluation.embedder import Embedded, Embedder, Network, compiled
-from fir_tf.evaluation.views import averaged, networks_at, parse_scales
+from fir_tf.evaluation.embedder import Embedded, Embedder, Network
+from fir_tf.evaluation.views import averaged, embedder_of, parse_scales
 from fir_tf.extras import require
 from fir_tf.files import read_json, without_wildcards
 from fir_tf.run import load_run
@@ -55,11 +55,10 @@ def open_model(folder: Path, flip: bool, scales: str) -> OpenedModel:
     Raises:
         FirError: the folder holds none, or an export is asked for what it cannot do.
     """
-    parsed = parse_scales(scales)
     saved, intermediate = (_export(folder, name) for name in (_SAVED_MODEL, _OPENVINO))
     for name, asked in (
         ("flip", flip and saved is not None),
-        ("scales", parsed != (1.0,) and (saved or intermediate)),
+        ("scales", parse_scales(scales) != (1.0,) and (saved or intermediate)),
     ):
         if asked:
             raise FirError(
@@ -68,7 +67,7 @@ def open_model(folder: Path, flip: bool, scales: str) -> OpenedModel:
             )
     if saved:
         return _Served(saved)
-    return _open_openvino(intermediate, flip) if intermediate else _open_run(folder, flip, parsed)
+    return _open_openvino(intermediate, flip) if intermediate else _open_run(folder, flip, scales)
 
 
 def _export(folder: Path, name: str) -> Path | None:
@@ -81,10 +80,9 @@ def _export(folder: Path, name: str) -> Path | None:
     return max(versions, key=lambda path: int(path.name)) if versions else None
 
 
-def _open_run(folder: Path, flip: bool, scales: tuple[float, ...]) -> OpenedModel:
+def _open_run(folder: Path, flip: bool, scales: str) -> OpenedModel:
     model, config, categories = load_run(folder)
-    network = averaged(networks_at(model, config, scales), flip)
-    embedder = Embedder(compiled(network, config.image_size), config.image_size, config.resize)
+    embedder = embedder_of(model, config, flip, scales)
     return _Embedding(embedder, categories if config.reads("logits") else [])
 
 

@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from fir_tf.datasets.walk import printable
 from fir_tf.errors import FirError
 from fir_tf.evaluation.pictures import Match, SheetRow, contact_sheet
 from fir_tf.files import json_text, write_json
-from fir_tf.search.engines import Filter
+from fir_tf.search.encoder import Encoder
+from fir_tf.search.engines import Engine, Filter, Hit
 from fir_tf.search.index import Index
 from fir_tf.search_options import QueryOptions
 from fir_tf.shell import draw_or_note
@@ -23,9 +24,11 @@ log = logging.getLogger(__package__)
 _CHUNK = 32
 """int, query photos that are read and embedded at a time: about 3 MB each."""
 
-
 _PICTURED = 50
 """int, the contact sheet shows the first queries, for a picture of thousands cannot be opened."""
+
+# Queries that are answered together: their photos, float32 [n, d], and (bad photo, reason).
+_Asked = tuple[list[list[str]], np.ndarray, list[tuple[str, str]]]
 
 
 def query(options: QueryOptions, photos: Sequence[str]) -> list[dict[str, Any]]:
@@ -79,7 +82,7 @@ def query(options: QueryOptions, photos: Sequence[str]) -> list[dict[str, Any]]:
     return answers
 
 
-def _check_photos(photos):
+def _check_photos(photos: Sequence[str]) -> None:
     if not photos:
         raise FirError("no photo was given: python search.py query photo.jpg --index=...")
     for photo in photos:
@@ -87,9 +90,10 @@ def _check_photos(photos):
             raise FirError(f"{photo} is no file. Give the photo to search with")
 
 
-def _asked(encoder, photos, together, bar):
+def _asked(encoder: Encoder, photos: Sequence[str], together: bool, bar: tqdm) -> Iterator[_Asked]:
     """Yields queries a few at a time: (lists of photos, float32 [n, d], [(bad photo, reason)])."""
-    vectors, bad = [], {}
+    vectors: list[np.ndarray] = []
+    bad: dict[str, str] = {}
     for start in range(0, len(photos), _CHUNK):
         part = photos[start : start + _CHUNK]
         embedding, unread = _read_and_embed(encoder, part)
@@ -109,7 +113,7 @@ def _asked(encoder, photos, together, bar):
         yield [list(photos)], mean_embedding(np.concatenate(vectors))[np.newaxis], []
 
 
-def _read_and_embed(encoder, photos):
+def _read_and_embed(encoder: Encoder, photos: Sequence[str]) -> tuple[np.ndarray, dict[str, str]]:
     contents, unread = [], {}
     for photo in photos:
         try:
@@ -124,7 +128,7 @@ def _read_and_embed(encoder, photos):
     return encoded.embedding, unread
 
 
-def _categories(text, engine):
+def _categories(text: str, engine: Engine) -> tuple[str, ...]:
     """Returns the categories that --category names, a tuple of str; their names may have commas."""
     parts = [part.strip() for part in text.split(",")]
     if not any(parts):
@@ -160,7 +164,7 @@ def mean_embedding(vectors: np.ndarray) -> np.ndarray:
     return mean / length
 
 
-def _result(rank, hit):
+def _result(rank: int, hit: Hit) -> dict[str, Any]:
     fields = ("item", "category", "domain", "path")
     return {
         "rank": rank,
@@ -169,16 +173,16 @@ def _result(rank, hit):
     }
 
 
-def _sheet_row(group, hits, root):
+def _sheet_row(group: Sequence[str], hits: list[Hit], root: Path) -> SheetRow:
     matches = [
         Match(root / hit.record.path, hit.score, None, hit.record.item or hit.record.path)
         for hit in hits
     ]
     more = f" and {len(group) - 1} more" if len(group) > 1 else ""
-    return SheetRow(group[0], Path(group[0]).name + more, matches)
+    return SheetRow(Path(group[0]), Path(group[0]).name + more, matches)
 
 
-def _table(answer):
+def _table(answer: dict[str, Any]) -> str:
     """Returns a query's answer as text."""
     lines = [", ".join(map(printable, answer["photos"]))]
     if not answer["results"]:
@@ -191,9 +195,11 @@ def _table(answer):
     return "\n".join(lines)
 
 
-def _tell(answers, pictured, root, options):
+def _tell(
+    answers: list[dict[str, Any]], pictured: list[SheetRow], root: Path, options: QueryOptions
+) -> None:
     """Writes the answers, and then the sheet, which is only there to look at."""
-    written = []
+    written: list[str | Path] = []
     if options.json == "-":
         print(json_text(answers), flush=True)
     elif options.json:
