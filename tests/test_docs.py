@@ -254,7 +254,7 @@ def test_links_lead_somewhere(page):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("page", "count", "shown"),
-    [("docs/extend.md", 8, "80 images under shop"), ("docs/library.md", 4, "")],
+    [("docs/extend.md", 8, "80 images under shop"), ("docs/library.md", 5, "")],
 )
 def test_examples_run(tmp_path, page, count, shown):
     found = blocks(page, "python")

@@ -8,11 +8,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 from PIL import Image
 
 from fir_tf.errors import FirError
 from fir_tf.evaluation.rerank import read_whitening, whiten
+from fir_tf.search.in_hand import ImageFunction, open_in_hand
 from fir_tf.search.opened import Encoded, open_model
 
 # Two models that embed the probe photos with less than this cosine are different ones. Other
@@ -45,14 +47,20 @@ class Encoder:
 
     def __init__(
         self,
-        model: str | Path,
+        model: str | Path | keras.Model | ImageFunction,
         flip: bool = False,
         scales: str = "1",
         whitening: str | Path = "",
     ) -> None:
-        self.model = Path(model)
         self._whitening = read_whitening(whitening) if whitening else None
-        self._opened = open_model(self.model, flip, scales)
+        if isinstance(model, str | Path):
+            self.model = str(Path(model))
+            self._opened = open_model(Path(model), flip, scales)
+        elif flip or scales != "1":
+            raise FirError("`flip` and `scales` need a run's folder. Received: a model in hand")
+        else:
+            self.model = ""
+            self._opened = open_in_hand(model)
         self.network = self._opened.network
         self._probes = self.encode(_probe_photos()).embedding
         self.dimension = int(self._probes.shape[1])
@@ -102,7 +110,7 @@ class Encoder:
         return {
             "probes": base64.b64encode(contents).decode(),
             "name": hashlib.blake2b(contents, digest_size=4).hexdigest(),
-            "model": str(self.model),
+            "model": self.model,
         }
 
     def check(self, fingerprint: dict[str, Any], where: str) -> None:

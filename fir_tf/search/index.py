@@ -1,62 +1,186 @@
 """An index with its model, ready to be asked."""
 
-from collections.abc import Iterable
+import logging
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+import keras
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fir_tf.errors import FirError
 from fir_tf.evaluation.rerank import improved
 from fir_tf.options import Improvements
 from fir_tf.search import encoder as encoders
 from fir_tf.search.engines import Filter, Hit, open_engine
+from fir_tf.search.filling import records_of, write_arrays, write_photos
+from fir_tf.search.in_hand import ImageFunction
+from fir_tf.search.photos import contents_of, is_photo
+
+log = logging.getLogger(__package__)
+
+Model: TypeAlias = str | Path | keras.Model | ImageFunction
+"""A run's or an export's folder, or a model in hand: what `fir_tf.search.encoder.Encoder` takes."""
 
 
 class Index:
     """An index opened with its model, ready to be asked.
 
     Args:
-        address: str, see `fir_tf.search.engines.addresses`.
-        model: str or Path; empty for the model the index was made with.
+        address: str or Path, see `fir_tf.search.engines.addresses`.
+        model: Model; empty for the one the index was made with.
         images: str or Path, the photos' folder; empty for the one it was made from.
         effort: float, see `open_engine`.
 
+    Attributes:
+        engine: Engine.
+        root: Path, the photos' folder.
+
     Raises:
         FirError: there is no index, or `model` is another one than it was made with.
+
+    Example:
+        >>> index = Index.from_arrays(np.eye(3, dtype=np.float32), {"item": ["a", "b", "c"]})
+        >>> [hit.record.item for hit in index.search(np.array([0.6, 0.8, 0.0]), k=2)]
+        ['b', 'a']
+        >>> index.close()
     """
 
     def __init__(
         self,
         address: str | Path,
-        model: str | Path = "",
+        model: Model = "",
         images: str | Path = "",
         effort: float = 1.0,
     ) -> None:
+        self._address: str | Path = address
+        self._temporary: tempfile.TemporaryDirectory | None = None
         self.engine = open_engine(address, effort=effort)
         try:
             info = self.engine.info()
             if not info:
                 raise FirError(f"the index {address} is empty. Fill it with search.py index")
-            self.encoder = _encoder(info, model, address)
-            self.encoder.check(info["model"], f"the index {address}")
+            self._encoder = _encoder(info, model, address)
         except BaseException:
             self.engine.close()
             raise
         self.root = Path(images or info["root"])
 
+    @classmethod
+    def from_arrays(
+        cls, vectors: ArrayLike, metadata: Mapping[str, Sequence[Any]] | None = None
+    ) -> "Index":
+        """Makes an index of embeddings, in a temporary folder until `save`.
+
+        Args:
+            vectors: float [n, d], taken as they are: L2-normalised for cosine similarity.
+            metadata: columns of n values each, any of `path`, `item`, `category` and `domain`; a
+                dict or a pandas DataFrame. None and NaN are unknown. Rows without a path bear
+                their number.
+
+        Returns:
+            Index, which is asked with vectors.
+
+        Raises:
+            FirError: vectors or columns that do not fit, or a path that stands twice.
+        """
+        array = np.asarray(vectors)
+        records = records_of(metadata, len(np.atleast_1d(array)))
+        return cls._new(lambda engine: write_arrays(engine, array, records))
+
+    @classmethod
+    def from_model(
+        cls,
+        model: Model,
+        photos: str | Path | Sequence[Any],
+        metadata: Mapping[str, Sequence[Any]] | None = None,
+        batch_size: int = 64,
+    ) -> "Index":
+        """Makes an index of photos, in a temporary folder until `save`.
+
+        Args:
+            model: Model; what is not a folder has to be given again when a saved index is opened.
+            photos: a folder, see `fir_tf.search.listing.read_catalogue`, or a list of photos, each
+                a path, an image file's bytes, a PIL image or an array uint8 [height, width, 3].
+            metadata: see `from_arrays`, for a list of photos.
+            batch_size: int, photos embedded at a time.
+
+        Returns:
+            Index, which is asked with photos or vectors. Photos that cannot be read are left out,
+            and listed in a warning.
+
+        Raises:
+            FirError: no photo can be read, or columns that do not fit.
+        """
+        encoder = encoders.Encoder(model)
+        return cls._new(
+            lambda engine: write_photos(engine, encoder, photos, metadata, batch_size), encoder
+        )
+
+    @classmethod
+    def _new(cls, fill: Any, encoder: encoders.Encoder | None = None) -> "Index":
+        temporary = tempfile.TemporaryDirectory(prefix="fir_tf_index_")
+        address = Path(temporary.name) / "index"
+        try:
+            with open_engine(address, create=True) as engine:
+                fill(engine)
+                engine.flush()
+            index = cls.__new__(cls)
+            index._address, index._temporary, index._encoder = address, temporary, encoder
+            index.engine = open_engine(address)
+        except BaseException:
+            temporary.cleanup()
+            raise
+        index.root = Path(index.engine.info()["root"])
+        return index
+
+    @property
+    def encoder(self) -> encoders.Encoder:
+        """The model that photos are embedded with.
+
+        Raises:
+            FirError: the index was made of vectors, or of a model that was no folder.
+        """
+        if self._encoder is None:
+            raise FirError(
+                f"the index {self._address} does not say where its model is. Give the model, or "
+                "ask it with vectors"
+            )
+        return self._encoder
+
+    def save(self, address: str | Path) -> None:
+        """Copies the index to another address, such as a folder; what lies there is replaced.
+
+        Raises:
+            FirError: the address is unknown, or has an index of vectors of another length.
+        """
+        with open_engine(address, create=True) as target:
+            target.set_info(self.engine.info())
+            kept = set()
+            for records, vectors in self.engine.scan(vectors=True):
+                if vectors is not None:
+                    target.upsert(records, vectors)
+                kept |= {record.path for record in records}
+            old = [record.path for part, _ in target.scan() for record in part]
+            target.delete([path for path in old if path not in kept])
+            target.flush()
+
     def search(
         self,
-        vectors: np.ndarray,
-        k: int,
+        queries: Any,
+        k: int = 10,
         group: bool = True,
         where: Filter | None = None,
         improvements: Improvements | None = None,
-    ) -> list[list[Hit]]:
+    ) -> list[Any]:
         """Finds the nearest items or images.
 
         Args:
-            vectors: float32 [q, d], unit length.
+            queries: vectors float [q, d] or one [d], unit length; or a photo or a list of photos,
+                each a path, an image file's bytes, a PIL image or an array uint8 [height, width,
+                3].
             k: int, results for each query.
             group: bool, one result for each item, its best view. An image of no item stands for
                 itself.
@@ -64,9 +188,50 @@ class Index:
             improvements: Improvements; none when not given.
 
         Returns:
-            list of q lists of Hit.
-        """
+            list of at most k Hits for one vector or photo, otherwise a list of such lists.
 
+        Raises:
+            FirError: vectors of another length, or a photo that cannot be read.
+        """
+        vectors, single = self._vectors(queries)
+        found = self._search(vectors, k, group, where, improvements or Improvements())
+        return found[0] if single else found
+
+    def _vectors(self, queries: Any) -> tuple[np.ndarray, bool]:
+        """Returns (float32 [q, d], whether one query was asked)."""
+        if is_photo(queries):
+            return self._embedded([queries]), True
+        if isinstance(queries, list | tuple) and queries and is_photo(queries[0]):
+            return self._embedded(queries), False
+        try:
+            array = np.asarray(queries)
+        except ValueError:
+            array = np.empty(0, object)
+        if array.dtype.kind != "f" or array.ndim not in (1, 2):
+            raise FirError(
+                "`queries` must be vectors, float [q, d] or [d], or photos. Received: "
+                f"{type(queries).__name__} of {array.dtype} {array.shape}"
+            )
+        return np.atleast_2d(array).astype(np.float32), array.ndim == 1
+
+    def _embedded(self, photos: Sequence[Any]) -> np.ndarray:
+        encoded = self.encoder.encode([contents_of(photo) for photo in photos])
+        bad = np.flatnonzero(~encoded.valid)
+        if len(bad):
+            raise FirError(
+                f"{len(bad)} of {len(photos)} photos cannot be decoded, the first is number "
+                f"{bad[0]}. JPEG, PNG, GIF and BMP are read"
+            )
+        return encoded.embedding
+
+    def _search(
+        self,
+        vectors: np.ndarray,
+        k: int,
+        group: bool,
+        where: Filter | None,
+        improvements: Improvements,
+    ) -> list[list[Hit]]:
         def find(queries: np.ndarray, count: int) -> list[list[Hit]]:
             return self.engine.search(queries, count, where)
 
@@ -74,7 +239,6 @@ class Index:
             stored = self.engine.fetch([hit.record.path for hit in hits])
             return np.array([vector for _, vector in stored]).reshape(-1, vectors.shape[1])
 
-        improvements = improvements or Improvements()
         wanted = 4 * k if group else k
         while True:
             found = improved(vectors, wanted, find, vectors_of, improvements)
@@ -87,8 +251,10 @@ class Index:
             wanted *= 4
 
     def close(self) -> None:
-        """Closes the engine."""
+        """Closes the engine; what was not saved is gone."""
         self.engine.close()
+        if self._temporary:
+            self._temporary.cleanup()
 
     def __enter__(self) -> "Index":
         return self
@@ -97,29 +263,42 @@ class Index:
         self.close()
 
 
-def _encoder(info: dict[str, Any], model: str | Path, address: str | Path) -> encoders.Encoder:
+def _encoder(info: dict[str, Any], model: Model, address: str | Path) -> encoders.Encoder | None:
     """Opens the model an index was made with, or the one that is given in its place."""
-    stored, how = Path(info["model"]["model"]), dict(info["how"])
-    if not model and not stored.exists():
+    made_with, how = info["model"], dict(info["how"])
+    stored = made_with["model"] if made_with else ""
+    if not isinstance(model, str | Path) or (not model and not stored):
+        encoder = encoders.Encoder(model) if model else None
+    elif not model and not Path(stored).exists():
         raise FirError(
             f"the index {address} was made with the model {stored}, which is no longer there. "
             "Give its folder as --model"
         )
-    whitening = Path(how["whitening"])
-    if how["whitening"] and not whitening.is_file():
-        beside = Path(model or stored) / whitening.name
-        if not beside.is_file():
-            raise FirError(
-                f"the index {address} was made with --whitening={whitening}, which is no longer "
-                f"there. Put the file back, or into the model's folder as {beside}"
-            )
-        how["whitening"] = str(beside)
-    return encoders.Encoder(model or stored, **how)
+    else:
+        how["whitening"] = _whitening(how.get("whitening", ""), Path(model or stored), address)
+        encoder = encoders.Encoder(model or stored, **how)
+    if encoder and made_with:
+        encoder.check(made_with, f"the index {address}")
+    return encoder
+
+
+def _whitening(path: str, model: Path, address: str | Path) -> str:
+    """Returns where the whitening's file is: where it was, or in the model's folder."""
+    beside = model / Path(path).name
+    if not path or Path(path).is_file():
+        return path
+    if beside.is_file():
+        return str(beside)
+    raise FirError(
+        f"the index {address} was made with --whitening={path}, which is no longer "
+        f"there. Put the file back, or into the model's folder as {beside}"
+    )
 
 
 def best_views(hits: Iterable[Hit]) -> list[Hit]:
     """Returns the first hit of each item, in order; one of no item stands for itself."""
-    seen, kept = set(), []
+    seen: set[tuple[str, str]] = set()
+    kept: list[Hit] = []
     for hit in hits:
         key = ("item", hit.record.item) if hit.record.item else ("image", hit.record.path)
         if key not in seen:

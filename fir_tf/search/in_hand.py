@@ -1,0 +1,114 @@
+"""Models in hand as what turns photos into vectors: keras models and functions of images."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from fir_tf.errors import FirError
+from fir_tf.evaluation.embedder import Embedded, Embedder, Network, compiled
+from fir_tf.images.file import UnreadableImageError, read
+from fir_tf.images.picture import see
+from fir_tf.search.opened import Encoded, OpenedModel
+
+ImageFunction = Callable[[list[Image.Image]], np.ndarray]
+"""RGB images, upright and of any size -> their embeddings, float [n, d]."""
+
+
+def open_in_hand(model: keras.Model | ImageFunction, resize: str = "crop") -> OpenedModel:
+    """Makes a model in hand ready to embed photos.
+
+    Args:
+        model: keras.Model of square images, float32 [n, side, side, 3] in [0, 255], whose output is
+            the embedding or a dict with "embedding"; or an ImageFunction. Embeddings are
+            normalised.
+        resize: str, how photos are fitted to a keras.Model, see `fir_tf.images.decode.fit`.
+
+    Raises:
+        FirError: a keras.Model takes no square images, or it is neither.
+    """
+    if isinstance(model, keras.Model):
+        return _KerasModel(model, resize)
+    if callable(model):
+        return _Function(model)
+    raise FirError(
+        "`model` must be a folder, a keras.Model or a function from a list of PIL images to "
+        f"vectors. Received: {type(model).__name__}"
+    )
+
+
+class _KerasModel:
+    def __init__(self, model: keras.Model, resize: str) -> None:
+        shape = getattr(model, "input_shape", None)
+        side = shape[1] if isinstance(shape, tuple) and len(shape) == 4 else None
+        if shape is None or not side or shape[2] != side:
+            raise FirError(
+                "`model` must be of one input of square images [n, side, side, 3]. Received: a "
+                f"model of input shape {shape}"
+            )
+
+        def network(pixels: tf.Tensor) -> Mapping[str, tf.Tensor]:
+            found = model(pixels, training=False)
+            vectors = found["embedding"] if isinstance(found, Mapping) else found
+            vectors = tf.math.l2_normalize(tf.cast(vectors, tf.float32), axis=1)
+            return {"embedding": vectors, "category": tf.zeros([tf.shape(vectors)[0], 0])}
+
+        self._embedder = Embedder(compiled(network, side), side, resize)
+        self.network: Network | None = self._embedder.network
+
+    def encode(self, photos: Sequence[bytes], guess: bool) -> Encoded:
+        return _unnamed(self._embedder.photos(photos))
+
+    def encode_files(self, files: Sequence[str], batch_size: int, guess: bool) -> Iterator[Encoded]:
+        return map(_unnamed, self._embedder.files(files, batch_size))
+
+
+def _unnamed(embedded: Embedded) -> Encoded:
+    return Encoded(embedded.embedding, [""] * len(embedded.valid), embedded.valid)
+
+
+class _Function:
+    network: Network | None = None
+
+    def __init__(self, function: ImageFunction) -> None:
+        self._function = function
+        self._dimension = self._vectors([Image.new("RGB", (64, 64), "white")]).shape[1]
+
+    def encode(self, photos: Sequence[bytes], guess: bool) -> Encoded:
+        images = [_seen(photo) for photo in photos]
+        valid = np.array([image is not None for image in images], bool)
+        embedding = np.zeros([len(images), self._dimension], np.float32)
+        if valid.any():
+            embedding[valid] = self._vectors([image for image in images if image is not None])
+        return Encoded(embedding, [""] * len(images), valid)
+
+    def encode_files(self, files: Sequence[str], batch_size: int, guess: bool) -> Iterator[Encoded]:
+        for start in range(0, len(files), batch_size):
+            photos = [_contents(file) for file in files[start : start + batch_size]]
+            yield self.encode(photos, guess)
+
+    def _vectors(self, images: list[Image.Image]) -> np.ndarray:
+        vectors = np.asarray(self._function(images), np.float32)
+        if vectors.ndim != 2 or len(vectors) != len(images) or not np.isfinite(vectors).all():
+            raise FirError(
+                f"`model` must return finite vectors [n, d] for a list of n images. Received: "
+                f"shape {vectors.shape} for {len(images)} images"
+            )
+        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+
+def _seen(contents: bytes) -> Image.Image | None:
+    try:
+        return see(contents).image
+    except UnreadableImageError:
+        return None
+
+
+def _contents(file: str) -> bytes:
+    try:
+        return read(Path(file))
+    except UnreadableImageError:
+        return b""
