@@ -1,6 +1,7 @@
 """Shared by the tests: quiet TensorFlow, small data sets written as files."""
 
 import os
+import signal
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -16,6 +17,10 @@ pytest_plugins = ["listed_skips"]
 
 # As the commands do.
 messages.show()
+
+# A job in the background of a shell ignores Ctrl-C, and so would all processes that tests start.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):
