@@ -23,6 +23,7 @@ ORDER = (
     "training",
     "search",
     "serving",
+    "keras",
     "cli",
 )
 # What any package may import although it lies in a later one: names, without TensorFlow.
