@@ -3,3 +3,7 @@
 No sampler holds a shuffled stream. A run resumes at any step exactly, replicas read shares of the
 same global batch, and a batch that went wrong can be made again.
 """
+
+from fir_tf.samplers.for_fit import PK, Triplets
+
+__all__ = ["PK", "Triplets"]
