@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fir_tf import files, registry
+from fir_tf import __version__, files, registry
 from fir_tf.errors import FirError
 from fir_tf.losses import grammar
 from fir_tf.settings import PLUGINS_HELP, check_settings, option
@@ -326,8 +326,9 @@ class Config(InputSettings, LoopSettings):
         """Reads what `save` wrote and loads the plugins that are named there.
 
         Raises:
-            FirError: if the file is missing or damaged or has fields this version lacks, or the
-                run was made with plugins that cannot be loaded.
+            FirError: if the file is missing or damaged or has fields or values this version lacks
+                (the message names the version that wrote it), or the run was made with plugins
+                that cannot be loaded.
         """
         path = Path(path)
         if not path.is_file():
@@ -341,8 +342,8 @@ class Config(InputSettings, LoopSettings):
         unknown = sorted(set(values) - set(fields))
         if unknown:
             raise FirError(
-                f"{path} has settings this version of fir_tf does not know: {', '.join(unknown)}. "
-                "Use the version that wrote the run (it is named in versions.json)"
+                f"{path} has settings that fir_tf {__version__} does not know: "
+                f"{', '.join(unknown)}. Use {_writer(path) or 'the version'} that wrote the run"
             )
         for name, value in values.items():
             kind = type(fields[name].default)
@@ -356,7 +357,10 @@ class Config(InputSettings, LoopSettings):
             registry.require(_read_plugins(path.with_name(_PLUGINS)), f"the run {path.parent}")
             return cls(**values)
         except FirError as error:
-            raise FirError(f"{path}: {error}") from error
+            writer = _writer(path)
+            own = writer in ("", f"fir_tf {__version__}")
+            advice = "" if own else f". Use {writer}, which wrote the run: this is {__version__}"
+            raise FirError(f"{path}: {error}{advice}") from error
 
     def differences(self, other: "Config") -> dict[str, tuple[Any, Any]]:
         """Returns {name: (own, other's)} for the settings a resumed run may not change."""
@@ -377,6 +381,15 @@ class Config(InputSettings, LoopSettings):
             for field in dataclasses.fields(self)
             if field.name not in free and getattr(self, field.name) != getattr(other, field.name)
         }
+
+
+def _writer(path):
+    """Returns the fir_tf that wrote a run's config, such as "fir_tf 0.1.0"; "" if not known."""
+    try:
+        versions = files.read_json(path.with_name("versions.json"), "")
+    except FirError:
+        return ""
+    return f"fir_tf {versions['fir_tf']}" if "fir_tf" in versions else ""
 
 
 def _read_plugins(path):
