@@ -7,6 +7,9 @@ import shutil
 import struct
 import subprocess
 import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import keras
@@ -608,6 +611,31 @@ def test_client_over_real_sockets(loaded, evaluated, protocol):
                 client.embed(contents[:1])
     with Client(address, retries=1, timeout=5) as client, pytest.raises(FirError, match="2 attem"):
         client.embed(contents[:1])
+
+
+def test_client_waits_as_long_as_a_busy_server_asks_and_tells_a_broken_answer():
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(time.monotonic())
+            busy = len(asked) == 1
+            self.send_response(429 if busy else 200)
+            self.send_header("Retry-After", "1")
+            self.send_header("Content-Length", "0" if busy else "100")
+            self.end_headers()
+            self.wfile.write(b"" if busy else b"{")
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("localhost", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        broken = pytest.raises(FirError, match="server broke off its answer: .*Ask again")
+        with Client(f"http://localhost:{server.server_port}") as client, broken:
+            client.ready()
+        server.shutdown()
+    assert len(asked) == 2 and asked[1] - asked[0] >= 1
 
 
 @pytest.mark.parametrize("server", ["localhost:8500", "ftp://localhost", "grpc://"])

@@ -11,7 +11,7 @@ import base64
 import dataclasses
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,6 +24,13 @@ from fir_tf.errors import FirError
 # Largest gRPC message in bytes, both ways: TF Serving itself sets no limit.
 _MESSAGE_BYTES = 2**30
 _BACKOFF_SECONDS = 0.2
+# What servers, and the proxies before them, answer that may be gone a moment later.
+_BUSY = (429, 502, 503, 504)
+
+_Images = Iterable[bytes | str | Path]
+# The inputs of a signature by name, a value an image, and its outputs, a dict of them an image.
+_Inputs = Mapping[str, Sequence[Any]]
+_Rows = list[dict[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -91,8 +98,8 @@ class Client:
         model: str, the model's name on the server.
         version: int, or None for the server's choice.
         timeout: float, seconds for one request.
-        retries: int, repetitions of a request that met a connection error or a busy server,
-            with a doubling pause between.
+        retries: int, repetitions of a request that met a connection error or a busy server, with
+            a doubling pause between. Over REST a `Retry-After` of the server's is kept to.
         batch_size: int, images in a request.
 
     Raises:
@@ -120,14 +127,14 @@ class Client:
                 "`server` must be grpc://host:port, http://host:port or https://host:port. "
                 f"Received: {server!r}"
             )
-        self._transport = transports[scheme](server.rstrip("/"), place, model, version, timeout)
-        self._retries = retries
+        asked = _Asked(model, version, timeout, retries)
+        self._transport = transports[scheme](server.rstrip("/"), place, asked)
         self._batch_size = batch_size
 
-    def __enter__(self):
+    def __enter__(self) -> "Client":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -140,9 +147,9 @@ class Client:
         Raises:
             FirError: if the server cannot be reached.
         """
-        return self._repeat(self._transport.ready)
+        return self._transport.ready()
 
-    def embed(self, images: Iterable[bytes | str | Path]) -> list[Embedding]:
+    def embed(self, images: _Images) -> list[Embedding]:
         """Embeds images.
 
         Args:
@@ -154,13 +161,13 @@ class Client:
         Raises:
             FirError: if the server cannot be reached, or refuses the request.
         """
-        rows = self._predict("embed", {"image_bytes": [_content(image) for image in images]})
+        rows = self._predict("embed", _contents(images))
         return [
             Embedding(np.asarray(row["embedding"], np.float32), row["valid"], row["error"])
             for row in rows
         ]
 
-    def classify(self, images: Iterable[bytes | str | Path]) -> list[Classification]:
+    def classify(self, images: _Images) -> list[Classification]:
         """Names the most probable categories of images.
 
         Args, Raises: see `embed`.
@@ -168,7 +175,7 @@ class Client:
         Returns:
             list of Classification, one an image.
         """
-        rows = self._predict("classify", {"image_bytes": [_content(image) for image in images]})
+        rows = self._predict("classify", _contents(images))
         return [
             Classification(
                 tuple(zip(row["category"], row["score"], strict=True)) if row["valid"] else (),
@@ -178,9 +185,7 @@ class Client:
             for row in rows
         ]
 
-    def search(
-        self, images: Iterable[bytes | str | Path], k: int = 10, category: str = ""
-    ) -> list[SearchResult]:
+    def search(self, images: _Images, k: int = 10, category: str = "") -> list[SearchResult]:
         """Finds the gallery images nearest to images.
 
         Args:
@@ -194,9 +199,7 @@ class Client:
         Raises:
             FirError: see `embed`; also if the model was exported without a gallery.
         """
-        return self._search(
-            "search", {"image_bytes": [_content(image) for image in images]}, k, category
-        )
+        return self._search("search", _contents(images), k, category)
 
     def search_embedding(
         self, embeddings: Iterable[ArrayLike], k: int = 10, category: str = ""
@@ -205,7 +208,7 @@ class Client:
         vectors = [np.asarray(vector, np.float32) for vector in embeddings]
         return self._search("search_embedding", {"embedding": vectors}, k, category)
 
-    def _search(self, signature, inputs, k, category):
+    def _search(self, signature: str, inputs: _Inputs, k: int, category: str) -> list[SearchResult]:
         count = len(next(iter(inputs.values())))
         inputs = {**inputs, "k": [np.int32(k)] * count, "category": [category.encode()] * count}
         return [
@@ -222,36 +225,35 @@ class Client:
             for row in self._predict(signature, inputs)
         ]
 
-    def _predict(self, signature, inputs):
+    def _predict(self, signature: str, inputs: _Inputs) -> _Rows:
         count = len(next(iter(inputs.values())))
         rows = []
         for start in range(0, count, self._batch_size):
             batch = {
                 name: values[start : start + self._batch_size] for name, values in inputs.items()
             }
-            rows += self._repeat(lambda batch=batch: self._transport.predict(signature, batch))
+            rows += self._transport.predict(signature, batch)
         return rows
 
-    def _repeat(self, request):
-        for attempt in range(self._retries + 1):
-            try:
-                return request()
-            except _Passing as error:
-                if attempt == self._retries:
-                    raise FirError(
-                        f"the model server did not answer in {attempt + 1} attempts: {error}. "
-                        "Is it running, and is --server right?"
-                    ) from error
-                time.sleep(_BACKOFF_SECONDS * 2**attempt)
-        raise AssertionError("unreachable")
 
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+    """The model that is asked, and for how long: `Client`'s arguments."""
 
-class _Passing(Exception):
-    """A failure that may be gone a moment later."""
+    model: str
+    version: int | None
+    timeout: float
+    retries: int
+
+    def no_answer(self, why: object) -> FirError:
+        return FirError(
+            f"the model server did not answer in {self.retries + 1} attempts: {why}. "
+            "Is it running, and is --server right?"
+        )
 
 
 class _Grpc:
-    def __init__(self, server, place, model, version, timeout):
+    def __init__(self, server: str, place: str, asked: _Asked) -> None:
         # TensorFlow's C++ log is nothing for a client's screen; set before its import.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         try:
@@ -277,39 +279,45 @@ class _Grpc:
         self._channel = grpc.insecure_channel(place, options=limits)
         self._predict = prediction_service_pb2_grpc.PredictionServiceStub(self._channel).Predict
         self._get_status = model_service_pb2_grpc.ModelServiceStub(self._channel).GetModelStatus
-        self._model, self._version, self._timeout = model, version, timeout
+        self._asked = asked
 
-    def close(self):
+    def close(self) -> None:
         self._channel.close()
 
-    def _name(self, spec):
-        spec.name = self._model
-        if self._version is not None:
-            spec.version.value = self._version
+    def _name(self, spec: Any) -> None:
+        spec.name = self._asked.model
+        if self._asked.version is not None:
+            spec.version.value = self._asked.version
 
-    def _call(self, method, request):
-        try:
-            return method(request, timeout=self._timeout)
-        except self._grpc.RpcError as error:
-            code = self._grpc.StatusCode
-            text = f"{error.code().name}: {error.details()}"
-            if error.code() in (code.UNAVAILABLE, code.DEADLINE_EXCEEDED, code.RESOURCE_EXHAUSTED):
-                raise _Passing(text) from error
-            raise FirError(f"the model server refused the request: {text}") from error
+    def _call(self, method: Callable[..., Any], request: Any) -> Any:
+        code = self._grpc.StatusCode
+        busy = (code.UNAVAILABLE, code.DEADLINE_EXCEEDED, code.RESOURCE_EXHAUSTED)
+        attempt = 0
+        while True:
+            try:
+                return method(request, timeout=self._asked.timeout)
+            except self._grpc.RpcError as error:
+                text = f"{error.code().name}: {error.details()}"
+                if error.code() not in busy:
+                    raise FirError(f"the model server refused the request: {text}") from error
+                if attempt == self._asked.retries:
+                    raise self._asked.no_answer(text) from error
+            time.sleep(_BACKOFF_SECONDS * 2**attempt)
+            attempt += 1
 
-    def ready(self):
+    def ready(self) -> bool:
         request = self._status.GetModelStatusRequest()
         self._name(request.model_spec)
         found = self._call(self._get_status, request).model_version_status
         return any(version.state == version.AVAILABLE for version in found)
 
-    def predict(self, signature, inputs):
+    def predict(self, signature: str, inputs: _Inputs) -> _Rows:
         request = self._request.PredictRequest()
         self._name(request.model_spec)
         request.model_spec.signature_name = signature
         for name, values in inputs.items():
-            values = values if isinstance(values[0], bytes) else np.stack(values)
-            request.inputs[name].CopyFrom(self._tf.make_tensor_proto(values))
+            whole = values if isinstance(values[0], bytes) else np.stack(values)
+            request.inputs[name].CopyFrom(self._tf.make_tensor_proto(whole))
         outputs = self._call(self._predict, request).outputs
         arrays = {name: self._tf.make_ndarray(value) for name, value in outputs.items()}
         texts = {name: _decoded(array.tolist()) for name, array in arrays.items()}
@@ -317,29 +325,42 @@ class _Grpc:
 
 
 class _Rest:
-    def __init__(self, server, place, model, version, timeout):
+    def __init__(self, server: str, place: str, asked: _Asked) -> None:
         try:
             import requests
+            from requests.adapters import HTTPAdapter
+            from urllib3.util import Retry
         except ImportError as error:
             raise FirError(
                 f"REST needs requests ({error}): pip install 'fir_tf[serving]'"
             ) from error
-        self._requests, self._session = requests, requests.Session()
-        chosen = "" if version is None else f"/versions/{version}"
-        self._url = f"{server}/v1/models/{model}{chosen}"
-        self._timeout = timeout
+        retry = Retry(
+            asked.retries,
+            backoff_factor=_BACKOFF_SECONDS,
+            status_forcelist=_BUSY,
+            # POST too.
+            allowed_methods=None,
+            raise_on_status=False,
+        )
+        self._errors, self._session = requests.exceptions, requests.Session()
+        self._session.mount(server, HTTPAdapter(max_retries=retry))
+        chosen = "" if asked.version is None else f"/versions/{asked.version}"
+        self._url = f"{server}/v1/models/{asked.model}{chosen}"
+        self._asked = asked
 
-    def close(self):
+    def close(self) -> None:
         self._session.close()
 
-    def _call(self, method, url, **options):
-        errors = self._requests.exceptions
+    def _call(self, method: str, url: str, **options: Any) -> dict[str, Any]:
+        errors = self._errors
         try:
-            answer = self._session.request(method, url, timeout=self._timeout, **options)
-        except (errors.ConnectionError, errors.Timeout, errors.ChunkedEncodingError) as error:
-            raise _Passing(str(error)) from error
-        if answer.status_code in (429, 502, 503, 504):
-            raise _Passing(f"status {answer.status_code}: {answer.text[:500]}")
+            answer = self._session.request(method, url, timeout=self._asked.timeout, **options)
+        except errors.ChunkedEncodingError as error:
+            raise FirError(f"the model server broke off its answer: {error}. Ask again") from error
+        except (errors.ConnectionError, errors.Timeout) as error:
+            raise self._asked.no_answer(error) from error
+        if answer.status_code in _BUSY:
+            raise self._asked.no_answer(f"status {answer.status_code}: {answer.text[:500]}")
         if answer.status_code != 200:
             raise FirError(
                 f"the model server refused the request: status {answer.status_code}, "
@@ -347,11 +368,11 @@ class _Rest:
             )
         return answer.json()
 
-    def ready(self):
+    def ready(self) -> bool:
         found = self._call("GET", self._url)["model_version_status"]
         return any(version["state"] == "AVAILABLE" for version in found)
 
-    def predict(self, signature, inputs):
+    def predict(self, signature: str, inputs: _Inputs) -> _Rows:
         names = list(inputs)
         rows = [
             {name: _as_json(name, value) for name, value in zip(names, row, strict=True)}
@@ -361,19 +382,23 @@ class _Rest:
         return self._call("POST", f"{self._url}:predict", json=body)["predictions"]
 
 
-def _as_json(name, value):
+def _as_json(name: str, value: Any) -> Any:
     if name.endswith("_bytes"):
         return {"b64": base64.b64encode(value).decode()}
     return value.decode() if isinstance(value, bytes) else value.tolist()
 
 
-def _decoded(value):
+def _decoded(value: Any) -> Any:
     if isinstance(value, list):
         return [_decoded(part) for part in value]
     return value.decode() if isinstance(value, bytes) else value
 
 
-def _content(image):
+def _contents(images: _Images) -> _Inputs:
+    return {"image_bytes": [_content(image) for image in images]}
+
+
+def _content(image: bytes | str | Path) -> bytes:
     if isinstance(image, bytes):
         return image
     try:
