@@ -17,7 +17,7 @@ from objectives import make_objective
 
 from fir_tf.config import Config
 from fir_tf.keras_versions import path_of
-from fir_tf.models.layers import FusedBatchNormalization
+from fir_tf.models.batch_norm import FusedBatchNormalization
 from fir_tf.training.distribution import make_strategy
 from fir_tf.training.optimizer import make_optimizer
 from fir_tf.training.step import TrainStep, make_averages

@@ -22,15 +22,11 @@ from fir_tf.models.backbones import (
     normalisation,
     stage_count,
 )
-from fir_tf.models.layers import (
-    FusedBatchNormalization,
-    GroupedConv2D,
-    PixelNormalisation,
-    set_batch_norm,
-    with_faster_layers,
-)
+from fir_tf.models.batch_norm import FusedBatchNormalization, set_batch_norm
+from fir_tf.models.layers import GroupedConv2D, PixelNormalisation
 from fir_tf.models.pretrained.assign import assign_torch
 from fir_tf.models.pretrained.load import load_file
+from fir_tf.models.surgery import with_faster_layers
 from fir_tf.registry import get, names
 
 
@@ -585,7 +581,7 @@ assert "keras_cv" not in sys.modules
 
 TWO_REPLICAS = """
 from fir_tf.keras_versions import tensor_of
-from fir_tf.models.layers import FusedBatchNormalization
+from fir_tf.models.batch_norm import FusedBatchNormalization
 random = np.random.RandomState(0)
 images, upstream = random.randn(2, 8, 2, 2, 3).astype("float32")
 images[:5] += 30.0

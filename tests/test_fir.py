@@ -15,8 +15,8 @@ from test_backbones import normal
 from fir_tf.errors import FirError
 from fir_tf.keras_versions import tensor_of
 from fir_tf.models.backbones import STAGES
+from fir_tf.models.batch_norm import FusedBatchNormalization
 from fir_tf.models.fir import build_fir
-from fir_tf.models.layers import FusedBatchNormalization
 from fir_tf.models.saving import load_model
 from fir_tf.registry import names
 from fir_tf.training.optimizer import make_optimizer

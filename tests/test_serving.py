@@ -25,8 +25,8 @@ from fir_tf.config import Config
 from fir_tf.errors import FirError
 from fir_tf.evaluation.embedder import Embedder
 from fir_tf.files import write_json
+from fir_tf.models.batch_norm import FusedBatchNormalization
 from fir_tf.models.fir import build_fir
-from fir_tf.models.layers import FusedBatchNormalization
 from fir_tf.options import ExportOptions
 from fir_tf.run import load_run
 from fir_tf.search.encoder import Encoder

@@ -9,9 +9,10 @@ import keras
 
 from fir_tf import registry
 from fir_tf.errors import FirError
-from fir_tf.models.layers import PixelNormalisation, with_faster_layers
+from fir_tf.models.layers import PixelNormalisation
 from fir_tf.models.pretrained import IMAGENET, Normalisation, Weights
 from fir_tf.models.pretrained.load import load_file, load_imagenet
+from fir_tf.models.surgery import with_faster_layers
 
 STAGES = ("stem", "stage1", "stage2", "stage3", "stage4")
 """The parts of every backbone: the stem, then what computes at 1/4, 1/8, 1/16, 1/32 of the size."""
@@ -82,7 +83,7 @@ def normalisation(name: str) -> PixelNormalisation:
 def build_backbone(
     name: str, image_size: int | tuple[int, int], weights: str | Path | None = "imagenet"
 ) -> keras.Model:
-    """Builds a backbone of the faster layers, see `fir_tf.models.layers.with_faster_layers`.
+    """Builds a backbone of the faster layers, see `fir_tf.models.surgery.with_faster_layers`.
 
     Random weights depend on `keras.utils.set_random_seed` only.
 

@@ -6,8 +6,8 @@ import keras
 
 from fir_tf.models.applications import build_application
 from fir_tf.models.backbones import Backbone
-from fir_tf.models.layers import rebuilt
 from fir_tf.models.pretrained import KERAS_APPLICATIONS, Weights
+from fir_tf.models.surgery import rebuilt
 
 
 def build_densenet121(input_shape):

@@ -10,7 +10,7 @@ from fir_tf.config import Config
 from fir_tf.errors import FirError
 from fir_tf.keras_versions import layer_of
 from fir_tf.models.backbones import build_backbone, freeze_stages, normalisation
-from fir_tf.models.layers import set_batch_norm
+from fir_tf.models.batch_norm import set_batch_norm
 
 
 def build_fir(

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import keras
 
-# Importing the module registers its layers with Keras.
+# Importing the modules registers their layers with Keras.
+import fir_tf.models.batch_norm
 import fir_tf.models.layers  # noqa: F401
 from fir_tf.errors import FirError
 from fir_tf.keras_versions import check_saved_by, saved_version

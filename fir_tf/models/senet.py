@@ -19,7 +19,8 @@ import functools
 import keras
 
 from fir_tf.models.backbones import Backbone
-from fir_tf.models.layers import FusedBatchNormalization, GroupedConv2D
+from fir_tf.models.batch_norm import FusedBatchNormalization
+from fir_tf.models.layers import GroupedConv2D
 from fir_tf.models.pretrained import TIMM, TORCHVISION, Weights
 
 _BLOCKS = (3, 4, 6, 3)

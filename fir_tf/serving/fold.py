@@ -9,7 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from fir_tf.keras_versions import clone_model
-from fir_tf.models.layers import FusedBatchNormalization, GroupedConv2D
+from fir_tf.models.batch_norm import FusedBatchNormalization
+from fir_tf.models.layers import GroupedConv2D
 
 # Depthwise comes before Conv2D wherever the kinds are asked for one by one.
 _CONVOLUTIONS = (keras.layers.DepthwiseConv2D, keras.layers.Conv2D, GroupedConv2D)

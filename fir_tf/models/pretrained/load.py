@@ -7,10 +7,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file as read_safetensors
 
 from fir_tf.errors import FirError
-from fir_tf.models.layers import with_faster_layers
 from fir_tf.models.pretrained import imagenet_weights
 from fir_tf.models.pretrained.assign import assign_torch
 from fir_tf.models.pretrained.download import imagenet_file
+from fir_tf.models.surgery import with_faster_layers
 from fir_tf.models.torch_file import read_torch_file
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
