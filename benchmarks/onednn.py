@@ -26,12 +26,13 @@ WORK = {"training step": (2, 32), "embedding": (2, 64), "serving": (2, 64), "sea
 
 def embedding():
     """Returns a function that embeds a batch, as evaluation and the index do it."""
+    from fir_tf.config import ModelSettings
     from fir_tf.models.fir import build_fir  # isort: split
 
     import numpy as np
     import tensorflow as tf
 
-    model = build_fir("efficientnet_lite0", SIZE, 20, weights="none")
+    model = build_fir(ModelSettings(backbone="efficientnet_lite0", weights="none"), SIZE, 20)
     run = tf.function(lambda pixels: model(pixels, training=False)["embedding"])
     pixels = np.random.default_rng(0).uniform(0, 255, (64, SIZE, SIZE, 3)).astype(np.float32)
     return lambda: run(tf.constant(pixels)).numpy()

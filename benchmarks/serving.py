@@ -26,6 +26,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from fir_tf.config import ModelSettings
 from fir_tf.errors import FirError
 from fir_tf.files import write_json
 from fir_tf.models.fir import build_fir
@@ -147,7 +148,7 @@ def _plain_keras():
 
 def _runtimes(folder, wanted, torch_python):
     """Builds those whose names are in the set `wanted`, all if it is empty."""
-    model = build_fir("resnet50", SIZE, 50, weights="none")
+    model = build_fir(ModelSettings(backbone="resnet50", weights="none"), SIZE, 50)
     folded = inference_model(model)
     plain = _plain_keras()
     once = tf.function(lambda pixels: plain(pixels, training=False)["embedding"])

@@ -55,11 +55,11 @@ def tensorflow_side(args):
         backbones.with_faster_layers = backbones.rebuilt = lambda model, *_: model
         fir.set_batch_norm = lambda *_: None
     images = BATCH
-    config = Config(backbone=args.backbone, image_size=args.image_size)
+    config = Config(
+        backbone=args.backbone, image_size=args.image_size, weights="none", batch_norm="batch"
+    )
     with policy(args.precision):
-        model = fir.build_fir(
-            args.backbone, args.image_size, CATEGORIES, weights="none", batch_norm="batch"
-        )
+        model = fir.build_fir(config, args.image_size, CATEGORIES)
     variables = model.trainable_variables
     optimizer = make_optimizer(config, model, variables, 1e-4)
     if args.side == "keras":

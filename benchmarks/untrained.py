@@ -2,7 +2,7 @@
 
 from fir_tf.config import Config
 from fir_tf.files import write_json
-from fir_tf.models.fir import build_from_config
+from fir_tf.models.fir import build_fir
 
 
 def write_run(folder, categories, **options):
@@ -16,5 +16,5 @@ def write_run(folder, categories, **options):
     config = Config(run=str(folder), **options)
     config.save(folder / "config.json")
     write_json(folder / "labels.json", {"categories": categories})
-    build_from_config(config, len(categories)).save(folder / "model.keras")
+    build_fir(config, config.image_size, len(categories)).save(folder / "model.keras")
     return folder

@@ -60,6 +60,46 @@ class InputSettings:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelSettings:
+    """What network is trained. Each field is a flag of the same name."""
+
+    backbone: str = option("resnet50", "Network under the heads.", part="backbone")
+    weights: str = option(
+        "imagenet",
+        "Where the backbone starts: imagenet (such weights may carry non-commercial terms), none, "
+        "or the path of a weights file (.weights.h5, .h5, .safetensors, .pth).",
+        path=True,
+    )
+    pooling: str = option("average", "From the feature map to the features.", part="pooling")
+    neck: str = option("linear", "From the features to the embedding.", part="neck")
+    embedding_size: int = option(
+        0,
+        "Width of a learned projection to the embedding; 0 takes the pooled features as they are.",
+        within="[0, inf)",
+    )
+    relaxation_width: int = option(
+        512, "Hidden channels of the relaxation module.", within="[1, inf)"
+    )
+    dropout: float = option(0.5, "Dropout rate of the relaxation module.", within="[0, 1)")
+    batch_norm: str = option(
+        "auto",
+        "frozen keeps the backbone's batch-norm statistics; batch updates them from each device's "
+        "share of the batch, synchronized from the whole batch; auto is frozen for pretrained "
+        "weights and batch for none.",
+        ("auto", "frozen", "batch", "synchronized"),
+    )
+    freeze: int = option(
+        0,
+        "Parts of the backbone that stay as they are: 1 the stem, 2 to 5 also the stages at 1/4, "
+        "1/8, 1/16 and 1/32 of the image's size.",
+        within="[0, 5]",
+    )
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class LoopSettings:
     """How long and how fast a model is trained. Each field is a flag of the same name."""
 
@@ -163,7 +203,7 @@ def _integers(text):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(InputSettings, LoopSettings):
+class Config(InputSettings, ModelSettings, LoopSettings):
     """What a training run is made of. Each field is a flag of train.py of the same name."""
 
     run: str = option(
@@ -193,37 +233,6 @@ class Config(InputSettings, LoopSettings):
         "Share of the training items kept back to choose the best checkpoint on, where the data "
         "set brings no validation part of its own.",
         within="[0, 0.9]",
-    )
-    backbone: str = option("resnet50", "Network under the heads.", part="backbone")
-    weights: str = option(
-        "imagenet",
-        "Where the backbone starts: imagenet (such weights may carry non-commercial terms), none, "
-        "or the path of a weights file (.weights.h5, .h5, .safetensors, .pth).",
-        path=True,
-    )
-    pooling: str = option("average", "From the feature map to the features.", part="pooling")
-    neck: str = option("linear", "From the features to the embedding.", part="neck")
-    embedding_size: int = option(
-        0,
-        "Width of a learned projection to the embedding; 0 takes the pooled features as they are.",
-        within="[0, inf)",
-    )
-    relaxation_width: int = option(
-        512, "Hidden channels of the relaxation module.", within="[1, inf)"
-    )
-    dropout: float = option(0.5, "Dropout rate of the relaxation module.", within="[0, 1)")
-    batch_norm: str = option(
-        "auto",
-        "frozen keeps the backbone's batch-norm statistics; batch updates them from each device's "
-        "share of the batch, synchronized from the whole batch; auto is frozen for pretrained "
-        "weights and batch for none.",
-        ("auto", "frozen", "batch", "synchronized"),
-    )
-    freeze: int = option(
-        0,
-        "Parts of the backbone that stay as they are: 1 the stem, 2 to 5 also the stages at 1/4, "
-        "1/8, 1/16 and 1/32 of the image's size.",
-        within="[0, 5]",
     )
     losses: str = option("OC+IS", grammar.HELP)
     alpha: float = option(1.0, "Weight of OC.", within="[0, inf)")
@@ -283,7 +292,7 @@ class Config(InputSettings, LoopSettings):
 
     def __post_init__(self):
         registry.load_plugins(self.plugins)
-        # It checks every field, those of the input too.
+        # It checks every field, those of the input and the model too.
         LoopSettings.__post_init__(self)
         for name in self.action_names():
             registry.check("action", name)

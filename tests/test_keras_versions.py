@@ -141,7 +141,7 @@ WRITE = """
 import sys
 from pathlib import Path
 import keras, numpy as np, tensorflow as tf
-from fir_tf.config import Config
+from fir_tf.config import Config, ModelSettings
 from fir_tf.models.fir import build_fir
 from fir_tf.serving.fold import inference_model
 from fir_tf.serving.servable import Servable
@@ -149,7 +149,7 @@ from fir_tf.training.run import open_run
 folder, photo = map(Path, sys.argv[1:])
 keras.utils.set_random_seed(0)
 config = Config(image_size=48, run=str(folder / "run"))
-model = build_fir("efficientnet_lite0", 48, 3, relaxation_width=4)
+model = build_fir(ModelSettings(backbone="efficientnet_lite0", relaxation_width=4), 48, 3)
 model.save(open_run(config) / "model.keras")
 (folder / "run" / "labels.json").write_text('{"categories": ["a", "b", "c"]}')
 servable = Servable(inference_model(model), config, ["a", "b", "c"], 2)

@@ -21,7 +21,7 @@ from PIL import Image
 from shallow import shallow_backbones
 
 from fir_tf import datasets, onednn
-from fir_tf.config import Config
+from fir_tf.config import Config, ModelSettings
 from fir_tf.errors import FirError
 from fir_tf.evaluation.embedder import Embedder
 from fir_tf.files import write_json
@@ -42,6 +42,10 @@ pytestmark = pytest.mark.slow
 
 SIZE = 64
 CATEGORIES = ["MEN/Denim", "WOMEN/Dresses"]
+
+
+def small_model(backbone):
+    return ModelSettings(backbone=backbone, weights="none", relaxation_width=8)
 
 
 def shake_statistics(model):
@@ -76,9 +80,7 @@ def run(tmp_path_factory):
     )
     keras.utils.set_random_seed(1)
     with shallow_backbones():
-        model = build_fir(
-            config.backbone, SIZE, len(CATEGORIES), weights="none", relaxation_width=8
-        )
+        model = build_fir(small_model(config.backbone), SIZE, len(CATEGORIES))
     shake_statistics(model)
     folder.mkdir()
     config.save(folder / "config.json")
@@ -389,7 +391,7 @@ def test_ten_thousand_mutated_images(signatures):
     ],
 )
 def test_folding_keeps_the_outputs(backbone, kept, shallow):
-    model = build_fir(backbone, SIZE, 3, weights="none", relaxation_width=8)
+    model = build_fir(small_model(backbone), SIZE, 3)
     shake_statistics(model)
     before = [value.copy() for value in model.get_weights()]
     folded = inference_model(model)
@@ -424,7 +426,7 @@ def test_folding_leaves_what_it_must():
 
 @pytest.mark.bfloat16
 def test_bfloat16_is_held_and_computed(shallow):
-    model = build_fir("efficientnet_lite0", SIZE, 3, weights="none", relaxation_width=8)
+    model = build_fir(small_model("efficientnet_lite0"), SIZE, 3)
     cheap = inference_model(model, precision="bfloat16")
     held = {tf.as_dtype(weight.dtype) for weight in cheap.get_layer("efficientnet_lite0").weights}
     assert held == {tf.bfloat16}

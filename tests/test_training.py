@@ -19,7 +19,7 @@ from objectives import make_objective
 from shallow import CODE as SHALLOW
 from shallow import TWO_STAGES, shallow_backbones
 
-from fir_tf.config import Config
+from fir_tf.config import Config, ModelSettings
 from fir_tf.datasets import load, load_training
 from fir_tf.errors import FirError
 from fir_tf.evaluation.evaluate import evaluate
@@ -42,6 +42,12 @@ from fir_tf.training.log import RunLog, read_history
 from fir_tf.training.optimizer import make_optimizer
 from fir_tf.training.schedules import make_schedule
 from fir_tf.training.step import TrainStep, make_averages
+
+
+def small_model(**values):
+    return ModelSettings(
+        backbone="efficientnet_lite0", weights="none", relaxation_width=4, **values
+    )
 
 
 def small_config(inshop, run, **values):
@@ -248,9 +254,7 @@ def test_three_updates_equal_adam_by_hand(flags):
 def test_the_backbone_has_its_own_rate(shallow):
     """With a tenth of the rate, Adam's first step of the backbone is a tenth as long."""
     config = Config(backbone="efficientnet_lite0", learning_rate=0.01, backbone_learning_rate=0.001)
-    model = build_fir(
-        "efficientnet_lite0", 32, 5, weights="none", relaxation_width=4, embedding_size=3
-    )
+    model = build_fir(small_model(embedding_size=3), 32, 5)
     variables = model.trainable_variables
     before = [variable.numpy() for variable in variables]
     optimizer = make_optimizer(config, model, variables, 0.01)
@@ -273,7 +277,7 @@ def test_a_float16_step_that_overflows_changes_nothing():
 
 
 def test_training_model_shares_the_network(shallow):
-    model = build_fir("efficientnet_lite0", 32, 5, weights="none", relaxation_width=4)
+    model = build_fir(small_model(), 32, 5)
     images = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype(np.float32)
     outputs, inner = model(images), training_model(model)(images)
     np.testing.assert_allclose(tf.nn.softmax(inner["logits"]), outputs["category"], rtol=1e-5)
@@ -283,9 +287,7 @@ def test_training_model_shares_the_network(shallow):
 
 
 def test_projection_and_head_shapes():
-    model = build_fir(
-        "efficientnet_lite0", 40, 5, weights="none", relaxation_width=4, embedding_size=16
-    )
+    model = build_fir(small_model(embedding_size=16), 40, 5)
     assert {name: output.shape for name, output in model.output.items()} == {
         "category": (None, 5),
         "embedding": (None, 16),

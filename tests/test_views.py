@@ -11,7 +11,7 @@ from conftest import inshop_rows, write_inshop, write_jpeg
 from shallow import TWO_STAGES, shallow_backbones
 
 from fir_tf import datasets
-from fir_tf.config import Config
+from fir_tf.config import Config, ModelSettings
 from fir_tf.errors import FirError
 from fir_tf.evaluation.evaluate import evaluate
 from fir_tf.evaluation.rerank import (
@@ -32,6 +32,8 @@ from fir_tf.search.encoder import Encoder
 from fir_tf.search.index import Index
 from fir_tf.search.indexing import build
 from fir_tf.search_options import IndexOptions
+
+SETTINGS = ModelSettings(backbone="resnet50_v15", weights="none", relaxation_width=8)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +61,7 @@ def run(tmp_path_factory):
     write_json(folder / "labels.json", {"categories": categories})
     # Networks of other sizes are built from the config, and have to be as deep.
     with shallow_backbones(TWO_STAGES):
-        model = build_fir("resnet50_v15", 32, len(categories), weights="none", relaxation_width=8)
+        model = build_fir(SETTINGS, 32, len(categories))
         model.save(folder / "model.keras")
         yield folder, data
 
@@ -70,13 +72,7 @@ def unit(vectors):
 
 def embedding_at(model, pixels, side):
     """The model's embedding of images [n, s, s, 3] at another size: weights matched by name."""
-    twin = build_fir(
-        "resnet50_v15",
-        side,
-        model.output["category"].shape[-1],
-        weights="none",
-        relaxation_width=8,
-    )
+    twin = build_fir(SETTINGS, side, model.output["category"].shape[-1])
     values = {weight.path: weight.numpy() for weight in model.weights}
     for weight in twin.weights:
         weight.assign(values[weight.path])

@@ -1,5 +1,6 @@
 """Test-time augmentation: an embedding that is the mean over views of a photo."""
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 
@@ -9,7 +10,7 @@ import tensorflow as tf
 from fir_tf.config import Config
 from fir_tf.errors import FirError
 from fir_tf.evaluation.embedder import Embedder, Network, compiled
-from fir_tf.models.fir import build_from_config
+from fir_tf.models.fir import build_fir
 
 # The side of a view is a multiple of the backbones' stride.
 _STRIDE = 32
@@ -76,7 +77,7 @@ def networks_at(
             networks[config.image_size] = functools.partial(model, training=False)
             continue
         categories = model.output["category"].shape[-1]
-        twin = build_from_config(config, categories, image_size=side, weights="none")
+        twin = build_fir(dataclasses.replace(config, weights="none"), side, categories)
         twin.set_weights(model.get_weights())
         networks[side] = functools.partial(twin, training=False)
     return networks

@@ -1,5 +1,6 @@
 """A training run from its config: the parts that the flags name, and the folder."""
 
+import dataclasses
 import logging
 import resource
 import sys
@@ -15,7 +16,7 @@ from fir_tf.config import Config
 from fir_tf.datasets.catalogue import Catalogue
 from fir_tf.hygiene.findings import quick_check
 from fir_tf.losses.objective import Objective, make_losses
-from fir_tf.models.fir import build_from_config
+from fir_tf.models.fir import build_fir
 from fir_tf.models.pretrained import imagenet_weights, notice
 from fir_tf.samplers.choose import describe_undrawn, make_sampler
 from fir_tf.samplers.sampler import Sampler
@@ -58,7 +59,7 @@ def make_parts(config: Config, catalogue: Catalogue, sampler: Sampler) -> Parts:
     precision, categories = choose_precision(config.mixed_precision), len(catalogue.categories)
     keras.utils.set_random_seed(config.seed)
     with policy(precision):
-        model = build_from_config(config, categories)
+        model = build_fir(config, config.image_size, categories)
     terms = config.terms()
     objective = Objective(terms, make_losses(terms, config.loss_settings()), sampler)
     actions = [registry.get("action", name) for name in config.action_names()]
@@ -113,7 +114,8 @@ def train_config(config: Config) -> Path:
     with strategy.scope():
         parts = make_parts(config, catalogue, sampler)
     if _needs_plain(config, strategy):
-        parts.plain = build_from_config(config, len(catalogue.categories), weights="none")
+        plain = dataclasses.replace(config, weights="none")
+        parts.plain = build_fir(plain, config.image_size, len(catalogue.categories))
     if config.dry_run:
         log.info(_try_one_step(parts, config))
         return Path(config.run)
