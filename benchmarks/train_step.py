@@ -85,6 +85,7 @@ def tensorflow_side(args):
         optimizer,
         objective,
         variables,
+        config,
     )
     shape = (images, args.image_size, args.image_size, 3)
     batch = {

@@ -97,17 +97,7 @@ def run(name, strategy):
             config, model, variables, 0.05, half=config.mixed_precision == "float16"
         )
         averages = make_averages(variables) if config.ema else None
-    step = TrainStep(
-        model,
-        optimizer,
-        objective,
-        variables,
-        strategy,
-        config.accumulate,
-        config.clip_norm,
-        averages,
-        config.ema,
-    )
+        step = TrainStep(model, optimizer, objective, variables, config, averages)
     local = SIZE // strategy.num_replicas_in_sync
     flat = {key: value.reshape(-1, *value.shape[2:]) for key, value in data.items()}
     dataset = tf.data.Dataset.from_tensor_slices(flat).batch(local, drop_remainder=True)

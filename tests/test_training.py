@@ -19,7 +19,7 @@ from objectives import make_objective
 from shallow import CODE as SHALLOW
 from shallow import TWO_STAGES, shallow_backbones
 
-from fir_tf.config import Config, ModelSettings
+from fir_tf.config import Config, LoopSettings, ModelSettings
 from fir_tf.datasets import load, load_training
 from fir_tf.errors import FirError
 from fir_tf.evaluation.evaluate import evaluate
@@ -121,10 +121,8 @@ def linear_step(batches, losses="OC", **flags):
             losses, np.ones(4, bool), alpha=0.5, beta=0.0, label_smoothing=config.label_smoothing
         ),
         variables,
-        accumulate=config.accumulate,
-        clip_norm=config.clip_norm,
-        averages=averages,
-        momentum=config.ema,
+        config,
+        averages,
     )
     images, category = batches
     data = tf.data.Dataset.from_tensor_slices(
@@ -165,7 +163,7 @@ def test_a_loss_may_gather_from_its_own_variable():
     objective.build({"item": np.array([5, 0, 3])}, {"embedding": 2})
     variables = network.trainable_variables + objective.variables
     optimizer = make_optimizer(Config(), network, variables, 0.01)
-    step = TrainStep(network, optimizer, objective, variables, accumulate=2)
+    step = TrainStep(network, optimizer, objective, variables, LoopSettings(accumulate=2))
     images = np.random.default_rng(0).normal(size=(2, 4, 3)).astype(np.float32)
     batch = {
         "images": images,

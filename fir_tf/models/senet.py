@@ -97,33 +97,31 @@ def _bottleneck(inputs, layout, planes, strides, project, name):
 def _squeeze_excite(x, name):
     channels = x.shape[-1]
     gate = keras.layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}.mean")(x)
-    gate = _convolution(gate, channels // _REDUCTION, 1, f"{name}.fc1", use_bias=True)
-    gate = keras.layers.ReLU(name=f"{name}.relu")(gate)
-    gate = _convolution(gate, channels, 1, f"{name}.fc2", use_bias=True)
+    reduced = keras.layers.Conv2D(
+        channels // _REDUCTION, 1, kernel_initializer=_he(), name=f"{name}.fc1"
+    )
+    gate = keras.layers.ReLU(name=f"{name}.relu")(reduced(gate))
+    gate = keras.layers.Conv2D(channels, 1, kernel_initializer=_he(), name=f"{name}.fc2")(gate)
     gate = keras.layers.Activation("sigmoid", name=f"{name}.sigmoid")(gate)
     return keras.layers.Multiply(name=f"{name}.multiply")([x, gate])
 
 
-def _convolution(x, filters, kernel_size, name, strides=1, groups=1, use_bias=False):
+def _convolution(x, filters, kernel_size, name, strides=1, groups=1):
     """A convolution padded with zeros all around, as torch does."""
     padding = "same"
     if kernel_size > 1 and strides > 1:
         # TensorFlow's own padding of a strided convolution is lopsided on even sizes.
         x = keras.layers.ZeroPadding2D(kernel_size // 2, name=f"{name}.pad")(x)
         padding = "valid"
-    options = {
-        "strides": strides,
-        "padding": padding,
-        "use_bias": use_bias,
-        # He et al. 2015, over the outputs.
-        "kernel_initializer": keras.initializers.VarianceScaling(
-            2.0, "fan_out", "untruncated_normal"
-        ),
-        "name": name,
-    }
+    options = {"strides": strides, "padding": padding, "use_bias": False, "name": name}
     if groups > 1:
-        return GroupedConv2D(filters, kernel_size, groups, **options)(x)
-    return keras.layers.Conv2D(filters, kernel_size, **options)(x)
+        return GroupedConv2D(filters, kernel_size, groups, kernel_initializer=_he(), **options)(x)
+    return keras.layers.Conv2D(filters, kernel_size, kernel_initializer=_he(), **options)(x)
+
+
+def _he() -> keras.initializers.Initializer:
+    """Returns the initialiser of He et al. (2015), over the outputs."""
+    return keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
 
 
 def _batch_norm(x, name):

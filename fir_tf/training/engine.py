@@ -119,17 +119,7 @@ def build_engine(parts: Parts, loop: LoopSettings, steps_per_epoch: int) -> Engi
         half = any(layer.compute_dtype == "float16" for layer in model.layers)
         optimizer = make_optimizer(loop, model, variables, schedule, half)
         averages = make_averages(variables) if loop.ema else None
-    update = TrainStep(
-        network,
-        optimizer,
-        parts.objective,
-        variables,
-        strategy,
-        loop.accumulate,
-        loop.clip_norm,
-        averages,
-        loop.ema,
-    )
+        update = TrainStep(network, optimizer, parts.objective, variables, loop, averages)
     served = _copier(parts.plain, model, variables, averages) if parts.plain else lambda: model
     return Engine(strategy, model, variables, optimizer, schedule, averages, update, served)
 

@@ -5,8 +5,10 @@ import logging
 import os
 import signal
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import tensorflow as tf
 from tqdm import tqdm
 
 from fir_tf.config import InputSettings, LoopSettings
@@ -86,11 +88,7 @@ def train(
     write_json(run / "labels.json", {"categories": list(parts.catalogue.categories)})
     steps_per_epoch = updates_per_epoch(parts, loop)
     engine = build_engine(parts, loop, steps_per_epoch)
-    with contextlib.ExitStack() as stack:
-        folder = run
-        if worker_index(engine.strategy):
-            # Every worker has to take part in saving; only the first one's files are the run's.
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    with _own_folder(run, engine.strategy) as folder:
         checkpoints = Checkpoints(
             folder / "checkpoints",
             engine.model,
@@ -113,6 +111,19 @@ def train(
     logs = ", ".join(map(str, [run / "log.csv", *drawn]))
     log.info(f"trained: {run / 'model.keras'} (log: {logs})")
     return run
+
+
+@contextlib.contextmanager
+def _own_folder(run: Path, strategy: tf.distribute.Strategy) -> Iterator[Path]:
+    """Yields where this worker writes: all take part in saving, the first one's files are the run.
+
+    The others' go when it ends.
+    """
+    if not worker_index(strategy):
+        yield run
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
 
 
 def updates_per_epoch(parts: Parts, loop: LoopSettings) -> int:

@@ -1,50 +1,45 @@
 """The compiled training step."""
 
+import keras
 import tensorflow as tf
 
+from fir_tf.config import LoopSettings
 from fir_tf.errors import FirError
 from fir_tf.keras_versions import make_variable, tensor_of
+from fir_tf.losses.objective import Objective
 from fir_tf.training.distribution import share
 
 
 class TrainStep:
     """One update of the weights, compiled; several in a row without a return to Python.
 
-    Each update reads `accumulate` batches. On each replica the forward pass sees the replica's
-    share of a batch; the loss is that of the global batch (`fir_tf.training.distribution`).
+    On each replica the forward pass sees the replica's share of a batch; the loss is that of the
+    global batch (`fir_tf.training.distribution`). To be made, like what it is given, in the scope
+    of the strategy whose batches it reads.
 
     Args:
-        network: keras.Model, images -> {"logits", "embedding"}, made within the strategy's
-            scope.
-        optimizer: keras optimizer built on `variables` in that scope, see
+        network: keras.Model, images -> {"logits", "embedding"}.
+        optimizer: keras optimizer built on `variables`, see
             `fir_tf.training.optimizer.make_optimizer`.
         objective: Objective of the sampler whose batches are read.
         variables: list of keras variables to train.
-        strategy: tf.distribute.Strategy.
-        accumulate: int, batches an update.
-        clip_norm: float, largest global norm of the gradient, 0 for no limit.
+        loop: LoopSettings; `accumulate`, `clip_norm`, and `ema` for `averages`.
         averages: list of keras variables beside `variables`, their moving averages, or None.
-        momentum: float, of the averages.
     """
 
     def __init__(
         self,
-        network,
-        optimizer,
-        objective,
-        variables,
-        strategy=None,
-        accumulate=1,
-        clip_norm=0.0,
-        averages=None,
-        momentum=0.0,
-    ):
+        network: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        objective: Objective,
+        variables: list,
+        loop: LoopSettings,
+        averages: list | None = None,
+    ) -> None:
         self._network, self._optimizer, self.objective = network, optimizer, objective
-        self._variables = variables
-        self._strategy = strategy or tf.distribute.get_strategy()
-        self._accumulate, self._clip_norm = accumulate, clip_norm
-        self._averages, self._momentum = averages, momentum
-        self._names = []
+        self._variables, self._averages, self._loop = variables, averages, loop
+        self._strategy = tf.distribute.get_strategy()
+        self._names: list[str] = []
         # Nothing here is for AutoGraph, whose conversion takes longer than the tracing itself.
         self._run = tf.function(self._updates, autograph=False)
 
@@ -72,12 +67,12 @@ class TrainStep:
         return scalars.stack(), bad.stack()
 
     def _update(self, batches):
-        parts = [next(batches) for _ in range(self._accumulate)]
+        parts = [next(batches) for _ in range(self._loop.accumulate)]
         found = self._strategy.run(self._replica_update, args=(parts,))
         if self._averages is not None:
             for variable, average in zip(self._variables, self._averages, strict=True):
                 old, new = tensor_of(average), tf.cast(tensor_of(variable), tf.float32)
-                old.assign(old + (1.0 - self._momentum) * (new - old))
+                old.assign(old + (1.0 - self._loop.ema) * (new - old))
         # Every replica worked out the same numbers.
         return tuple(self._strategy.experimental_local_results(value)[0] for value in found)
 
@@ -99,8 +94,8 @@ class TrainStep:
         context = tf.distribute.get_replica_context()
         if context.num_replicas_in_sync > 1:
             gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-        if self._clip_norm:
-            limit = self._optimizer.scale_loss(tf.constant(self._clip_norm))
+        if self._loop.clip_norm:
+            limit = self._optimizer.scale_loss(tf.constant(self._loop.clip_norm))
             gradients, _ = tf.clip_by_global_norm(gradients, limit)
         self._optimizer.apply(gradients, self._variables)
         return tf.reduce_mean(tf.stack(values), axis=0), tf.concat(bad, axis=0)
@@ -114,7 +109,7 @@ class TrainStep:
                 {name: share(outputs[name]) for name in self.objective.outputs},
                 {label: share(batch[label]) for label in self.objective.labels},
             )
-            scaled = self._optimizer.scale_loss(loss / self._accumulate)
+            scaled = self._optimizer.scale_loss(loss / self._loop.accumulate)
         gradients = tape.gradient(scaled, [tensor_of(v) for v in self._variables])
         for variable, gradient in zip(self._variables, gradients, strict=True):
             if gradient is None and id(variable) in own:
