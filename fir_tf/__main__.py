@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 
 from fir_tf import registry
 from fir_tf.errors import FirError
@@ -9,14 +10,14 @@ from fir_tf.settings import PLUGINS_HELP
 from fir_tf.shell import given_path, quiet_import, run_command
 
 
-def _summary(kind, name):
+def _summary(kind: str, name: str) -> str:
     try:
         return registry.summary(kind, name)
     except FirError as error:
         return str(error)
 
 
-def _parts(options):
+def _parts(options: argparse.Namespace) -> None:
     with quiet_import():
         registry.load_plugins(given_path("plugins", options.plugins))
         for number, (kind, about) in enumerate(registry.KINDS.items()):
@@ -25,7 +26,7 @@ def _parts(options):
                 print(f"  {name:20s} {_summary(kind, name)}")
 
 
-def _parser():
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m fir_tf", description="About fir_tf itself.", allow_abbrev=False
     )
@@ -40,7 +41,7 @@ def _parser():
     return parser
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit status."""
     return run_command(lambda: _parts(_parser().parse_args(argv)))
 

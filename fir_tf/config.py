@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ class InputSettings:
         0, "Seed of initialisation, batches and augmentation.", within="[0, 2147483647]"
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_settings(self)
 
 
@@ -167,7 +168,7 @@ class LoopSettings:
         "", "First and last step of a TensorBoard trace in the run's logs, such as 20,30."
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_settings(self)
         self._check(
             lambda: all(epoch >= 1 for epoch in self.decays()),
@@ -176,7 +177,7 @@ class LoopSettings:
         )
         self._check(self._profiles, "profile", "two steps such as 20,30")
 
-    def _check(self, good, name, what):
+    def _check(self, good: Callable[[], bool], name: str, what: str) -> None:
         try:
             if good():
                 return
@@ -184,7 +185,7 @@ class LoopSettings:
             pass
         raise FirError(f"`{name}` must be {what}. Received: {getattr(self, name)!r}")
 
-    def _profiles(self):
+    def _profiles(self) -> bool:
         steps = _integers(self.profile)
         return not steps or (len(steps) == 2 and 1 <= steps[0] <= steps[1])
 
@@ -198,7 +199,7 @@ class LoopSettings:
         return (steps[0], steps[1]) if steps else None
 
 
-def _integers(text):
+def _integers(text: str) -> list[int]:
     return [int(part) for part in text.split(",") if part.strip()]
 
 
@@ -290,7 +291,7 @@ class Config(InputSettings, ModelSettings, LoopSettings):
     )
     plugins: str = option("", PLUGINS_HELP, path=True)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         registry.load_plugins(self.plugins)
         # It checks every field, those of the input and the model too.
         LoopSettings.__post_init__(self)
@@ -392,7 +393,7 @@ class Config(InputSettings, ModelSettings, LoopSettings):
         }
 
 
-def _writer(path):
+def _writer(path: Path) -> str:
     """Returns the fir_tf that wrote a run's config, such as "fir_tf 0.1.0"; "" if not known."""
     try:
         versions = files.read_json(path.with_name("versions.json"), "")
@@ -401,19 +402,19 @@ def _writer(path):
     return f"fir_tf {versions['fir_tf']}" if "fir_tf" in versions else ""
 
 
-def _read_plugins(path):
+def _read_plugins(path: Path) -> dict[str, list[str]]:
     """What `Config.save` wrote of the plugins; a run may have been made before there were any."""
     if not path.is_file():
         return {}
     values = files.read_json(path, "Copy the run's folder again")
     good = all(isinstance(parts, list) for parts in values.values())
-    parts = sum(values.values(), []) if good else [None]
+    parts: list[Any] = sum(values.values(), []) if good else [None]
     if not all(isinstance(part, str) and len(part.split()) == 2 for part in parts):
         raise FirError(f"{path} must list parts by plugin. Copy the run's folder again")
     return values
 
 
-def _check_losses(config):
+def _check_losses(config: Config) -> None:
     terms = config.terms()
     if not any(term.weight for term in terms):
         raise FirError(

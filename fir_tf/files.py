@@ -60,7 +60,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
             temporary.unlink()
 
 
-def _is_device(path):
+def _is_device(path: Path) -> bool:
     """Whether a path is, or leads to, what a file must not take the place of."""
     try:
         mode = os.stat(path).st_mode

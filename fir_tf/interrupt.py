@@ -1,6 +1,7 @@
 """Ctrl-C before a command has begun: its imports alone take a second."""
 
 import sys
+from types import TracebackType
 
 
 def end_quietly() -> None:
@@ -10,7 +11,7 @@ def end_quietly() -> None:
     """
     before = sys.excepthook
 
-    def hook(kind, error, trace):
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if issubclass(kind, KeyboardInterrupt):
             print("stopped on request", file=sys.stderr)
         else:

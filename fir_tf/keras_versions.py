@@ -6,9 +6,12 @@ later come with Keras 3 (docs/packages.md). Everything else is written in what b
 
 import json
 import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from fir_tf.errors import FirError
@@ -16,27 +19,31 @@ from fir_tf.errors import FirError
 KERAS_2 = keras.__version__.startswith("2.")
 """bool, whether this is Keras 2."""
 
+# A layer's variable, which has no class that both share, and an optimizer.
+Variable = Any
+Optimizer = Any
+
 if KERAS_2:
     # Dropout then draws from a generator whose state can be saved, as in Keras 3.
     keras.backend.experimental.enable_tf_random_generator()
 
 
-def tensor_of(variable):
+def tensor_of(variable: Variable) -> tf.Variable:
     """Returns the tf.Variable of a layer's variable, which Keras 3 wraps."""
     return variable if KERAS_2 else variable.value
 
 
-def name_of(variable):
+def name_of(variable: Variable) -> str:
     """Returns Keras 3's name of a variable in its layer, str such as "kernel"."""
     return variable.name.split("/")[-1].removesuffix(":0").removeprefix("depthwise_")
 
 
-def path_of(variable):
+def path_of(variable: Variable) -> str:
     """Returns the name of a model's variable with those of its layers, str."""
     return variable.name if KERAS_2 else variable.path
 
 
-def without_slashes(model):
+def without_slashes(model: keras.Model) -> keras.Model:
     """Gives the layers of a model the names of Keras 3, which has no "/" in them; returns it."""
     for layer in model.layers:
         if "/" in layer.name:
@@ -44,13 +51,13 @@ def without_slashes(model):
     return model
 
 
-def layer_of(tensor):
+def layer_of(tensor: tf.Tensor) -> keras.layers.Layer:
     """Returns the layer of a functional model that a symbolic tensor comes from."""
     history = tensor._keras_history
     return history.layer if KERAS_2 else history.operation
 
 
-def make_variable(value, name, trainable=False):
+def make_variable(value: np.ndarray, name: str, trainable: bool = False) -> Variable:
     """Returns a float32 variable beside a model's own.
 
     Args:
@@ -62,7 +69,7 @@ def make_variable(value, name, trainable=False):
     return kind(value, dtype="float32", trainable=trainable, name=name)
 
 
-def random_states(model):
+def random_states(model: keras.Model) -> list[Any]:
     """Returns the states of a model's dropout layers, which Keras leaves out of checkpoints.
 
     Args:
@@ -77,7 +84,11 @@ def random_states(model):
     return [layer._random_generator._generator for layer in drawing]
 
 
-def clone_model(model, clone, call):
+def clone_model(
+    model: keras.Model,
+    clone: Callable[[keras.layers.Layer], keras.layers.Layer],
+    call: Callable[..., tf.Tensor],
+) -> keras.Model:
     """Copies a functional model layer by layer.
 
     Args:
@@ -98,20 +109,20 @@ def clone_model(model, clone, call):
 class _Keras2Adam(keras.optimizers.Adam):
     """Keras 2's Adam with the methods of Keras 3's."""
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, jit_compile=False, **kwargs)
 
-    def scale_loss(self, loss):
+    def scale_loss(self, loss: tf.Tensor) -> tf.Tensor:
         return loss
 
-    def apply(self, gradients, variables):
+    def apply(self, gradients: Sequence[tf.Tensor], variables: Sequence[Variable]) -> None:
         pairs = zip(gradients, variables, strict=True)
         self.apply_gradients(pairs, skip_gradients_aggregation=True)
 
-    def _update_step(self, gradient, variable):
+    def _update_step(self, gradient: tf.Tensor, variable: Variable) -> None:
         self.update_step(gradient, variable, self.learning_rate)
 
-    def _get_variable_index(self, variable):
+    def _get_variable_index(self, variable: Variable) -> int:
         return self._index_dict[self._var_key(variable)]
 
 
@@ -120,7 +131,7 @@ Adam: Any = _Keras2Adam if KERAS_2 else keras.optimizers.Adam
 `build`, `scale_loss` and `apply` are Keras 3's."""
 
 
-def with_loss_scale(optimizer):
+def with_loss_scale(optimizer: Optimizer) -> Optimizer:
     """Returns an optimizer that scales the loss dynamically, for float16.
 
     Args:
@@ -130,7 +141,7 @@ def with_loss_scale(optimizer):
         return keras.optimizers.LossScaleOptimizer(optimizer)
     scaled = keras.mixed_precision.LossScaleOptimizer(optimizer)
 
-    def apply(gradients, variables):
+    def apply(gradients: Sequence[tf.Tensor], variables: Sequence[Variable]) -> None:
         pairs = zip(scaled.get_unscaled_gradients(gradients), variables, strict=True)
         scaled.apply_gradients(pairs, skip_gradients_aggregation=True)
 
@@ -139,12 +150,12 @@ def with_loss_scale(optimizer):
     return scaled
 
 
-def stack():
+def stack() -> str:
     """Returns the packages that a saved model depends on, "Keras 3.15.1 (TensorFlow 2.21.0)"."""
     return f"Keras {keras.__version__} (TensorFlow {tf.__version__})"
 
 
-def check_saved_by(version, what):
+def check_saved_by(version: str, what: object) -> None:
     """Refuses what the other Keras wrote.
 
     Args:
@@ -163,7 +174,7 @@ def check_saved_by(version, what):
         )
 
 
-def saved_version(path):
+def saved_version(path: str | Path) -> str:
     """Returns the Keras version that wrote a `.keras` file, str, "" if it does not say."""
     try:
         with zipfile.ZipFile(path) as archive:

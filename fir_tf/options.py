@@ -73,7 +73,7 @@ class EvaluateOptions(Improvements, Views):
     )
     plugins: str = option("", f"{PLUGINS_HELP} Those of the run are known.", path=True)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         registry.load_plugins(self.plugins)
         at_least(self, 1, "batch_size", "sheet_rows", "sheet_matches")
@@ -128,7 +128,7 @@ class ExportOptions:
     )
     plugins: str = option("", f"{PLUGINS_HELP} Those of the run are known.", path=True)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         registry.load_plugins(self.plugins)
         at_least(self, 1, "top")
         at_least(self, 0, "version")

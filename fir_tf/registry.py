@@ -153,7 +153,7 @@ def register(kind: str, name: str) -> Callable[[Any], Any]:
     if not isinstance(name, str) or not name.isidentifier():
         raise FirError(f"the name of a {kind} must be letters, digits and _. Received: {name!r}")
 
-    def decorate(part):
+    def decorate(part: Any) -> Any:
         origin = sys._getframe(1).f_globals.get("__name__", "")
         if _registered.get((kind, name), part) is not part or name in KINDS[kind].own:
             before = _origins.get((kind, name), "fir_tf")
@@ -280,35 +280,35 @@ def require(plugins: dict[str, list[str]], of: str) -> None:
             ) from error
 
 
-def _check_kind(kind):
+def _check_kind(kind: str) -> None:
     if kind not in KINDS:
         raise FirError(f"a part's kind must be one of {', '.join(KINDS)}. Received: {kind!r}")
 
 
 @functools.cache
-def _entry_points():
+def _entry_points() -> tuple[metadata.EntryPoint, ...]:
     return tuple(metadata.entry_points(group=ENTRY_POINTS))
 
 
-def _installed(kind):
+def _installed(kind: str) -> dict[str, metadata.EntryPoint]:
     """The entry points of installed packages' parts of a kind, {name: EntryPoint}."""
     split = [(point.name.partition("."), point) for point in _entry_points()]
     return {name: point for (of, _, name), point in split if of == kind and name}
 
 
-def _keys(text):
+def _keys(text: str) -> Iterator[str]:
     """The plugins in a flag's value: modules' names, and whole paths of files."""
     for plugin in filter(None, (part.strip() for part in text.split(","))):
         is_file = plugin.endswith(".py")
         yield os.path.realpath(os.path.expanduser(plugin)) if is_file else plugin
 
 
-def _is_here(part):
+def _is_here(part: str) -> bool:
     kind, _, name = part.partition(" ")
     return kind in KINDS and name in names(kind)
 
 
-def _import(plugin):
+def _import(plugin: str) -> str:
     """Imports a plugin; returns its module's name."""
     if not plugin.endswith(".py"):
         # A console script does not look for modules where it is called.
@@ -321,6 +321,8 @@ def _import(plugin):
         # Another file of the same name.
         name = f"{name}_{len(_plugins)}"
     spec = importlib.util.spec_from_file_location(name, plugin)
+    # The loader of a .py file.
+    assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:

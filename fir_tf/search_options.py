@@ -1,6 +1,7 @@
 """The options of search.py, a class for each of its commands."""
 
 import dataclasses
+from typing import Any
 
 from fir_tf import registry
 from fir_tf.config import PHOTO_RULE, REMOVED_MAX
@@ -59,7 +60,7 @@ class IndexOptions(Views):
     )
     plugins: str = option("", _PLUGINS_HELP, path=True)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         registry.load_plugins(self.plugins)
         check_parts(self)
         _required(self, "images")
@@ -97,7 +98,7 @@ class QueryOptions(Improvements):
     effort: float = option(1.0, _EFFORT_HELP)
     plugins: str = option("", _PLUGINS_HELP, path=True)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         registry.load_plugins(self.plugins)
         super().__post_init__()
         _required(self, "index")
@@ -120,7 +121,7 @@ class MeasureOptions:
     )
     plugins: str = option("", _PLUGINS_HELP, path=True)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         registry.load_plugins(self.plugins)
         _required(self, "index")
         at_least(self, 1, "k", "queries")
@@ -139,7 +140,7 @@ class WebOptions:
     effort: float = option(1.0, _EFFORT_HELP)
     plugins: str = option("", _PLUGINS_HELP, path=True)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         registry.load_plugins(self.plugins)
         _required(self, "index")
         at_least(self, 1, "max_upload_mb")
@@ -147,6 +148,6 @@ class WebOptions:
             raise FirError(f"`port` must be between 0 and 65535. Received: {self.port}")
 
 
-def _required(options, name):
+def _required(options: Any, name: str) -> None:
     if not getattr(options, name).strip():
         raise FirError(f"`{name}` must be given: --{name}=...")

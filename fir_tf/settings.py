@@ -78,8 +78,8 @@ def check_parts(settings: Any) -> None:
             registry.check(kind, name, field.name)
 
 
-def _check_within(name, value, interval):
-    left, low, high, right, unit = re.fullmatch(r"([\[(])(.+), (.+)([\])])(.*)", interval).groups()
+def _check_within(name: str, value: float, interval: str) -> None:
+    ((left, low, high, right, unit),) = re.findall(r"^([\[(])(.+), (.+)([\])])(.*)$", interval)
     above = value >= float(low) if left == "[" else value > float(low)
     below = value <= float(high) if right == "]" else value < float(high)
     if above and below:

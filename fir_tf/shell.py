@@ -14,6 +14,8 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 from fir_tf import messages
 from fir_tf.errors import FirError
@@ -69,7 +71,7 @@ def given_path(name: str, text: str) -> str:
             f"`{name}` must be a path in UTF-8. Received: {text!r}. Rename the file, or make a link"
         ) from error
 
-    def home(found):
+    def home(found: re.Match[str]) -> str:
         folder = os.path.expanduser(found[2])
         if found[2] == "~" and folder == "~":
             raise FirError(
@@ -181,9 +183,9 @@ def first_line(error: BaseException) -> str:
     return text.splitlines()[0].split(" [Op:")[0][:300]
 
 
-def _is_a(error, module, name):
+def _is_a(error: BaseException, module: str, name: str) -> bool:
     """Whether an exception is of a module's class, without importing what was not needed."""
-    found = sys.modules.get(module)
+    found: Any = sys.modules.get(module)
     for part in name.split("."):
         found = getattr(found, part, None)
     return isinstance(found, type) and isinstance(error, found)
@@ -208,7 +210,7 @@ def draw_or_note(path: str | Path, draw: Callable[[], object]) -> list[Path]:
     return [Path(path)]
 
 
-def _open_streams():
+def _open_streams() -> None:
     """Makes printing safe: no letter that a console lacks, no closed stream may end a command."""
     for number in range(3):
         try:
@@ -226,7 +228,7 @@ def _open_streams():
 
 @contextlib.contextmanager
 def _raising_on_signals() -> Iterator[None]:
-    def end(number, _):
+    def end(number: int, _: FrameType | None) -> None:
         raise _Terminated(128 + number)
 
     previous = {}
@@ -243,13 +245,13 @@ def _raising_on_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _say(line):
+def _say(line: str) -> None:
     if line:
         with contextlib.suppress(OSError):
             print(line, file=sys.stderr, flush=True)
 
 
-def _flushed(status):
+def _flushed(status: int) -> int:
     """Returns the exit status after all output is out; a stream that takes no more is let go."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)

@@ -4,12 +4,15 @@ import dataclasses
 import importlib
 import os
 import sys
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from absl import app, flags, logging
 
 from fir_tf.config import Config
 from fir_tf.errors import FirError
-from fir_tf.options import find_run
+from fir_tf.options import EvaluateOptions, ExportOptions, find_run
 from fir_tf.settings import check_parts, help_of
 from fir_tf.shell import given_path, quiet_import, run_command
 
@@ -18,7 +21,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 
-def define_flags(fields, **defaults):
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Options = TypeVar("Options", bound="DataclassInstance")
+OfRun = TypeVar("OfRun", EvaluateOptions, ExportOptions)
+
+
+def define_flags(fields: Sequence[dataclasses.Field], **defaults: Any) -> None:
     """Defines one absl flag for each dataclass field, listed by --help.
 
     Args:
@@ -47,21 +57,21 @@ def define_flags(fields, **defaults):
 class _AloneFlag(flags.Flag):
     """A string flag that may stand alone, as --name, and be switched off, as --noname."""
 
-    def __init__(self, alone, name, default, text):
+    def __init__(self, alone: str, name: str, default: str, text: str) -> None:
         self._alone = alone
-        plain = flags.ArgumentParser(), flags.ArgumentSerializer()
-        super().__init__(*plain, name, default, text)
+        parser: flags.ArgumentParser[str] = flags.ArgumentParser()
+        super().__init__(parser, flags.ArgumentSerializer(), name, default, text)
         # absl then asks for no value.
         self.boolean = True
 
-    def _parse(self, argument):
+    def _parse(self, argument: str) -> str:
         return {"true": self._alone, "false": ""}.get(argument, argument)
 
-    def _serialize(self, value):
+    def _serialize(self, value: Any) -> str:
         return f"--{self.name}={value}"
 
 
-def read_flags(cls):
+def read_flags(cls: type[Options]) -> Options:
     """Returns the dataclass `cls` filled from the parsed flags.
 
     Raises:
@@ -69,12 +79,12 @@ def read_flags(cls):
     """
     values = {}
     for field in dataclasses.fields(cls):
-        value = flags.FLAGS[field.name].value
+        value: Any = flags.FLAGS[field.name].value
         values[field.name] = given_path(field.name, value) if field.metadata.get("path") else value
     return cls(**values)
 
 
-def with_run(options):
+def with_run(options: OfRun) -> OfRun:
     """Returns options with the run that is meant: a mistake is told before TensorFlow is imported.
 
     Raises:
@@ -86,7 +96,7 @@ def with_run(options):
     return dataclasses.replace(options, run=str(run))
 
 
-def load_library(module):
+def load_library(module: str) -> ModuleType:
     """Imports a module that needs TensorFlow; takes seconds, so --help does without it."""
     with quiet_import():
         import tensorflow as tf
@@ -97,7 +107,12 @@ def load_library(module):
     return importlib.import_module(module)
 
 
-def run_script(body, usage, argv=None, arguments=False):
+def run_script(
+    body: Callable[..., None],
+    usage: str,
+    argv: list[str] | None = None,
+    arguments: bool = False,
+) -> NoReturn:
     """Parses the command line, calls `body` and ends the process, see `fir_tf.shell.run_command`.
 
     Args:
@@ -107,7 +122,7 @@ def run_script(body, usage, argv=None, arguments=False):
         arguments: bool, whether `body` takes what stands there beside the flags, a list of str.
     """
 
-    def parse(argv):
+    def parse(argv: list[str]) -> list[str]:
         try:
             return flags.FLAGS(argv)
         except flags.Error as error:
@@ -116,7 +131,7 @@ def run_script(body, usage, argv=None, arguments=False):
         except UnicodeDecodeError as error:
             raise FirError(f"`flagfile` must be a text file in UTF-8. Received: {error}") from error
 
-    def main(argv):
+    def main(argv: list[str]) -> None:
         if len(argv) > 1 and not arguments:
             raise FirError(
                 f"unexpected argument {argv[1]!r}; settings are given as --name=value "

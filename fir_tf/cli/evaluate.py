@@ -10,12 +10,12 @@ USAGE = """Measures a run: category accuracy, recall@k, mAP@R; writes metrics.js
   python evaluate.py --run=runs/inshop"""
 
 
-def _body():
+def _body() -> None:
     options = with_run(read_flags(EvaluateOptions))
     load_library("fir_tf.evaluation.evaluate").evaluate(options)
 
 
-def run():
+def run() -> None:
     """Console entry point."""
     define_flags(dataclasses.fields(EvaluateOptions))
     run_script(_body, USAGE)

@@ -10,12 +10,12 @@ USAGE = """Writes a run's best model as a SavedModel that TF Serving loads: imag
   python export.py --run=runs/inshop"""
 
 
-def _body():
+def _body() -> None:
     options = with_run(read_flags(ExportOptions))
     load_library("fir_tf.serving.export").export(options)
 
 
-def run():
+def run() -> None:
     """Console entry point."""
     define_flags(dataclasses.fields(ExportOptions))
     run_script(_body, USAGE)

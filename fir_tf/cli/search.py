@@ -5,6 +5,8 @@ import functools
 import itertools
 import os
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 
@@ -71,7 +73,7 @@ _FUNCTIONS = {
 }
 
 
-def _check_values(argv):
+def _check_values(argv: Sequence[str]) -> None:
     """Raises FirError where a value stands behind a flag that may stand alone, without its `=`."""
     flags_alone = ("--sheet", "-sheet", "--json", "-json")
     for flag, value in itertools.pairwise(itertools.takewhile(lambda part: part != "--", argv)):
@@ -83,10 +85,10 @@ def _check_values(argv):
             )
 
 
-def _call(command, photos=()):
+def _call(command: str, photos: Sequence[str] = ()) -> None:
     if command == "query":
         _check_values(sys.argv[2:])
-    options = read_flags(_OPTIONS[command])
+    options: Any = read_flags(_OPTIONS[command])
     if getattr(options, "json", "") == "-":
         # Nothing but JSON is on stdout then.
         messages.show("stderr")
@@ -100,7 +102,7 @@ def _call(command, photos=()):
         function(options)
 
 
-def _print_usage(command):
+def _print_usage(command: str) -> int:
     """Says how search.py is called; returns the exit status."""
     asked = command in ("--help", "-h", "-help", "--helpfull", "--helpshort")
     print(f"{USAGE}\n{addresses()}", file=sys.stdout if asked else sys.stderr)
@@ -109,7 +111,7 @@ def _print_usage(command):
     return 0 if asked else 1
 
 
-def run():
+def run() -> None:
     """Console entry point."""
     command = sys.argv[1] if len(sys.argv) > 1 else ""
     if command not in _OPTIONS:

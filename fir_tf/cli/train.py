@@ -15,7 +15,7 @@ USAGE = """Trains a fashion retrieval model; everything it writes goes to the fo
 An interrupted run goes on when the same command is given again."""
 
 
-def _body():
+def _body() -> None:
     config = read_flags(Config)
     if len(sys.argv) == 1 and not os.path.exists(config.data_dir):
         raise FirError(
@@ -26,7 +26,7 @@ def _body():
     load_library("fir_tf.training.from_config").train_config(config)
 
 
-def run():
+def run() -> None:
     """Console entry point."""
     define_flags(dataclasses.fields(Config))
     run_script(_body, USAGE)

@@ -94,7 +94,7 @@ def parse_losses(text: str) -> tuple[Term, ...]:
     )
 
 
-def _parse_term(text, start, part):
+def _parse_term(text: str, start: int, part: str) -> Term:
     weight, star, rest = part.rpartition("*")
     at = start + len(weight) + len(star) + len(rest) - len(rest.lstrip())
     number = None
@@ -120,7 +120,7 @@ def _parse_term(text, start, part):
     return Term(f"{loss}:{label}", loss, label, number)
 
 
-def _wrong(text, at, why):
+def _wrong(text: str, at: int, why: str) -> FirError:
     return FirError(
         "`losses` must be a sum of [weight*]loss[:label], each at most once, such as OC+IS. "
         f"Received: {text!r}: {why}\n  {text}\n  {' ' * at}^"

@@ -124,7 +124,7 @@ class Objective:
         means = {name: tf.add_n(values) / len(values) for name, values in told.items()}
         return total, parts | means
 
-    def _targets(self, term, loss, labels):
+    def _targets(self, term: Term, loss: Loss, labels: tf.Tensor) -> tuple[Any, ...]:
         if term.name in self._classes:
             known = tf.gather(self._classes[term.name], tf.maximum(labels, 0))
             labels = tf.where(labels >= 0, known, -1)

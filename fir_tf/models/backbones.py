@@ -45,7 +45,7 @@ class Backbone:
     description: str
     build: Callable[[tuple[int, int, int]], keras.Model]
     features: int
-    stages: tuple[str, str, str, str, str]
+    stages: tuple[str, ...]
     weights: Weights | None = None
     torch_module: Callable[[str], str] = str
     torch_classifier: tuple[str, ...] = ("fc.weight", "fc.bias")

@@ -1,5 +1,8 @@
 """Batch normalisation over TensorFlow's fused operation, and what it does in training."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -30,18 +33,18 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     Output: the same shape in the compute type; the statistics are float32 under mixed precision.
     """
 
-    def __init__(self, *args, frozen_statistics=False, **kwargs):
+    def __init__(self, *args: Any, frozen_statistics: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.frozen_statistics = bool(frozen_statistics)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Sequence[int | None]) -> None:
         """Makes the variables; the statistics of several replicas are averaged when read.
 
         Stock Keras lets every replica of a `tf.distribute` strategy keep its own and saves
         those of the first.
         """
 
-        def averaged(create, **kwargs):
+        def averaged(create: Callable[..., tf.Variable], **kwargs: Any) -> tf.Variable:
             if not kwargs.get("trainable", True):
                 kwargs["synchronization"] = tf.VariableSynchronization.ON_READ
                 kwargs["aggregation"] = tf.VariableAggregation.MEAN
@@ -50,7 +53,9 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         with tf.variable_creator_scope(averaged):
             super().build(input_shape)
 
-    def call(self, inputs, training=None, mask=None):
+    def call(
+        self, inputs: tf.Tensor, training: bool | None = None, mask: tf.Tensor | None = None
+    ) -> tf.Tensor:
         """Normalises a batch of feature maps."""
         training = bool(training) and self.trainable and not self.frozen_statistics
         if mask is not None or not self._can_fuse(inputs):
@@ -89,7 +94,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
                 moving.assign(tf.where(count > 0, updated, old))
         return tf.cast(outputs, self.compute_dtype)
 
-    def _can_fuse(self, inputs):
+    def _can_fuse(self, inputs: tf.Tensor) -> bool:
         return (
             len(inputs.shape) == 4
             # Keras 2 makes it a list.
@@ -100,12 +105,14 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             and not getattr(self, "renorm", False)
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The arguments, as Keras saves them."""
         return {**super().get_config(), "frozen_statistics": self.frozen_statistics}
 
 
-def _moments_over_replicas(images, count):
+def _moments_over_replicas(
+    images: tf.Tensor, count: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Statistics of a batch that is spread over the replicas, differentiable.
 
     Args:
@@ -118,7 +125,7 @@ def _moments_over_replicas(images, count):
     """
     context = tf.distribute.get_replica_context()
 
-    def total(value):
+    def total(value: tf.Tensor) -> tf.Tensor:
         # Outside of `Strategy.run` there is one share, the whole.
         return context.all_reduce(tf.distribute.ReduceOp.SUM, value) if context else value
 
@@ -130,7 +137,7 @@ def _moments_over_replicas(images, count):
     return count, mean, variance
 
 
-def set_batch_norm(model, mode):
+def set_batch_norm(model: keras.Model, mode: str) -> int:
     """Sets what every `FusedBatchNormalization` of `model` does in training.
 
     gamma and beta stay trainable. Call it before a training step is traced.

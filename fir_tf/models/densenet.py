@@ -10,7 +10,7 @@ from fir_tf.models.pretrained import KERAS_APPLICATIONS, Weights
 from fir_tf.models.surgery import rebuilt
 
 
-def build_densenet121(input_shape):
+def build_densenet121(input_shape: tuple[int, int, int]) -> keras.Model:
     """Builds Keras' own, whose transitions pool first and convolve then.
 
     An average and a 1x1 convolution can change places. Behind the pooling it has a quarter of the
@@ -24,7 +24,7 @@ def build_densenet121(input_shape):
     """
     model = build_application(keras.applications.DenseNet121, input_shape)
 
-    def make(layer):
+    def make(layer: keras.layers.Layer) -> keras.layers.Layer:
         place = re.fullmatch("(pool[234]_)(conv|pool)", layer.name)
         if place:
             layer = model.get_layer(place[1] + {"conv": "pool", "pool": "conv"}[place[2]])
@@ -33,7 +33,7 @@ def build_densenet121(input_shape):
     return rebuilt(model, make)
 
 
-def torch_module(layer_name):
+def torch_module(layer_name: str) -> str:
     """Names torch's module for a layer of keras.applications' DenseNet121.
 
     Args:
@@ -49,7 +49,7 @@ def torch_module(layer_name):
     if transition:
         stage, kind = transition.groups()
         return f"features.transition{int(stage) - 1}.{'conv' if kind == 'conv' else 'norm'}"
-    stage, block, part = re.fullmatch(r"conv(\d)_block(\d+)_(\d_\w+)", layer_name).groups()
+    ((stage, block, part),) = re.findall(r"^conv(\d)_block(\d+)_(\d_\w+)$", layer_name)
     part = {"0_bn": "norm1", "1_conv": "conv1", "1_bn": "norm2", "2_conv": "conv2"}[part]
     return f"features.denseblock{int(stage) - 1}.denselayer{block}.{part}"
 

@@ -4,6 +4,8 @@ Tan and Le, *EfficientNet* (2019), without squeeze-and-excitation and with ReLU6
 published it for mobile processors.
 """
 
+import keras
+
 from fir_tf.models.backbones import Backbone
 from fir_tf.models.pretrained import Normalisation, Weights
 
@@ -24,7 +26,7 @@ _PARTS = {
 }
 
 
-def build_efficientnet_lite0(input_shape):
+def build_efficientnet_lite0(input_shape: tuple[int, int, int]) -> keras.Model:
     """Builds EfficientNet-Lite0 with keras-cv, which is imported here and nowhere else.
 
     keras-cv's aliases (`EfficientNetLiteB0Backbone`) download their configuration even where no
@@ -56,7 +58,7 @@ def build_efficientnet_lite0(input_shape):
     )
 
 
-def torch_module(layer_name):
+def torch_module(layer_name: str) -> str:
     """Names the module of the torch network that a layer of this one corresponds to.
 
     Args:

@@ -1,11 +1,16 @@
 """Layers the backbones are built from: the pixels' normalisation, the grouped convolution."""
 
 import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from fir_tf.errors import FirError
+
+# Of a tensor: None where a side is not known yet.
+Shape = Sequence[int | None]
 
 
 @keras.saving.register_keras_serializable(package="fir_tf")
@@ -24,7 +29,14 @@ class PixelNormalisation(keras.layers.Layer):
     Input: [batch, height, width, 3], any number type. Output: the same shape, float32.
     """
 
-    def __init__(self, mean, std, bgr=False, dtype="float32", **kwargs):
+    def __init__(
+        self,
+        mean: Sequence[float],
+        std: Sequence[float],
+        bgr: bool = False,
+        dtype: str = "float32",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(dtype=dtype, **kwargs)
         for name, value in (("mean", mean), ("std", std)):
             if len(value) != 3 or (name == "std" and min(value) <= 0):
@@ -33,7 +45,7 @@ class PixelNormalisation(keras.layers.Layer):
         self.std = tuple(float(value) for value in std)
         self.bgr = bool(bgr)
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Normalises a batch of images."""
         pixels = tf.cast(inputs, self.compute_dtype)
         if self.bgr:
@@ -41,17 +53,17 @@ class PixelNormalisation(keras.layers.Layer):
         mean = tf.constant(self.mean, pixels.dtype)
         return (pixels - mean) * tf.constant([1.0 / std for std in self.std], pixels.dtype)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         """The input's shape."""
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The arguments, as Keras saves them."""
         return {**super().get_config(), "mean": self.mean, "std": self.std, "bgr": self.bgr}
 
 
 @functools.cache
-def _grouped_gradient_is_native():
+def _grouped_gradient_is_native() -> bool:
     """Whether TensorFlow can differentiate a grouped convolution on the devices of this process.
 
     GPU and TPU kernels can. On CPU the oneDNN kernels can, while the plain ones compute the
@@ -71,12 +83,16 @@ def _grouped_gradient_is_native():
         return True
 
 
-def _grouped_convolution_with_split_gradient(images, kernel, groups, strides, padding):
+def _grouped_convolution_with_split_gradient(
+    images: tf.Tensor, kernel: tf.Tensor, groups: int, strides: int, padding: str
+) -> tf.Tensor:
     """A grouped convolution whose gradient is computed one group at a time."""
 
     @tf.custom_gradient
-    def convolution(images, kernel):
-        def gradient(upstream):
+    def convolution(
+        images: tf.Tensor, kernel: tf.Tensor
+    ) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]]:
+        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             options = {"strides": [1, strides, strides, 1], "padding": padding}
             of_images, of_kernel = [], []
             for image, weight, up in zip(
@@ -129,15 +145,15 @@ class GroupedConv2D(keras.layers.Layer):
 
     def __init__(
         self,
-        filters,
-        kernel_size,
-        groups,
-        strides=1,
-        padding="valid",
-        use_bias=False,
-        kernel_initializer="glorot_uniform",
-        **kwargs,
-    ):
+        filters: int,
+        kernel_size: int,
+        groups: int,
+        strides: int = 1,
+        padding: str = "valid",
+        use_bias: bool = False,
+        kernel_initializer: Any = "glorot_uniform",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         if groups < 1 or filters % groups:
             raise FirError(
@@ -153,7 +169,7 @@ class GroupedConv2D(keras.layers.Layer):
         self.use_bias = use_bias
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         """Makes the kernel."""
         channels = input_shape[-1]
         if channels is None or channels % self.groups:
@@ -170,7 +186,7 @@ class GroupedConv2D(keras.layers.Layer):
             self.bias = self.add_weight(shape=(self.filters,), initializer="zeros", name="bias")
         self.built = True
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Convolves a batch of feature maps."""
         kernel = tf.convert_to_tensor(self.kernel)
         padding = self.padding.upper()
@@ -182,7 +198,7 @@ class GroupedConv2D(keras.layers.Layer):
             )
         return tf.nn.bias_add(outputs, self.bias) if self.use_bias else outputs
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         """[batch, h', w', filters]."""
         lost = self.kernel_size - 1 if self.padding == "valid" else 0
         sides = [
@@ -190,7 +206,7 @@ class GroupedConv2D(keras.layers.Layer):
         ]
         return (input_shape[0], *sides, self.filters)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The arguments, as Keras saves them."""
         return {
             **super().get_config(),

@@ -10,7 +10,7 @@ from fir_tf.models.backbones import Backbone
 from fir_tf.models.pretrained import KERAS_APPLICATIONS, Normalisation, Weights
 
 
-def torch_module(layer_name):
+def torch_module(layer_name: str) -> str:
     """Names torch's module for a layer of keras.applications' ResNet50.
 
     Args:
@@ -21,9 +21,8 @@ def torch_module(layer_name):
     """
     if layer_name in ("conv1_conv", "conv1_bn"):
         return {"conv1_conv": "conv1", "conv1_bn": "bn1"}[layer_name]
-    stage, block, number, kind = re.fullmatch(
-        r"conv(\d)_block(\d)_(\d)_(conv|bn)", layer_name
-    ).groups()
+    pattern = r"^conv(\d)_block(\d)_(\d)_(conv|bn)$"
+    ((stage, block, number, kind),) = re.findall(pattern, layer_name)
     if number == "0":
         part = f"downsample.{int(kind == 'bn')}"
     else:

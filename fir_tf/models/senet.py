@@ -15,8 +15,10 @@ A layer here bears the name of its module there.
 
 import dataclasses
 import functools
+from typing import Any
 
 import keras
+import tensorflow as tf
 
 from fir_tf.models.backbones import Backbone
 from fir_tf.models.batch_norm import FusedBatchNormalization
@@ -49,15 +51,15 @@ class _Layout:
 _CAFFE = _Layout(stride_on_3x3=False, stem="layer0.", ceil_pool=True, excitation="se_module")
 
 
-def _build(layout, input_shape):
+def _build(layout: _Layout, input_shape: tuple[int, int, int]) -> keras.Model:
     images = keras.Input(input_shape, name="images")
     x = _convolution(images, 64, 7, f"{layout.stem}conv1", strides=2)
     x = _batch_norm(x, f"{layout.stem}bn1")
     x = keras.layers.ReLU(name=f"{layout.stem}relu1")(x)
     # Of what is never negative, a zero beside the edge never wins over the pixels of a window.
-    margin = ((1, 1), (1, 1))
+    margin = [(1, 1), (1, 1)]
     if layout.ceil_pool:
-        margin = tuple((0, (side - 3) % 2) for side in x.shape[1:3])
+        margin = [(0, (side - 3) % 2) for side in x.shape[1:3]]
     x = keras.layers.ZeroPadding2D(margin, name="pool0.pad")(x)
     x = keras.layers.MaxPooling2D(3, 2, name="pool0")(x)
     for stage, blocks in enumerate(_BLOCKS):
@@ -73,7 +75,9 @@ def _build(layout, input_shape):
     return keras.Model(images, x)
 
 
-def _bottleneck(inputs, layout, planes, strides, project, name):
+def _bottleneck(
+    inputs: tf.Tensor, layout: _Layout, planes: int, strides: int, project: bool, name: str
+) -> tf.Tensor:
     first, second = (1, strides) if layout.stride_on_3x3 else (strides, 1)
     width = planes if layout.groups == 1 else 2 * planes
     x = _convolution(inputs, width, 1, f"{name}.conv1", strides=first)
@@ -94,7 +98,7 @@ def _bottleneck(inputs, layout, planes, strides, project, name):
     return keras.layers.ReLU(name=f"{name}.relu")(x)
 
 
-def _squeeze_excite(x, name):
+def _squeeze_excite(x: tf.Tensor, name: str) -> tf.Tensor:
     channels = x.shape[-1]
     gate = keras.layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}.mean")(x)
     reduced = keras.layers.Conv2D(
@@ -106,17 +110,25 @@ def _squeeze_excite(x, name):
     return keras.layers.Multiply(name=f"{name}.multiply")([x, gate])
 
 
-def _convolution(x, filters, kernel_size, name, strides=1, groups=1):
+def _convolution(
+    x: tf.Tensor, filters: int, kernel_size: int, name: str, strides: int = 1, groups: int = 1
+) -> tf.Tensor:
     """A convolution padded with zeros all around, as torch does."""
     padding = "same"
     if kernel_size > 1 and strides > 1:
         # TensorFlow's own padding of a strided convolution is lopsided on even sizes.
         x = keras.layers.ZeroPadding2D(kernel_size // 2, name=f"{name}.pad")(x)
         padding = "valid"
-    options = {"strides": strides, "padding": padding, "use_bias": False, "name": name}
-    if groups > 1:
-        return GroupedConv2D(filters, kernel_size, groups, kernel_initializer=_he(), **options)(x)
-    return keras.layers.Conv2D(filters, kernel_size, kernel_initializer=_he(), **options)(x)
+    kind: Any = functools.partial(GroupedConv2D, groups=groups)
+    return (kind if groups > 1 else keras.layers.Conv2D)(
+        filters,
+        kernel_size,
+        strides=strides,
+        padding=padding,
+        use_bias=False,
+        kernel_initializer=_he(),
+        name=name,
+    )(x)
 
 
 def _he() -> keras.initializers.Initializer:
@@ -124,12 +136,12 @@ def _he() -> keras.initializers.Initializer:
     return keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
 
 
-def _batch_norm(x, name):
+def _batch_norm(x: tf.Tensor, name: str) -> tf.Tensor:
     # torch's momentum of 0.1 is the weight of the new value, Keras' that of the old one.
     return FusedBatchNormalization(epsilon=1e-5, momentum=0.9, name=name)(x)
 
 
-def _senet(description, layout, weights, classifier="fc"):
+def _senet(description: str, layout: _Layout, weights: Weights, classifier: str = "fc") -> Backbone:
     """A Backbone of one of the layouts."""
     stem = layout.stem or "conv1|bn1"
     stages = (stem, *(f"layer{number}." for number in range(1, 5)))

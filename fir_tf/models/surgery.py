@@ -1,12 +1,16 @@
 """Models with other layers in the places of theirs."""
 
+from collections.abc import Callable
+
 import keras
 import tensorflow as tf
 
 from fir_tf.models.batch_norm import FusedBatchNormalization
 
 
-def rebuilt(model, make):
+def rebuilt(
+    model: keras.Model, make: Callable[[keras.layers.Layer], keras.layers.Layer]
+) -> keras.Model:
     """Returns a functional copy of `model` with other layers in its places.
 
     Args:
@@ -25,7 +29,7 @@ def rebuilt(model, make):
     return copy
 
 
-def with_faster_layers(model, momentum=None):
+def with_faster_layers(model: keras.Model, momentum: float | None = None) -> keras.Model:
     """Returns a functional copy of `model` that computes the same in less time.
 
     Batch normalisation is fused. Depthwise convolutions of a model in bfloat16 are in float32
@@ -42,7 +46,7 @@ def with_faster_layers(model, momentum=None):
     """
     on_cpu = not (tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("TPU"))
 
-    def make(layer):
+    def make(layer: keras.layers.Layer) -> keras.layers.Layer:
         kind = type(layer)
         kind = FusedBatchNormalization if kind is keras.layers.BatchNormalization else kind
         config = layer.get_config()

@@ -6,6 +6,7 @@ import pickle
 import struct
 import zipfile
 from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -29,7 +30,7 @@ _STORAGES = {
 }
 
 
-def read_torch_file(path):
+def read_torch_file(path: str | Path) -> dict[str, np.ndarray]:
     """Reads a state dict that `torch.save` wrote.
 
     Understands both formats: the zip archive of torch 1.6 and later, and the row of pickles
@@ -74,16 +75,29 @@ def read_torch_file(path):
 
 
 # A storage is (type name, key, number of elements); a tensor refers to it.
-_Storage = collections.namedtuple("_Storage", "kind key length")
-_Tensor = collections.namedtuple("_Tensor", "storage offset shape strides")
+class _Storage(NamedTuple):
+    kind: str
+    key: str
+    length: int
+
+
+class _Tensor(NamedTuple):
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+_Records = dict[str, _Tensor]
+_Arrays = dict[str, np.ndarray]
 
 
 class _Unpickler(pickle.Unpickler):
     """Builds records of tensors; knows no other global than those of `find_class`."""
 
-    def __init__(self, stream):
+    def __init__(self, stream: BinaryIO) -> None:
         super().__init__(stream)
-        self.storages = {}
+        self.storages: dict[str, _Storage] = {}
         self._globals = {
             ("collections", "OrderedDict"): collections.OrderedDict,
             ("torch._utils", "_rebuild_tensor_v2"): lambda *args: _Tensor(*args[:4]),
@@ -92,7 +106,7 @@ class _Unpickler(pickle.Unpickler):
             **{("torch", name): name for name in _STORAGES},
         }
 
-    def find_class(self, module, name):
+    def find_class(self, module: str, name: str) -> Any:
         try:
             return self._globals[module, name]
         except KeyError:
@@ -101,7 +115,7 @@ class _Unpickler(pickle.Unpickler):
                 "Save the state dict only, torch.save(model.state_dict(), path)"
             ) from None
 
-    def persistent_load(self, identity):
+    def persistent_load(self, identity: Any) -> _Storage:
         tag, kind, key, _, length = identity[:5]
         if tag != "storage" or kind not in _STORAGES or type(length) is not int or length < 0:
             raise FirError(f"has an unknown kind of storage: {identity!r:.200}")
@@ -114,7 +128,7 @@ class _Unpickler(pickle.Unpickler):
         return storage
 
 
-def _read_zip(content):
+def _read_zip(content: bytes) -> tuple[_Records, _Arrays]:
     """Returns {name: record of a tensor} and {storage key: flat array}."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         pickles = [name for name in archive.namelist() if name.split("/")[1:] == ["data.pkl"]]
@@ -138,7 +152,7 @@ def _read_zip(content):
     return records, arrays
 
 
-def _read_legacy(content):
+def _read_legacy(content: bytes) -> tuple[_Records, _Arrays]:
     """Likewise, for the format before torch 1.6: five pickles, then the storages' bytes."""
     stream = io.BytesIO(content)
     if _Unpickler(stream).load() != _LEGACY_MAGIC:
@@ -168,7 +182,7 @@ def _read_legacy(content):
     return records, arrays
 
 
-def _array(content, position, storage):
+def _array(content: bytes, position: int, storage: _Storage) -> np.ndarray:
     """A flat array over the bytes of a storage, without a copy."""
     kind = np.dtype(_STORAGES[storage.kind])
     if position + storage.length * kind.itemsize > len(content):
@@ -179,7 +193,7 @@ def _array(content, position, storage):
     return np.frombuffer(content, kind, storage.length, position)
 
 
-def _state_dict(value):
+def _state_dict(value: Any) -> _Records:
     """The mapping of names to tensors in what was pickled."""
     if isinstance(value, dict) and isinstance(value.get("state_dict"), dict):
         value = value["state_dict"]
@@ -196,7 +210,7 @@ def _state_dict(value):
     return value
 
 
-def _rebuild(name, tensor, flat):
+def _rebuild(name: str, tensor: _Tensor, flat: np.ndarray) -> np.ndarray:
     """The array of a tensor's record, checked to stay inside its storage."""
     shape, strides, offset = tensor.shape, tensor.strides, tensor.offset
     numbers = [*shape, *strides, offset]

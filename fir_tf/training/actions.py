@@ -6,18 +6,24 @@ An action is called with a Moment after every return from the compiled step; it 
 
 import dataclasses
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from fir_tf.config import InputSettings
+from fir_tf.datasets.catalogue import Catalogue
 from fir_tf.errors import FirError
 from fir_tf.evaluation.embedder import Embedder, unreadable_message
 from fir_tf.evaluation.measure import Procedure, measure
 from fir_tf.files import replacing
 from fir_tf.hygiene.findings import too_many_unreadable
+from fir_tf.training.checkpoints import Checkpoints
 from fir_tf.training.checks import Health
+from fir_tf.training.engine import Parts
+from fir_tf.training.log import RunLog
 
 
 @dataclasses.dataclass
@@ -52,6 +58,10 @@ class Moment:
     due: bool = False
 
 
+Action = Callable[[Moment], None]
+"""What is called with a Moment after every return from the compiled step."""
+
+
 class Gather:
     """Collects what the steps return until the log's turn: one fetch from the device an entry.
 
@@ -61,21 +71,22 @@ class Gather:
             images is an error.
     """
 
-    def __init__(self, images, catalogue):
+    def __init__(self, images: int, catalogue: Catalogue) -> None:
         self._images, self._catalogue = images, catalogue
         self._rows = int((catalogue.split == "train").sum())
-        self._pending, self._since = [], time.monotonic()
-        self.bad = set()
+        self._pending: list[tuple[dict[str, tf.Tensor], tf.Tensor]] = []
+        self._since = time.monotonic()
+        self.bad: set[int] = set()
 
-    def add(self, scalars, bad):
+    def add(self, scalars: dict[str, tf.Tensor], bad: tf.Tensor) -> None:
         """Takes the result of a TrainStep."""
         self._pending.append((scalars, bad))
 
-    def restart(self):
+    def restart(self) -> None:
         """Starts the clock again after something that was no training."""
         self._since = time.monotonic()
 
-    def __call__(self, moment):
+    def __call__(self, moment: Moment) -> None:
         """Puts the means since the last entry into `moment.values` when it is its turn."""
         if not moment.logs or not self._pending:
             return
@@ -94,16 +105,16 @@ class Gather:
         if too_many_unreadable(len(self.bad), self._rows):
             raise FirError(unreadable_message(self.bad_paths(), self._rows))
 
-    def bad_paths(self):
+    def bad_paths(self) -> list[str]:
         """Returns the paths of the images that could not be read so far."""
         root, path = self._catalogue.root, self._catalogue.path
         return [str(root / path[row]) for row in sorted(self.bad)]
 
 
-def write_log(log, schedule):
+def write_log(log: RunLog, schedule: Callable[[int], tf.Tensor]) -> Action:
     """Returns the action that appends the values and the validation to the log."""
 
-    def action(moment):
+    def action(moment: Moment) -> None:
         if moment.values:
             moment.values["learning_rate"] = float(schedule(moment.step - 1))
             log.scalars(moment.step, moment.values)
@@ -114,18 +125,20 @@ def write_log(log, schedule):
     return action
 
 
-def check_health(learning_rate):
+def check_health(learning_rate: float) -> Action:
     """Returns the action that ends a run of NaN or collapse; see `fir_tf.training.checks`."""
     health = Health(learning_rate)
 
-    def action(moment):
+    def action(moment: Moment) -> None:
         if moment.values:
             health.check(moment.step, moment.values)
 
     return action
 
 
-def validate(inputs, parts, served, gather):
+def validate(
+    inputs: InputSettings, parts: Parts, served: Callable[[], keras.Model], gather: Gather
+) -> Action:
     """Returns the action that measures the validation part.
 
     Args:
@@ -138,7 +151,7 @@ def validate(inputs, parts, served, gather):
     embedder = Embedder(served(), inputs.image_size, inputs.resize)
     procedure = Procedure("val", classifies="logits" in parts.objective.outputs)
 
-    def action(moment):
+    def action(moment: Moment) -> None:
         if not moment.validates:
             return
         moment.model = served()
@@ -149,7 +162,7 @@ def validate(inputs, parts, served, gather):
     return action
 
 
-def keep_best(path, checkpoints):
+def keep_best(path: Path, checkpoints: Checkpoints) -> Action:
     """Returns the action that writes the validated model if it is the best; a tie goes to it.
 
     Args:
@@ -157,8 +170,8 @@ def keep_best(path, checkpoints):
         checkpoints: Checkpoints, which remember the best value.
     """
 
-    def action(moment):
-        if not moment.validates:
+    def action(moment: Moment) -> None:
+        if moment.model is None:
             return
         value, best = selection_value(moment.found), float(checkpoints.best)
         better = value is None or value > best
@@ -171,7 +184,7 @@ def keep_best(path, checkpoints):
     return action
 
 
-def selection_value(found):
+def selection_value(found: Mapping[str, float]) -> float | None:
     """Returns the number the best checkpoint is chosen by, None where nothing was measured.
 
     mAP@R where the validation part has items, otherwise category top-1.
@@ -179,10 +192,10 @@ def selection_value(found):
     return found.get("mAP@R", found.get("category_top1"))
 
 
-def stop_early(patience, checkpoints):
+def stop_early(patience: int, checkpoints: Checkpoints) -> Action:
     """Returns the action that ends the run after `patience` validations without a better one."""
 
-    def action(moment):
+    def action(moment: Moment) -> None:
         waited = int(checkpoints.waited)
         if moment.validates and waited >= patience:
             moment.stop = f"no better model in {waited} validations"
@@ -190,10 +203,10 @@ def stop_early(patience, checkpoints):
     return action
 
 
-def save_checkpoints(checkpoints):
+def save_checkpoints(checkpoints: Checkpoints) -> Action:
     """Returns the action that saves from time to time, and whenever the run ends."""
 
-    def action(moment):
+    def action(moment: Moment) -> None:
         checkpoints.step.assign(moment.step)
         ends = moment.step == moment.steps or moment.stop or moment.asked
         if ends or moment.due:
@@ -202,11 +215,11 @@ def save_checkpoints(checkpoints):
     return action
 
 
-def trace(folder, first, last):
+def trace(folder: Path, first: int, last: int) -> Action:
     """Returns the action that writes a TensorBoard trace of the steps `first` to `last`."""
-    running = []
+    running: list[bool] = []
 
-    def action(moment):
+    def action(moment: Moment) -> None:
         ends = moment.step >= min(last, moment.steps) or moment.asked or moment.stop
         if running and ends:
             tf.profiler.experimental.stop()
@@ -218,14 +231,14 @@ def trace(folder, first, last):
     return action
 
 
-def show(write):
+def show(write: Callable[[str], None]) -> Action:
     """Returns the action that prints a line for every validation.
 
     Args:
         write: callable taking a str, such as that of a progress bar.
     """
 
-    def action(moment):
+    def action(moment: Moment) -> None:
         if moment.validates:
             shown = [
                 f"{name} {moment.found[name]:.3f}"

@@ -6,8 +6,11 @@ import os
 import re
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import keras
 import tensorflow as tf
 
 from fir_tf.errors import FirError
@@ -44,7 +47,14 @@ class Checkpoints:
         waited: int64 tf.Variable, validations since then.
     """
 
-    def __init__(self, folder, model, optimizer, averages=None, owned=()):
+    def __init__(
+        self,
+        folder: Path,
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        averages: list | None = None,
+        owned: Sequence[Any] = (),
+    ) -> None:
         self.step = tf.Variable(0, dtype=tf.int64)
         self.best = tf.Variable(-1.0)
         self.waited = tf.Variable(0, dtype=tf.int64)
@@ -67,7 +77,7 @@ class Checkpoints:
         self._saved = time.monotonic()
         _remove_unfinished(folder)
 
-    def restore(self, folder):
+    def restore(self, folder: Path) -> bool:
         """Restores the newest checkpoint of a folder that is whole; returns whether there was one.
 
         Args:
@@ -92,11 +102,11 @@ class Checkpoints:
             )
         return False
 
-    def due(self):
+    def due(self) -> bool:
         """Returns whether the last save is so long ago that another is worth its time."""
         return time.monotonic() - self._saved > CHECKPOINT_SECONDS
 
-    def save(self):
+    def save(self) -> None:
         """Writes a checkpoint; old ones are deleted afterwards.
 
         Raises:
@@ -116,14 +126,14 @@ class Checkpoints:
         self._saved = time.monotonic()
 
 
-def _remove_unfinished(folder):
+def _remove_unfinished(folder: Path) -> None:
     """Removes what a writer that was killed, or ran out of room, has left behind."""
     for name in os.listdir(folder):
         if re.fullmatch(r"ckpt-\d+_temp", name):
             shutil.rmtree(Path(folder) / name, ignore_errors=True)
 
 
-def _newest_first(folder):
+def _newest_first(folder: Path) -> list[str]:
     """Returns the names of a folder's checkpoints, str such as "ckpt-20".
 
     The files themselves are asked, not TensorFlow's list of them: where that is damaged the run

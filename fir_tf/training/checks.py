@@ -1,6 +1,7 @@
 """What ends a run early: numbers that are no numbers, and embeddings that are all the same."""
 
 import math
+from collections.abc import Mapping
 
 from fir_tf.errors import FirError
 
@@ -15,11 +16,11 @@ class Health:
         learning_rate: float, for the advice.
     """
 
-    def __init__(self, learning_rate):
+    def __init__(self, learning_rate: float) -> None:
         self._learning_rate = learning_rate
         self._collapsed = 0
 
-    def check(self, step, values):
+    def check(self, step: int, values: Mapping[str, float]) -> None:
         """Looks at one entry of the log.
 
         Args:

@@ -46,7 +46,7 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
         ) from error
 
 
-def _check_cluster(text):
+def _check_cluster(text: str) -> None:
     example = (
         '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, '
         '"task": {"type": "worker", "index": 0}}'
@@ -79,7 +79,7 @@ def anywhere(strategy: tf.distribute.Strategy, flag: bool) -> bool:
         return flag
     mine = tf.constant(1.0 if flag else 0.0)
 
-    def total():
+    def total() -> tf.Tensor:
         context = tf.distribute.get_replica_context()
         return context.all_reduce(tf.distribute.ReduceOp.SUM, mine)
 

@@ -124,11 +124,13 @@ def build_engine(parts: Parts, loop: LoopSettings, steps_per_epoch: int) -> Engi
     return Engine(strategy, model, variables, optimizer, schedule, averages, update, served)
 
 
-def _copier(plain, model, variables, averages):
+def _copier(
+    plain: keras.Model, model: keras.Model, variables: Sequence[Any], averages: Sequence[Any] | None
+) -> Callable[[], keras.Model]:
     """Returns a function that brings `plain` up to date with `model` and returns it."""
     average = {id(v): a for v, a in zip(variables, averages or (), strict=bool(averages))}
 
-    def served():
+    def served() -> keras.Model:
         for target, source in zip(plain.weights, model.weights, strict=True):
             target.assign(average.get(id(source), source).numpy())
         return plain
@@ -136,7 +138,7 @@ def _copier(plain, model, variables, averages):
     return served
 
 
-def _reached(model, network, outputs):
+def _reached(model: keras.Model, network: keras.Model, outputs: Sequence[str]) -> list[Any]:
     """The model's variables that the losses reach: what none of them reads has no gradient."""
     part = keras.Model(network.inputs, [network.output[name] for name in outputs])
     reached = {id(variable) for variable in part.trainable_variables}
@@ -153,7 +155,7 @@ def distributed_batches(
         return iter(training_batches(catalogue, sampler, inputs, first))
     local = sampler.size // replicas
 
-    def pipeline(context):
+    def pipeline(context: tf.distribute.InputContext) -> tf.data.Dataset:
         return training_batches(
             catalogue,
             sampler,

@@ -70,10 +70,10 @@ def make_parts(config: Config, catalogue: Catalogue, sampler: Sampler) -> Parts:
     return parts
 
 
-def _needs_plain(config, strategy):
+def _needs_plain(config: Config, strategy: tf.distribute.Strategy) -> bool:
     """Whether what is trained is not what is validated and saved."""
     precision = choose_precision(config.mixed_precision)
-    return precision != "float32" or strategy.num_replicas_in_sync > 1 or config.ema
+    return precision != "float32" or strategy.num_replicas_in_sync > 1 or config.ema > 0
 
 
 def train_config(config: Config) -> Path:
@@ -122,13 +122,13 @@ def train_config(config: Config) -> Path:
     return train(parts, config.run, config, config)
 
 
-def _try_one_step(parts, config):
+def _try_one_step(parts: Parts, config: Config) -> str:
     """Makes two updates that are thrown away; returns what was measured as text."""
     precision = choose_precision(config.mixed_precision)
     steps_per_epoch = updates_per_epoch(parts, config)
     engine = build_engine(parts, config, steps_per_epoch)
     batches = distributed_batches(engine, parts, config, 0)
-    times, scalars = [], {}
+    times = []
     for _ in range(2):
         begin = time.monotonic()
         scalars, _ = engine.update(batches, 1)

@@ -2,6 +2,7 @@
 
 import csv
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import tensorflow as tf
@@ -18,7 +19,7 @@ class RunLog:
             that each step stands there once.
     """
 
-    def __init__(self, run, start_step=0):
+    def __init__(self, run: Path, start_step: int = 0) -> None:
         self._path = Path(run) / "log.csv"
         self._drop_after(start_step)
         self._file = open(self._path, "a", newline="", encoding="utf-8")  # noqa: SIM115
@@ -27,7 +28,7 @@ class RunLog:
             os.path.join(run, "logs"), filename_suffix=f".{start_step}"
         )
 
-    def _drop_after(self, start_step):
+    def _drop_after(self, start_step: int) -> None:
         kept = [entry for entry in read_log_rows(self._path) if entry[0] <= start_step]
         with (
             replacing(self._path) as temporary,
@@ -37,7 +38,7 @@ class RunLog:
             rows.writerow(("step", "name", "value"))
             rows.writerows(kept)
 
-    def scalars(self, step, values):
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Writes {name: number} at a step."""
         with self._writer.as_default():
             for name, value in values.items():
@@ -45,13 +46,13 @@ class RunLog:
                 self._rows.writerow((step, name, repr(float(value))))
         self._file.flush()
 
-    def close(self):
+    def close(self) -> None:
         """Flushes and closes both files."""
         self._file.close()
         self._writer.close()
 
 
-def read_log_rows(path):
+def read_log_rows(path: str | Path) -> list[tuple[int, str, float]]:
     """Returns log.csv as a list of (step, name, value); half-written lines are left out."""
     entries = []
     if Path(path).is_file():
@@ -65,9 +66,9 @@ def read_log_rows(path):
     return entries
 
 
-def read_history(run):
+def read_history(run: str | Path) -> dict[str, list[tuple[int, float]]]:
     """Returns {name: [(step, value), ...]} from a run's log.csv."""
-    history = {}
+    history: dict[str, list[tuple[int, float]]] = {}
     for step, name, value in read_log_rows(Path(run) / "log.csv"):
         history.setdefault(name, []).append((step, value))
     return history

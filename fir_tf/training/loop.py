@@ -5,8 +5,9 @@ import logging
 import os
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 
 import tensorflow as tf
 from tqdm import tqdm
@@ -19,22 +20,22 @@ from fir_tf.shell import draw_or_note
 from fir_tf.training import actions
 from fir_tf.training.checkpoints import Checkpoints
 from fir_tf.training.distribution import anywhere, worker_index
-from fir_tf.training.engine import Parts, build_engine, distributed_batches
+from fir_tf.training.engine import Engine, Parts, build_engine, distributed_batches
 from fir_tf.training.log import RunLog, read_history
 
 log = logging.getLogger(__package__)
 
 
 @contextlib.contextmanager
-def _stop_requests():
+def _stop_requests() -> Iterator[list[int]]:
     """Yields a list that gets the signal by which the process is asked to stop.
 
     The run then ends with a checkpoint; asked once more by Ctrl-C it ends at once.
     """
-    received = []
+    received: list[int] = []
     previous = {}
 
-    def ask(number, _):
+    def ask(number: int, _: FrameType | None) -> None:
         if received and number == signal.SIGINT:
             raise KeyboardInterrupt
         received.append(number)
@@ -134,12 +135,20 @@ def updates_per_epoch(parts: Parts, loop: LoopSettings) -> int:
 class _Steps:
     """The steps of a run and what happens beside them."""
 
-    def __init__(self, parts, engine, checkpoints, folder, loop, inputs):
+    def __init__(
+        self,
+        parts: Parts,
+        engine: Engine,
+        checkpoints: Checkpoints,
+        folder: Path,
+        loop: LoopSettings,
+        inputs: InputSettings,
+    ) -> None:
         self._parts, self._engine, self._checkpoints = parts, engine, checkpoints
         self._folder, self._loop, self._inputs = folder, loop, inputs
         self._gather = actions.Gather(parts.sampler.size * loop.accumulate, parts.catalogue)
 
-    def run(self, steps_per_epoch):
+    def run(self, steps_per_epoch: int) -> None:
         """Goes on from the checkpoints' step to the end."""
         start, steps = int(self._checkpoints.step), self._loop.epochs * steps_per_epoch
         with (
@@ -154,9 +163,9 @@ class _Steps:
             for path in self._gather.bad_paths():
                 log.warning(f"  {path}")
 
-    def _actions(self, run_log, write):
+    def _actions(self, run_log: RunLog, write: Callable[[str], None]) -> list[actions.Action]:
         parts, loop, gather = self._parts, self._loop, self._gather
-        follow = [
+        follow: list[actions.Action] = [
             gather,
             actions.validate(self._inputs, parts, self._engine.served, gather),
             actions.write_log(run_log, self._engine.schedule),
@@ -167,11 +176,20 @@ class _Steps:
         ]
         if loop.patience:
             follow.append(actions.stop_early(loop.patience, self._checkpoints))
-        if loop.profiled():
-            follow.append(actions.trace(self._folder / "logs", *loop.profiled()))
+        traced = loop.profiled()
+        if traced:
+            follow.append(actions.trace(self._folder / "logs", *traced))
         return [*follow, actions.save_checkpoints(self._checkpoints)]
 
-    def _make(self, step, steps, steps_per_epoch, follow, bar, asked):
+    def _make(
+        self,
+        step: int,
+        steps: int,
+        steps_per_epoch: int,
+        follow: Sequence[actions.Action],
+        bar: tqdm,
+        asked: Sequence[int],
+    ) -> None:
         loop, engine, moment = self._loop, self._engine, None
         every = steps_per_epoch * loop.eval_every
         batches = distributed_batches(engine, self._parts, self._inputs, step * loop.accumulate)
@@ -204,7 +222,7 @@ class _Steps:
         if moment and moment.stop:
             log.info(f"ended at step {step} of {steps}: {moment.stop}")
 
-    def _until_return(self, step, every):
+    def _until_return(self, step: int, every: int) -> int:
         """How many steps can be made before something is to be done beside them."""
         loop = self._loop
         first, last = loop.profiled() or (1, 0)

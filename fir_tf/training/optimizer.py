@@ -1,8 +1,12 @@
 """The optimiser: Adam with a rate for the backbone and another for the rest."""
 
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
 import keras
 import tensorflow as tf
 
+from fir_tf.config import LoopSettings
 from fir_tf.errors import FirError
 from fir_tf.keras_versions import Adam, path_of, with_loss_scale
 
@@ -22,12 +26,14 @@ class ReducedAdam(Adam):
         **kwargs: of keras.optimizers.Adam.
     """
 
-    def __init__(self, *args, factors=None, **kwargs):
+    def __init__(
+        self, *args: Any, factors: Mapping[str, float] | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.factors = dict(factors or {})
-        self._factor_of_key = {}
+        self._factor_of_key: dict[str, float] = {}
 
-    def build(self, variables):
+    def build(self, variables: Sequence[Any]) -> None:
         """Creates the slots of the keras variables."""
         super().build(variables)
         self._factor_of_key = {
@@ -36,7 +42,7 @@ class ReducedAdam(Adam):
             if path_of(variable) in self.factors
         }
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(self, gradient: tf.Tensor, variable: Any, learning_rate: tf.Tensor) -> None:
         """Updates one variable, with its own rate."""
         index = self._get_variable_index(variable)
         step = tf.cast(self.iterations + 1, variable.dtype)
@@ -53,20 +59,28 @@ class ReducedAdam(Adam):
             grad=gradient,
         )
 
-    def _all_reduce_sum_gradients(self, grads_and_vars):
+    def _all_reduce_sum_gradients(
+        self, grads_and_vars: Iterable[tuple[tf.Tensor, Any]]
+    ) -> list[tuple[tf.Tensor, Any]]:
         return list(grads_and_vars)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Returns the arguments."""
         return {**super().get_config(), "factors": self.factors}
 
 
-def _handle(variable):
+def _handle(variable: Any) -> tf.Tensor:
     """Returns the resource of a Keras or TensorFlow variable, on a replica that replica's."""
     return variable.handle if hasattr(variable, "handle") else variable.value.handle
 
 
-def make_optimizer(loop, model, variables, schedule, half=False):
+def make_optimizer(
+    loop: LoopSettings,
+    model: keras.Model,
+    variables: Sequence[Any],
+    schedule: keras.optimizers.schedules.LearningRateSchedule,
+    half: bool = False,
+) -> keras.optimizers.Optimizer:
     """Returns the run's optimiser, built on `variables`.
 
     Adam with Keras' defaults (PAPER: optimiser), and what the flags add to it. In float16 the
@@ -104,7 +118,7 @@ def make_optimizer(loop, model, variables, schedule, half=False):
     return optimizer
 
 
-def backbone_of(model):
+def backbone_of(model: keras.Model) -> keras.Model:
     """Returns the nested network of a model, its backbone.
 
     Raises:

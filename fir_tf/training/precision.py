@@ -1,13 +1,14 @@
 """Number formats: which one, and where it holds."""
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import keras
 import tensorflow as tf
 
 
-def choose_precision(name):
+def choose_precision(name: str) -> str:
     """Returns "float32", "bfloat16" or "float16" for `--mixed_precision`.
 
     "auto" is bfloat16 on TPUs, on GPUs of compute capability 8 and up, and on CPUs with
@@ -28,7 +29,7 @@ def choose_precision(name):
     return "bfloat16" if {"avx512_bf16", "amx_bf16"} & _cpu_flags() else "float32"
 
 
-def _cpu_flags():
+def _cpu_flags() -> set[str]:
     """The instruction sets Linux names; empty on other systems."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="ascii", errors="ignore").split("\n"):
@@ -38,7 +39,7 @@ def _cpu_flags():
 
 
 @contextlib.contextmanager
-def policy(precision):
+def policy(precision: str) -> Iterator[None]:
     """Builds layers under the Keras policy of a precision; restores the one before."""
     before = keras.mixed_precision.global_policy()
     name = precision if precision == "float32" else f"mixed_{precision}"

@@ -54,7 +54,7 @@ def open_run(config: Config) -> Path:
     return run
 
 
-def _keras_of(run):
+def _keras_of(run: Path) -> str:
     """The Keras version of a run, "" where it cannot be read."""
     try:
         return str(json.loads((run / "versions.json").read_text(encoding="utf-8"))["keras"])

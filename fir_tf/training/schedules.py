@@ -1,9 +1,13 @@
 """Learning rates over a run."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
+
+from fir_tf.config import LoopSettings
 
 
 @keras.saving.register_keras_serializable("fir_tf")
@@ -19,12 +23,19 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
             rate.
     """
 
-    def __init__(self, kind, learning_rate, steps, boundaries=(), warmup=0):
+    def __init__(
+        self,
+        kind: str,
+        learning_rate: float,
+        steps: int,
+        boundaries: Sequence[int] = (),
+        warmup: int = 0,
+    ) -> None:
         super().__init__()
         self.kind, self.learning_rate, self.steps = kind, learning_rate, steps
         self.boundaries, self.warmup = list(boundaries), warmup
 
-    def __call__(self, step):
+    def __call__(self, step: tf.Tensor | int) -> tf.Tensor:
         """Returns the rate of update number `step` (from 0), a float32 scalar."""
         step = tf.cast(step, tf.float32)
         rate = tf.constant(self.learning_rate, tf.float32)
@@ -38,7 +49,7 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
             rate *= tf.minimum(1.0, (step + 1.0) / (self.warmup + 1.0))
         return rate
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Returns the arguments."""
         return {
             "kind": self.kind,
@@ -49,7 +60,7 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         }
 
 
-def make_schedule(loop, steps_per_epoch):
+def make_schedule(loop: LoopSettings, steps_per_epoch: int) -> Schedule:
     """Returns the run's learning-rate schedule.
 
     The paper's: 1e-4, times 0.1 after epochs 100 and 150 of 200 (PAPER: optimiser).

@@ -1,5 +1,8 @@
 """The compiled training step."""
 
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -8,6 +11,8 @@ from fir_tf.errors import FirError
 from fir_tf.keras_versions import make_variable, tensor_of
 from fir_tf.losses.objective import Objective
 from fir_tf.training.distribution import share
+
+Batch = Mapping[str, tf.Tensor]
 
 
 class TrainStep:
@@ -43,7 +48,9 @@ class TrainStep:
         # Nothing here is for AutoGraph, whose conversion takes longer than the tracing itself.
         self._run = tf.function(self._updates, autograph=False)
 
-    def __call__(self, batches, steps):
+    def __call__(
+        self, batches: Iterator[Batch], steps: int
+    ) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         """Makes `steps` updates.
 
         Args:
@@ -57,8 +64,10 @@ class TrainStep:
         scalars, bad = self._run(batches, tf.constant(steps))
         return dict(zip(self._names, tf.unstack(scalars, axis=1), strict=True)), bad
 
-    def _updates(self, batches, steps):
-        def body(number, scalars, bad):
+    def _updates(self, batches: Iterator[Batch], steps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        def body(
+            number: tf.Tensor, scalars: tf.TensorArray, bad: tf.TensorArray
+        ) -> tuple[tf.Tensor, tf.TensorArray, tf.TensorArray]:
             values, rows = self._update(batches)
             return number + 1, scalars.write(number, values), bad.write(number, rows)
 
@@ -66,7 +75,7 @@ class TrainStep:
         _, scalars, bad = tf.while_loop(lambda number, *_: number < steps, body, (0, *empty))
         return scalars.stack(), bad.stack()
 
-    def _update(self, batches):
+    def _update(self, batches: Iterator[Batch]) -> tuple[tf.Tensor, ...]:
         parts = [next(batches) for _ in range(self._loop.accumulate)]
         found = self._strategy.run(self._replica_update, args=(parts,))
         if self._averages is not None:
@@ -76,7 +85,7 @@ class TrainStep:
         # Every replica worked out the same numbers.
         return tuple(self._strategy.experimental_local_results(value)[0] for value in found)
 
-    def _replica_update(self, parts):
+    def _replica_update(self, parts: Sequence[Batch]) -> tuple[tf.Tensor, tf.Tensor]:
         gradients, values, bad = None, [], []
         for batch in parts:
             images = batch["images"]
@@ -100,7 +109,9 @@ class TrainStep:
         self._optimizer.apply(gradients, self._variables)
         return tf.reduce_mean(tf.stack(values), axis=0), tf.concat(bad, axis=0)
 
-    def _gradients(self, images, batch):
+    def _gradients(
+        self, images: tf.Tensor, batch: Batch
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor], list[tf.Tensor]]:
         own = {id(variable) for variable in self.objective.variables}
         replicas = tf.distribute.get_replica_context().num_replicas_in_sync
         with tf.GradientTape() as tape:
@@ -128,6 +139,6 @@ class TrainStep:
         )
 
 
-def make_averages(variables):
+def make_averages(variables: Sequence[Any]) -> list[Any]:
     """Returns a copy of each variable, to hold its moving average."""
     return [make_variable(variable.numpy(), "average") for variable in variables]

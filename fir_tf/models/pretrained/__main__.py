@@ -3,9 +3,10 @@
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 
 from fir_tf import registry
-from fir_tf.models.pretrained import LICENCE_NOTE, imagenet_weights, notice
+from fir_tf.models.pretrained import LICENCE_NOTE, Weights, imagenet_weights, notice
 from fir_tf.settings import PLUGINS_HELP
 from fir_tf.shell import given_path, quiet_import, run_command
 
@@ -13,12 +14,12 @@ from fir_tf.shell import given_path, quiet_import, run_command
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
-def _weights(name):
+def _weights(name: str) -> Weights | None:
     with quiet_import():
         return registry.get("backbone", name).weights
 
 
-def _list(_):
+def _list(_: argparse.Namespace) -> None:
     for name in registry.names("backbone"):
         weights = _weights(name)
         if not weights:
@@ -36,7 +37,7 @@ def _list(_):
     print(f"\nNote: {LICENCE_NOTE}.")
 
 
-def _download(options):
+def _download(options: argparse.Namespace) -> None:
     from fir_tf.models.pretrained.download import imagenet_file
 
     weights = imagenet_weights(options.backbone, _weights(options.backbone))
@@ -44,7 +45,7 @@ def _download(options):
     print(imagenet_file(weights))
 
 
-def _convert(options):
+def _convert(options: argparse.Namespace) -> None:
     from fir_tf.models.pretrained.convert import convert
 
     source, target = given_path("from", options.source), given_path("to", options.target)
@@ -57,7 +58,7 @@ def _convert(options):
     )
 
 
-def _parser():
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m fir_tf.models.pretrained",
         description="ImageNet weights of the backbones.",
@@ -93,11 +94,11 @@ def _parser():
     return parser
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status."""
     commands = {"list": _list, "download": _download, "convert": _convert}
 
-    def body():
+    def body() -> None:
         options = _parser().parse_args(argv)
         if "backbone" in options:
             registry.load_plugins(given_path("plugins", options.plugins))

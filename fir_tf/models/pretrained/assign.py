@@ -1,10 +1,17 @@
 """A torch state dict into a Keras model, strictly by name."""
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 import keras
 import numpy as np
 
 from fir_tf.errors import FirError
 from fir_tf.keras_versions import name_of
+
+if TYPE_CHECKING:
+    from fir_tf.models.backbones import Backbone
+
 
 _SUFFIXES = {
     "kernel": "weight",
@@ -16,7 +23,9 @@ _SUFFIXES = {
 }
 
 
-def assign_torch(model, tensors, backbone):
+def assign_torch(
+    model: keras.Model, tensors: Mapping[str, np.ndarray], backbone: "Backbone"
+) -> list[str]:
     """Assigns a torch state dict to `model` by name, strictly.
 
     Every variable gets its tensor, every tensor is used once or is one of the classifier or the
@@ -72,5 +81,5 @@ def assign_torch(model, tensors, backbone):
     return ignored
 
 
-def _is_depthwise(layer):
+def _is_depthwise(layer: keras.layers.Layer) -> bool:
     return isinstance(layer, keras.layers.DepthwiseConv2D)

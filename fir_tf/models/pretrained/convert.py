@@ -9,7 +9,9 @@ from fir_tf.models.backbones import build_backbone
 from fir_tf.models.pretrained.load import TORCH_SUFFIXES, load_torch
 
 
-def convert(name, source, target, caffe_layout=False):
+def convert(
+    name: str, source: str | Path, target: str | Path, caffe_layout: bool = False
+) -> tuple[int, list[str]]:
     """Converts a torch state dict to a weights file that `--weights` takes.
 
     Args:

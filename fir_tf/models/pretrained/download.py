@@ -5,6 +5,7 @@ import os
 import re
 import time
 from pathlib import Path
+from typing import Any
 
 import pooch
 import requests
@@ -12,6 +13,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from fir_tf.errors import FirError
+from fir_tf.models.pretrained import Weights
 
 # To connect, and between two pieces of the file.
 TIMEOUT_SECONDS = (10, 20)
@@ -20,7 +22,7 @@ ATTEMPTS = 4
 PAUSE_SECONDS = 1.0
 
 
-def cache_folder():
+def cache_folder() -> Path:
     """Returns the Path of the folder the files are kept in.
 
     It is the environment variable FIR_TF_CACHE, or `fir_tf` in the user's own cache folder.
@@ -37,7 +39,7 @@ def cache_folder():
         ) from error
 
 
-def imagenet_file(weights):
+def imagenet_file(weights: Weights) -> Path:
     """Returns the Path of the file of `weights`: in its package, the cache, or downloaded.
 
     Args:
@@ -50,7 +52,7 @@ def imagenet_file(weights):
         return fetch(weights)
     distribution = weights.package.replace("_", "-")
     try:
-        package = Path(importlib.import_module(weights.package).__file__).parent
+        package = Path(str(importlib.import_module(weights.package).__file__)).parent
     except ImportError as error:
         raise FirError(
             f"the weights file {weights.file} comes with the package {distribution}: "
@@ -65,7 +67,7 @@ def imagenet_file(weights):
     )
 
 
-def fetch(weights):
+def fetch(weights: Weights) -> Path:
     """Returns the file of `weights` from the cache, downloading it where it is not there yet.
 
     An interrupted download goes on where it stopped, in the same process or in a later one, and
@@ -107,7 +109,7 @@ def fetch(weights):
     return target
 
 
-def matches(path, checksum):
+def matches(path: Path, checksum: str) -> bool:
     """Whether a file exists and has the checksum.
 
     Args:
@@ -118,7 +120,7 @@ def matches(path, checksum):
     return path.is_file() and pooch.file_hash(str(path), kind).startswith(digest)
 
 
-def _download(url, target, checksum):
+def _download(url: str, target: Path, checksum: str) -> None:
     """Brings the file to `target`, which is touched when all of it is there and right."""
     part = target.with_name(f"{target.name}.part")
     failures, most = 0, 0
@@ -127,12 +129,13 @@ def _download(url, target, checksum):
         try:
             _transfer(url, part)
         except requests.RequestException as error:
-            status = getattr(error.response, "status_code", None)
-            if status == 416:
+            answer = error.response
+            if answer is not None and answer.status_code == 416:
                 # There is nothing behind the part, so it is none of this file.
                 part.unlink()
-            elif status is not None and status < 500:
-                raise FirError(f"the server answered {status} {error.response.reason}") from error
+            elif answer is not None and answer.status_code < 500:
+                text = f"the server answered {answer.status_code} {answer.reason}"
+                raise FirError(text) from error
             failures = 0 if _size(part) > most else failures + 1
             most = max(most, _size(part))
             if failures == ATTEMPTS:
@@ -151,11 +154,11 @@ def _download(url, target, checksum):
     os.replace(part, target)
 
 
-def _size(path):
+def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _transfer(url, part):
+def _transfer(url: str, part: Path) -> None:
     """Appends to `part` what it lacks of the file at `url`."""
     # pooch sets the total when it is known; without one the bar has no truth value.
     bar = tqdm(desc=part.stem, total=1, unit="B", unit_scale=True, disable=None)
@@ -163,7 +166,7 @@ def _transfer(url, part):
         have = stream.tell()
         whole = None
 
-        def place(response, **_):
+        def place(response: requests.Response, **_: Any) -> None:
             """Cuts the part back to where the answer starts, before its body is written."""
             nonlocal whole
             if response.is_redirect or not response.ok:

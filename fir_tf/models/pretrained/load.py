@@ -1,8 +1,12 @@
 """Weights from files into models: all of a file fits, or none of it is used."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import h5py
+import keras
+import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file as read_safetensors
 
@@ -13,10 +17,14 @@ from fir_tf.models.pretrained.download import imagenet_file
 from fir_tf.models.surgery import with_faster_layers
 from fir_tf.models.torch_file import read_torch_file
 
+if TYPE_CHECKING:
+    from fir_tf.models.backbones import Backbone
+
+
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 
 
-def load_imagenet(model, backbone):
+def load_imagenet(model: keras.Model, backbone: "Backbone") -> None:
     """Puts the ImageNet weights of a backbone into `model`.
 
     Args:
@@ -30,7 +38,7 @@ def load_imagenet(model, backbone):
     load_file(model, backbone, imagenet_file(weights))
 
 
-def load_file(model, backbone, path):
+def load_file(model: keras.Model, backbone: "Backbone", path: str | Path) -> None:
     """Puts the weights of a file into `model`; all of them fit or none is used.
 
     Args:
@@ -59,7 +67,7 @@ def load_file(model, backbone, path):
         )
 
 
-def load_torch(model, backbone, path):
+def load_torch(model: keras.Model, backbone: "Backbone", path: str | Path) -> list[str]:
     """Puts a torch state dict into `model`, taking the layout on trust where it does not show.
 
     Args:
@@ -81,7 +89,7 @@ def load_torch(model, backbone, path):
         raise FirError(f"cannot load {path} into {model.name}: {error}") from error
 
 
-def _read_tensors(path):
+def _read_tensors(path: Path) -> Mapping[str, np.ndarray]:
     if path.suffix != ".safetensors":
         return read_torch_file(path)
     try:
@@ -94,7 +102,7 @@ def _read_tensors(path):
         ) from error
 
 
-def _load_h5(model, path):
+def _load_h5(model: keras.Model, path: Path) -> None:
     try:
         with h5py.File(path) as file:
             groups = file.get("layers", {})
@@ -117,7 +125,7 @@ def _load_h5(model, path):
         model.set_weights(reader.get_weights())
 
 
-def _count_datasets(group):
+def _count_datasets(group: h5py.Group | h5py.Dataset) -> int:
     """Number of saved variables; the random state of a Dropout is none of the weights."""
     if isinstance(group, h5py.Dataset):
         return 1
