@@ -67,7 +67,7 @@ def check_settings(settings: Any) -> None:
                 f"`{field.name}` must be one of {', '.join(choices)}. Received: {value!r}"
             )
         if field.metadata["within"]:
-            _check_within(field.name, value, field.metadata["within"])
+            check_within(field.name, value, field.metadata["within"])
 
 
 def check_parts(settings: Any) -> None:
@@ -78,7 +78,8 @@ def check_parts(settings: Any) -> None:
             registry.check(kind, name, field.name)
 
 
-def _check_within(name: str, value: float, interval: str) -> None:
+def check_within(name: str, value: float, interval: str) -> None:
+    """Raises FirError unless a number lies in an interval, see `option`."""
     ((left, low, high, right, unit),) = re.findall(r"^([\[(])(.+), (.+)([\])])(.*)$", interval)
     above = value >= float(low) if left == "[" else value > float(low)
     below = value <= float(high) if right == "]" else value < float(high)

@@ -297,6 +297,7 @@ def test_a_loss_by_a_label_it_cannot_have():
         ),
         ("1e+2*OS+1e-3*OC", [("OC", 0.001), ("OS", 100.0)]),
         ("normface", [("normface:item", 1.0)]),
+        ("2*triplet( margin=.2 )+ OS(margin=1e+1)", [("OS", 5.0), ("triplet:item", 2.0)]),
         ("softmax+2E+1*triplet", [("softmax:category", 1.0), ("triplet:item", 20.0)]),
     ],
 )
@@ -320,6 +321,13 @@ def test_a_sum_of_losses(text, expected):
         ("OC+", 3, "a loss is missing here"),
         ("", 0, "a loss is missing here"),
         ("3*", 2, "a loss is missing here"),
+        ("OC+IS(margin=much)", 6, "an option must be name=number, not 'margin=much'"),
+        ("OC+IS(margin=nan)", 6, "an option must be name=number"),
+        ("IS(=1)", 3, "an option must be name=number, not '=1'"),
+        ("IS()", 3, "an option must be name=number, not ''"),
+        ("2 * IS(margin=1, margin=2)", 17, "margin comes twice"),
+        ("OC+IS(margin=1", 3, "a bracket is not closed"),
+        ("IS(margin=1)+triplet(margin=2)", 13, "triplet:item comes twice"),
     ],
 )
 def test_a_mistake_in_a_sum_of_losses_is_shown(text, place, why):
@@ -327,6 +335,53 @@ def test_a_mistake_in_a_sum_of_losses_is_shown(text, place, why):
         Config(losses=text)
     *_, shown, mark = str(raised.value).split("\n")
     assert shown == f"  {text}" and mark.index("^") == 2 + place
+
+
+@pytest.mark.parametrize(
+    ("told", "flags"),
+    [
+        ("triplet(margin=0.7):item", {"delta": 0.7}),
+        ("IS(margin=0)+0*softmax", {"delta": 0.0, "losses": "IS+0*softmax"}),
+        ("softmax(label_smoothing=0.2)", {"label_smoothing": 0.2}),
+    ],
+)
+def test_an_option_of_a_term_goes_before_its_flag(told, flags):
+    """As the flag that says the same to all terms; beside another value of the flag."""
+    rng = np.random.default_rng(4)
+    outputs = {
+        "logits": tf.constant(rng.normal(size=(6, 3)), tf.float32),
+        "embedding": tf.math.l2_normalize(tf.constant(rng.normal(size=(6, 4)), tf.float32), 1),
+    }
+    labels = {"item": tf.constant([0, 0, 1, 1, 2, 2]), "category": tf.constant([0, 1, 2, 0, 1, 2])}
+    plain = flags.pop("losses", re.sub(r"\(.*\)", "", told))
+    with_option, by_flag, other = (
+        make_objective(losses, [True] * 6, **values)(outputs, labels)[0]
+        for losses, values in ((told, {}), (plain, flags), (plain, {}))
+    )
+    assert float(with_option) == float(by_flag) != float(other)
+
+
+def test_the_scale_of_centres():
+    """Of one image and two centres, in plain Python."""
+    objective = make_objective("normface(scale=3):item", [True])
+    objective.build({"item": np.array([0, 1])}, {"embedding": 2})
+    objective.variables[0].assign([[1.0, 0.0], [0.0, 1.0]])
+    total, _ = objective({"embedding": tf.constant([[0.6, 0.8]])}, {"item": tf.constant([0])})
+    assert float(total) == pytest.approx(math.log(1 + math.exp(3 * (0.8 - 0.6))), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("losses", "message"),
+    [
+        ("IS(scale=2)", "the loss triplet takes the options margin. Received: scale=2"),
+        ("IS(margin=-1)", "`margin` must be >= 0. Received: -1.0"),
+        ("normface(scale=0)", "`scale` must be > 0. Received: 0.0"),
+        ("OC(label_smoothing=1)", "`label_smoothing` must be at least 0 and below 1"),
+    ],
+)
+def test_options_that_a_loss_lacks_or_refuses(losses, message):
+    with pytest.raises(FirError, match=re.escape(message)):
+        make_objective(losses, [True])
 
 
 def test_unknown_miner_is_named():

@@ -1,9 +1,10 @@
-"""The sum of losses as people write it: `[weight*]loss[:label]+...`, or the paper's names.
+"""The sum of losses as people write it, see `HELP`.
 
 Imports nothing but names: the command line answers at once.
 """
 
 import dataclasses
+import math
 import re
 
 from fir_tf import registry
@@ -24,8 +25,8 @@ _DEFAULTS = {loss: label for loss, label, _ in reversed(_SHORTHAND.values())}
 
 HELP = (
     "Sum of losses: OC (softmax:category with the weight --alpha), IS (triplet:item) and OS "
-    "(triplet:category, both with --beta), or [weight*]loss[:label] with the label item or "
-    "category, such as OC+10*IS or softmax:category+0.5*triplet:item."
+    "(triplet:category, both with --beta), or [weight*]loss[(option=number,...)][:label] with the "
+    "label item or category, such as OC+10*IS or softmax:category+0.5*triplet(margin=0.2):item."
 )
 
 
@@ -39,6 +40,7 @@ class Term:
         label: str, one of `LABELS`.
         weight: float, or None where `flag` says it.
         flag: str, the flag that weighs it where no number does; empty for 1.
+        options: tuple of (str, float), what the loss itself is told, before what flags say.
     """
 
     name: str
@@ -46,21 +48,24 @@ class Term:
     label: str
     weight: float | None = None
     flag: str = ""
+    options: tuple[tuple[str, float], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class LossSettings:
-    """What the flags say to losses.
+    """What the flags, and a term of its own, say to losses.
 
     Attributes:
         margin: float, of the triplet loss: the paper's delta.
         triplets: str, a registered miner, or "explicit".
         label_smoothing: float in [0, 1), the share of a target spread evenly over all classes.
+        options: tuple of (str, float), what the term says in brackets.
     """
 
     margin: float = 0.3
     triplets: str = "all"
     label_smoothing: float = 0.0
+    options: tuple[tuple[str, float], ...] = ()
 
 
 # Between two terms. That of a number such as 1e+2 is none, but that behind a name such as v2e is.
@@ -78,7 +83,7 @@ def parse_losses(text: str) -> tuple[Term, ...]:
 
     Raises:
         FirError: showing the place, for an unknown loss or label, a weight that is no number >= 0,
-            a term that comes twice, or an empty one.
+            an option that is no number, what comes twice, or an empty term.
     """
     terms, seen = [], set()
     signs = [sign.start() for sign in re.finditer(_PLUS, text)]
@@ -105,10 +110,16 @@ def _parse_term(text: str, start: int, part: str) -> Term:
             number = -1.0
         if not 0 <= number < float("inf"):
             raise _wrong(text, start, f"a weight must be a number >= 0, not {weight.strip()!r}")
-    name = rest.strip()
+    before, bracket, behind = rest.partition("(")
+    inside, closed, after = behind.partition(")")
+    if bracket and not closed:
+        raise _wrong(text, at, "a bracket is not closed")
+    inner = start + len(part) - len(behind)
+    options = _parse_options(text, inner, inside) if bracket else ()
+    name = f"{before.rstrip()}{after}".strip()
     if name.upper() in _SHORTHAND:
         loss, label, flag = _SHORTHAND[name.upper()]
-        return Term(name.upper(), loss, label, number, flag)
+        return Term(name.upper(), loss, label, number, flag, options)
     loss, colon, label = (part.strip() for part in name.partition(":"))
     known = registry.names("loss")
     if loss not in known:
@@ -117,11 +128,30 @@ def _parse_term(text: str, start: int, part: str) -> Term:
     if colon and label not in LABELS:
         raise _wrong(text, at, f"the label must be {' or '.join(LABELS)}, not {label!r}")
     label = label or _DEFAULTS.get(loss, LABELS[0])
-    return Term(f"{loss}:{label}", loss, label, number)
+    return Term(f"{loss}:{label}", loss, label, number, options=options)
+
+
+def _parse_options(text: str, at: int, inside: str) -> tuple[tuple[str, float], ...]:
+    options: dict[str, float] = {}
+    for part in inside.split(","):
+        place = at + len(part) - len(part.lstrip())
+        name, _, value = (side.strip() for side in part.partition("="))
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not name or not math.isfinite(number):
+            raise _wrong(text, place, f"an option must be name=number, not {part.strip()!r}")
+        if name in options:
+            raise _wrong(text, place, f"{name} comes twice")
+        options[name] = number
+        at += len(part) + 1
+    return tuple(options.items())
 
 
 def _wrong(text: str, at: int, why: str) -> FirError:
     return FirError(
-        "`losses` must be a sum of [weight*]loss[:label], each at most once, such as OC+IS. "
+        "`losses` must be a sum of [weight*]loss[(option=number,...)][:label], each at most once, "
+        "such as OC+IS. "
         f"Received: {text!r}: {why}\n  {text}\n  {' ' * at}^"
     )

@@ -1,7 +1,7 @@
 """What a loss is."""
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import tensorflow as tf
@@ -28,6 +28,8 @@ class Loss(abc.ABC):
         sampler: str, the registered sampler whose batches it needs; any will do for `ANY`.
         needs_triplets: bool, whether the sampler has to say which rows are anchors, positives and
             negatives.
+        options: dict of str to str, what a term may tell it in brackets, each with the interval
+            that the number lies in, such as {"margin": "[0, inf)"}; see `option`.
         has_classes: bool, whether it has variables by class; labels then count the classes of the
             training images, from 0.
     """
@@ -35,11 +37,16 @@ class Loss(abc.ABC):
     output: ClassVar[str] = "embedding"
     labels: ClassVar[Sequence[str]] = LABELS
     has_classes: ClassVar[bool] = False
+    options: ClassVar[Mapping[str, str]] = {}
     sampler = "pk"
     needs_triplets = False
 
     def __init__(self, settings: LossSettings) -> None:
         self.settings = settings
+
+    def option(self, name: str, default: float) -> float:
+        """Returns what the term says in brackets, or else `default`."""
+        return dict(self.settings.options).get(name, default)
 
     def build(self, classes: int, width: int) -> list[Any]:
         """Makes the variables of its own, which are trained and saved in checkpoints only.

@@ -11,13 +11,14 @@ from fir_tf.losses.loss import ANY, Loss
 from fir_tf.losses.softmax import cross_entropy
 
 SCALE = 20.0
-"""What cosines are multiplied with: one over Zhai and Wu's temperature of 0.05."""
+"""The default of `scale`, by which cosines are multiplied: one over Zhai and Wu's temperature."""
 
 
 class NormFace(Loss):
     """Softmax over the cosines to learned class centres (Wang et al. 2017; Zhai and Wu 2019)."""
 
     output = "embedding"
+    options = {"scale": "(0, inf)", "label_smoothing": "[0, 1)"}
     sampler = ANY
     has_classes = True
 
@@ -38,5 +39,6 @@ class NormFace(Loss):
         cosine = tf.matmul(
             tf.math.l2_normalize(tf.cast(values, tf.float32), axis=1), centres, transpose_b=True
         )
-        loss, accuracy = cross_entropy(SCALE * cosine, labels, self.settings.label_smoothing)
+        smoothing = self.option("label_smoothing", self.settings.label_smoothing)
+        loss, accuracy = cross_entropy(self.option("scale", SCALE) * cosine, labels, smoothing)
         return {"loss": loss, "centre_accuracy": accuracy}

@@ -11,17 +11,18 @@ from fir_tf import registry
 from fir_tf.errors import FirError
 from fir_tf.losses.grammar import LossSettings, Term, parse_losses
 from fir_tf.losses.loss import ANY, OUTPUTS, Loss
+from fir_tf.settings import check_within
 
 
 def make_losses(terms: Sequence[Term], settings: LossSettings) -> list[Loss]:
     """Returns the loss of each term.
 
     Raises:
-        FirError: a loss cannot be by its term's label.
+        FirError: a loss cannot be by its term's label, or lacks an option of its term's.
     """
     losses = []
     for term in terms:
-        loss = registry.get("loss", term.loss)(settings)
+        loss = registry.get("loss", term.loss)(dataclasses.replace(settings, options=term.options))
         if loss.output not in OUTPUTS:
             raise FirError(
                 f"the loss {term.loss} must read one of {', '.join(OUTPUTS)}. Received: "
@@ -31,6 +32,11 @@ def make_losses(terms: Sequence[Term], settings: LossSettings) -> list[Loss]:
             raise FirError(
                 f"the loss {term.loss} is by {' or '.join(loss.labels)}. Received: {term.name}"
             )
+        for name, value in term.options:
+            if name not in loss.options:
+                known = f"the options {', '.join(loss.options)}" if loss.options else "no options"
+                raise FirError(f"the loss {term.loss} takes {known}. Received: {name}={value:g}")
+            check_within(name, value, loss.options[name])
         losses.append(loss)
     return losses
 

@@ -39,6 +39,7 @@ class Softmax(Loss):
 
     output = "logits"
     labels = ("category",)
+    options = {"label_smoothing": "[0, 1)"}
     sampler = ANY
 
     def __call__(
@@ -48,5 +49,6 @@ class Softmax(Loss):
         triplets: tuple[slice, slice, slice] | None = None,
     ) -> dict[str, tf.Tensor]:
         """Returns the loss and the share of the images that are classified right."""
-        loss, accuracy = cross_entropy(values, labels, self.settings.label_smoothing)
+        smoothing = self.option("label_smoothing", self.settings.label_smoothing)
+        loss, accuracy = cross_entropy(values, labels, smoothing)
         return {"loss": loss, "category_accuracy": accuracy}

@@ -110,6 +110,8 @@ def mined_triplet_loss(
 class Triplet(Loss):
     """Triplet loss with a margin in squared L2 distance, mined or explicit (PAPER: Equation 1)."""
 
+    options = {"margin": "[0, inf)"}
+
     def __init__(self, settings: LossSettings) -> None:
         super().__init__(settings)
         if settings.triplets == "explicit":
@@ -122,7 +124,7 @@ class Triplet(Loss):
         triplets: tuple[slice, slice, slice] | None = None,
     ) -> dict[str, tf.Tensor]:
         """Returns the loss and what is worth watching about it, see `TripletLoss`."""
-        margin = self.settings.margin
+        margin = self.option("margin", self.settings.margin)
         if triplets is None:
             return mined_triplet_loss(values, labels, margin, self.settings.triplets)._asdict()
         anchor, positive, negative = triplets
