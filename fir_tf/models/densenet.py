@@ -34,13 +34,9 @@ def build_densenet121(input_shape: tuple[int, int, int]) -> keras.Model:
 
 
 def torch_module(layer_name: str) -> str:
-    """Names torch's module for a layer of keras.applications' DenseNet121.
+    """Names torch's module for a layer.
 
-    Args:
-        layer_name: str, such as "conv3_block1_1_bn".
-
-    Returns:
-        str, such as "features.denseblock2.denselayer1.norm2".
+    "conv3_block1_1_bn" is "features.denseblock2.denselayer1.norm2".
     """
     ends = {"conv1_conv": "conv0", "conv1_bn": "norm0", "bn": "norm5"}
     if layer_name in ends:

@@ -59,14 +59,7 @@ def build_efficientnet_lite0(input_shape: tuple[int, int, int]) -> keras.Model:
 
 
 def torch_module(layer_name: str) -> str:
-    """Names the module of the torch network that a layer of this one corresponds to.
-
-    Args:
-        layer_name: str, such as "block3b_expand_conv".
-
-    Returns:
-        str, such as "_blocks.4._expand_conv".
-    """
+    """Names torch's module for a layer: "block3b_expand_conv" is "_blocks.4._expand_conv"."""
     if layer_name in _ENDS:
         return _ENDS[layer_name]
     block, part = layer_name.split("_", 1)

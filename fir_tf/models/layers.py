@@ -95,12 +95,8 @@ def _grouped_convolution_with_split_gradient(
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             options = {"strides": [1, strides, strides, 1], "padding": padding}
             of_images, of_kernel = [], []
-            for image, weight, up in zip(
-                tf.split(images, groups, -1),
-                tf.split(kernel, groups, -1),
-                tf.split(upstream, groups, -1),
-                strict=True,
-            ):
+            parts = (tf.split(whole, groups, -1) for whole in (images, kernel, upstream))
+            for image, weight, up in zip(*parts, strict=True):
                 of_images.append(
                     tf.raw_ops.Conv2DBackpropInput(
                         input_sizes=tf.shape(image), filter=weight, out_backprop=up, **options
@@ -208,13 +204,9 @@ class GroupedConv2D(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """The arguments, as Keras saves them."""
+        names = ("filters", "kernel_size", "groups", "strides", "padding", "use_bias")
         return {
             **super().get_config(),
-            "filters": self.filters,
-            "kernel_size": self.kernel_size,
-            "groups": self.groups,
-            "strides": self.strides,
-            "padding": self.padding,
-            "use_bias": self.use_bias,
+            **{name: getattr(self, name) for name in names},
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
         }

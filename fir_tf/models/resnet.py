@@ -11,22 +11,12 @@ from fir_tf.models.pretrained import KERAS_APPLICATIONS, Normalisation, Weights
 
 
 def torch_module(layer_name: str) -> str:
-    """Names torch's module for a layer of keras.applications' ResNet50.
-
-    Args:
-        layer_name: str, such as "conv3_block1_0_bn".
-
-    Returns:
-        str, such as "layer2.0.downsample.1".
-    """
+    """Names torch's module for a layer: "conv3_block1_0_bn" is "layer2.0.downsample.1"."""
     if layer_name in ("conv1_conv", "conv1_bn"):
         return {"conv1_conv": "conv1", "conv1_bn": "bn1"}[layer_name]
     pattern = r"^conv(\d)_block(\d)_(\d)_(conv|bn)$"
     ((stage, block, number, kind),) = re.findall(pattern, layer_name)
-    if number == "0":
-        part = f"downsample.{int(kind == 'bn')}"
-    else:
-        part = f"{kind}{number}"
+    part = f"downsample.{int(kind == 'bn')}" if number == "0" else f"{kind}{number}"
     return f"layer{int(stage) - 1}.{int(block) - 1}.{part}"
 
 

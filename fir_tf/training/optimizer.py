@@ -97,10 +97,18 @@ def make_optimizer(
 
     Returns:
         keras optimizer. It expects gradients that are summed over the replicas.
+
+    Raises:
+        FirError: the backbone, the nested network of the model, has a rate and is not there.
     """
     factors = {}
     if loop.backbone_learning_rate:
-        body = {id(variable) for variable in backbone_of(model).trainable_variables}
+        nested = [layer for layer in model.layers if isinstance(layer, keras.Model)]
+        if not nested:
+            raise FirError(
+                "`backbone_learning_rate` needs a model with a backbone as a nested model"
+            )
+        body = {id(variable) for variable in nested[0].trainable_variables}
         factor = loop.backbone_learning_rate / loop.learning_rate
         factors = {path_of(variable): factor for variable in variables if id(variable) in body}
     if loop.loss_learning_rate:
@@ -116,15 +124,3 @@ def make_optimizer(
         optimizer = with_loss_scale(optimizer)
     optimizer.build(variables)
     return optimizer
-
-
-def backbone_of(model: keras.Model) -> keras.Model:
-    """Returns the nested network of a model, its backbone.
-
-    Raises:
-        FirError: it has none.
-    """
-    nested = [layer for layer in model.layers if isinstance(layer, keras.Model)]
-    if not nested:
-        raise FirError("`backbone_learning_rate` needs a model with a backbone as a nested model")
-    return nested[0]

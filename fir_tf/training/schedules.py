@@ -51,13 +51,8 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments."""
-        return {
-            "kind": self.kind,
-            "learning_rate": self.learning_rate,
-            "steps": self.steps,
-            "boundaries": self.boundaries,
-            "warmup": self.warmup,
-        }
+        names = ("kind", "learning_rate", "steps", "boundaries", "warmup")
+        return {name: getattr(self, name) for name in names}
 
 
 def make_schedule(loop: LoopSettings, steps_per_epoch: int) -> Schedule:

@@ -12,16 +12,6 @@ def batch_all(
 
     Hermans et al. (2017), "batch all", the mean over non-zero terms: with the mean over every
     triplet the signal fades as training goes well.
-
-    Args:
-        distance: float32 [n, n], squared L2 distances.
-        positive: bool [n, n], whether column and row are of one label, but not one image.
-        negative: bool [n, n], whether they are of two labels.
-        margin: float.
-
-    Returns:
-        (loss, active): float32 scalars, the mean hinge and the share of triplets with a hinge
-        above zero; zeros where there is no triplet.
     """
     # Per positive: the negatives inside its margin are a prefix of the sorted ones, so counts
     # and prefix sums give the sum over all triplets in n^2 memory instead of n^3.

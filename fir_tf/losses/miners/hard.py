@@ -11,16 +11,6 @@ def hard(
     """Takes each anchor's farthest positive and nearest negative.
 
     Hermans et al. (2017), "batch hard"; mean over anchors.
-
-    Args:
-        distance: float32 [n, n], squared L2 distances.
-        positive: bool [n, n], whether column and row are of one label, but not one image.
-        negative: bool [n, n], whether they are of two labels.
-        margin: float.
-
-    Returns:
-        (loss, active): float32 scalars, the mean hinge and the share of triplets with a hinge
-        above zero; zeros where there is no triplet.
     """
     far = tf.reduce_max(tf.where(positive, distance, 0.0), axis=1)
     near = tf.reduce_min(tf.where(negative, distance, float("inf")), axis=1)

@@ -11,16 +11,6 @@ def semihard(
     """Takes for each pair the nearest negative that is farther than the positive.
 
     Or the farthest negative where there is none (Schroff et al. 2015); mean over pairs.
-
-    Args:
-        distance: float32 [n, n], squared L2 distances.
-        positive: bool [n, n], whether column and row are of one label, but not one image.
-        negative: bool [n, n], whether they are of two labels.
-        margin: float.
-
-    Returns:
-        (loss, active): float32 scalars, the mean hinge and the share of triplets with a hinge
-        above zero; zeros where there is no triplet.
     """
     ordered = sorted_negatives(distance, negative)
     count = tf.reduce_sum(tf.cast(negative, tf.int32), axis=1, keepdims=True)

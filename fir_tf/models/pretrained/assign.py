@@ -48,6 +48,7 @@ def assign_torch(
     left = dict(tensors)
     found, missing, wrong, counters = [], [], [], set()
     for layer in model.layers:
+        depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
         for variable in layer.weights:
             module, shape = backbone.torch_module(layer.name), tuple(variable.shape)
             own = name_of(variable)
@@ -60,7 +61,7 @@ def assign_torch(
                 continue
             value = left.pop(name)
             if own == "kernel" and value.ndim == 4:
-                value = np.transpose(value, (2, 3, 0, 1) if _is_depthwise(layer) else (2, 3, 1, 0))
+                value = np.transpose(value, (2, 3, 0, 1) if depthwise else (2, 3, 1, 0))
             if value.shape != shape:
                 wrong.append(f"{name} {value.shape} instead of {shape}")
             elif not np.isfinite(value.astype("float32")).all():
@@ -79,7 +80,3 @@ def assign_torch(
     for variable, value in found:
         variable.assign(value.astype("float32"))
     return ignored
-
-
-def _is_depthwise(layer: keras.layers.Layer) -> bool:
-    return isinstance(layer, keras.layers.DepthwiseConv2D)
