@@ -94,7 +94,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         photos = folder / "photos"
-        boutique.write(photos, items=given.images // 8, views=8, size=512)
+        boutique.write(photos, boutique.Order(items=given.images // 8, views=8, size=512))
         for backbone, image_size in (("efficientnet_lite0", 128), ("resnet50", 224)):
             if given.only not in ("", backbone):
                 continue

@@ -21,11 +21,13 @@ ITEMS, VIEWS, SIZE = 24, 6, 36
 PARTITION = "Eval/list_eval_partition.txt"
 
 
+def written(root, workers=1, **wanted):
+    return boutique.write(root, boutique.Order(**wanted), workers)
+
+
 def _written(tmp_path_factory, layout):
     root = tmp_path_factory.mktemp("boutique") / layout
-    return boutique.write(
-        root, items=ITEMS, views=VIEWS, size=SIZE, seed=0, workers=1, layout=layout
-    )
+    return written(root, items=ITEMS, views=VIEWS, size=SIZE, seed=0, layout=layout)
 
 
 @pytest.fixture(scope="module")
@@ -325,10 +327,10 @@ def test_siblings_differ_in_what_a_person_sees():
 
 def test_same_arguments_same_bytes_whatever_the_number_of_workers(tmp_path):
     arguments = {"items": 4, "views": 4, "size": 32, "seed": 5}
-    one = boutique.write(tmp_path / "one", workers=1, **arguments)
-    two = boutique.write(tmp_path / "two", workers=2, **arguments)
+    one = written(tmp_path / "one", workers=1, **arguments)
+    two = written(tmp_path / "two", workers=2, **arguments)
     assert _digests(one) == _digests(two)
-    other = boutique.write(tmp_path / "other", workers=1, **(arguments | {"seed": 6}))
+    other = written(tmp_path / "other", workers=1, **(arguments | {"seed": 6}))
     shared = set(_digests(one).values()) & set(_digests(other).values())
     assert not shared
 
@@ -401,22 +403,22 @@ def test_contact_picture_and_manifest(root):
 def test_second_call_does_nothing(root, capsys, monkeypatch):
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
     monkeypatch.setattr(writing, "render", lambda *_: pytest.fail("rendered again"))
-    assert boutique.write(root, items=ITEMS, views=VIEWS, size=SIZE) == root
+    assert written(root, items=ITEMS, views=VIEWS, size=SIZE) == root
     assert "nothing to do" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
 
 
 def test_a_folder_with_something_else_is_left_alone(root, tmp_path):
     with pytest.raises(FirError, match=r"another boutique.*Remove it or choose another folder"):
-        boutique.write(root, items=ITEMS, views=VIEWS, size=SIZE, seed=1)
+        written(root, items=ITEMS, views=VIEWS, size=SIZE, seed=1)
     with pytest.raises(FirError, match="another boutique: layout inshop instead of category"):
-        boutique.write(root, items=ITEMS, views=VIEWS, size=SIZE, layout="category")
+        written(root, items=ITEMS, views=VIEWS, size=SIZE, layout="category")
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(FirError, match="something else than a boutique"):
-        boutique.write(tmp_path, items=4, views=2, size=32)
+        written(tmp_path, items=4, views=2, size=32)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
     with pytest.raises(FirError, match="something else than a boutique"):
-        boutique.write(tmp_path / "mine.txt", items=4, views=2, size=32)
+        written(tmp_path / "mine.txt", items=4, views=2, size=32)
 
 
 @pytest.mark.parametrize("layout", boutique.LAYOUTS[1:])
@@ -433,11 +435,11 @@ def test_shop_photos_come_first_on_the_contact_picture(layout, request):
 
 def test_a_manifest_without_a_layout_is_that_of_in_shop(tmp_path, capsys):
     arguments = {"items": 4, "views": 2, "size": 32, "workers": 1}
-    root = boutique.write(tmp_path / "a", **arguments)
+    root = written(tmp_path / "a", **arguments)
     manifest = json.loads((root / "boutique.json").read_text(encoding="utf-8"))
     del manifest["layout"]
     (root / "boutique.json").write_text(json.dumps(manifest), encoding="utf-8")
-    assert boutique.write(root, **arguments) == root
+    assert written(root, **arguments) == root
     assert "nothing to do" in capsys.readouterr().out
 
 
@@ -452,7 +454,7 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(writing, "render", render)
     with pytest.raises(KeyboardInterrupt):
-        boutique.write(tmp_path / "a", items=4, views=2, size=32, workers=1)
+        written(tmp_path / "a", items=4, views=2, size=32, workers=1)
     assert len(calls) == 3 and list(tmp_path.iterdir()) == []
 
 
@@ -477,7 +479,7 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
 )
 def test_bad_arguments(tmp_path, arguments, message):
     with pytest.raises(FirError) as caught:
-        boutique.write(tmp_path / "a", **arguments)
+        written(tmp_path / "a", **arguments)
     assert str(caught.value) == message
     assert list(tmp_path.iterdir()) == []
 
@@ -507,7 +509,8 @@ def test_an_unguarded_script_is_told_what_to_do(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "from fir_tf import boutique\n"
-        f"boutique.write({str(tmp_path / 'a')!r}, items=4, views=2, size=32, workers=2)\n"
+        "wanted = boutique.Order(items=4, views=2, size=32)\n"
+        f"boutique.write({str(tmp_path / 'a')!r}, wanted, workers=2)\n"
     )
     ran = subprocess.run(
         [sys.executable, script],

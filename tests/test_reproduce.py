@@ -90,7 +90,7 @@ def test_a_grid_is_run_once(reproduce, tmp_path, monkeypatch, capsys, shallow):
         return subprocess.CompletedProcess(command, status)
 
     monkeypatch.setattr(reproduce, "subprocess", types.SimpleNamespace(run=in_this_process))
-    data = boutique.write(tmp_path / "data", items=24, views=6, size=64)
+    data = boutique.write(tmp_path / "data", boutique.Order(items=24, views=6, size=64))
     arguments = ["--table=fig3", f"--data_dir={data}", f"--out={tmp_path / 'out'}", "--losses=OC"]
     arguments += ["--backbones=efficientnet_lite0", "--", "--image_size=64", "--epochs=1"]
     arguments += ["--weights=none"]

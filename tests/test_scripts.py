@@ -113,7 +113,9 @@ def benchmark_of(tmp_path_factory):
     @functools.cache
     def make(layout):
         folder = tmp_path_factory.mktemp(layout)
-        data = boutique.write(folder / "data", items=24, views=6, size=96, layout=layout)
+        data = boutique.write(
+            folder / "data", boutique.Order(items=24, views=6, size=96, layout=layout)
+        )
         run = folder / "run"
         if layout == "inshop":
             train(layout, data, run)
@@ -216,7 +218,7 @@ def test_the_same_command_again_does_nothing(benchmark_of):
 @pytest.mark.slow
 @pytest.mark.bfloat16
 def test_bfloat16_reaches_what_float32_reaches(tmp_path):
-    data = boutique.write(tmp_path / "data", items=72, views=6, size=96)
+    data = boutique.write(tmp_path / "data", boutique.Order(items=72, views=6, size=96))
     found = {}
     for name, flags in {
         "untrained": ["--learning_rate=1e-9"],

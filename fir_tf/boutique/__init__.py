@@ -20,6 +20,6 @@ from fir_tf.boutique.command import main
 from fir_tf.boutique.planning import LAYOUTS, Item, Photo, plan
 from fir_tf.boutique.rendering import render
 from fir_tf.boutique.styles import CATEGORIES
-from fir_tf.boutique.writing import write
+from fir_tf.boutique.writing import Order, write
 
-__all__ = ["CATEGORIES", "LAYOUTS", "Item", "Photo", "main", "plan", "render", "write"]
+__all__ = ["CATEGORIES", "LAYOUTS", "Item", "Order", "Photo", "main", "plan", "render", "write"]

@@ -1,11 +1,13 @@
 """`python -m fir_tf.datasets boutique`."""
 
+from collections.abc import Sequence
+
 from fir_tf.boutique.planning import LAYOUTS
-from fir_tf.boutique.writing import CONTACT, write
+from fir_tf.boutique.writing import CONTACT, Order, write
 from fir_tf.datasets.command_line import Parser
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """The command line of the boutique; `argv` is a list of str, by default that of the process.
 
     Returns:
@@ -37,15 +39,8 @@ def main(argv=None):
         "--workers", type=int, help="processes (one a core); the files do not depend on it"
     )
     args = parser.parse_args(argv)
-    root = write(
-        args.out,
-        items=args.items,
-        views=args.views,
-        size=args.size,
-        seed=args.seed,
-        workers=args.workers,
-        layout=args.layout,
-    )
+    order = Order(args.layout, args.items, args.views, args.size, args.seed)
+    root = write(args.out, order, args.workers)
     print(f"{args.items} items, {args.items * args.views} photos: {root}")
     print(f"A look at them: {root / CONTACT}")
     return 0

@@ -1,6 +1,10 @@
 """Paths and annotation files of the three DeepFashion benchmarks, as their releases have them."""
 
 import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from fir_tf.boutique.planning import Item, Photo
 
 PARTITION = "Eval/list_eval_partition.txt"
 
@@ -44,6 +48,8 @@ _DETAIL_WORDS = [
     ("closure", "buttons", "Button-Front"),
 ]
 
+_Shots = Sequence[tuple[Item, Photo]]
+
 # The two folders above an item of Consumer-to-Shop.
 _CONSUMER2SHOP_FOLDERS = {
     "WOMEN/Dresses": "DRESSES/Dress",
@@ -70,11 +76,11 @@ class Arrangement:
         annotations: {path below the root: text}.
     """
 
-    paths: list
-    annotations: dict
+    paths: list[str]
+    annotations: dict[str, str]
 
 
-def arrange(layout, garments, photos):
+def arrange(layout: str, garments: Iterable[Item], photos: Iterable[Photo]) -> Arrangement:
     """Arranges a plan in the layout of a benchmark.
 
     Args:
@@ -92,7 +98,7 @@ def arrange(layout, garments, photos):
     return _ARRANGE[layout]([(items[photo.item], photo) for photo in photos])
 
 
-def _inshop(shots):
+def _inshop(shots: _Shots) -> Arrangement:
     paths, keys = [], []
     for item, photo in shots:
         name = f"{photo.variant + 1:02d}_{photo.number}_{photo.view}.jpg"
@@ -105,8 +111,9 @@ def _inshop(shots):
     return Arrangement(paths, {PARTITION: _table("image_name item_id evaluation_status", rows)})
 
 
-def _category(shots):
-    paths, folders = [], {}
+def _category(shots: _Shots) -> Arrangement:
+    paths: list[str] = []
+    folders: dict[str, list[tuple[str, int, str]]] = {}
     for item, photo in shots:
         name = _category_name(item)
         # One folder for all the garments that its words describe, as in the release.
@@ -128,8 +135,9 @@ def _category(shots):
     )
 
 
-def _consumer2shop(shots):
-    paths, sides = [], {}
+def _consumer2shop(shots: _Shots) -> Arrangement:
+    paths: list[str] = []
+    sides: dict[str, dict[str, list[tuple[str, str]]]] = {}
     for item, photo in shots:
         # Every seventh id is left out, for the release's ids have gaps.
         item_id = _item_id(item.number + item.number // 6)
@@ -151,17 +159,17 @@ def _consumer2shop(shots):
 _ARRANGE = {"inshop": _inshop, "category": _category, "consumer2shop": _consumer2shop}
 
 
-def _table(header, rows):
+def _table(header: str, rows: Sequence[str]) -> str:
     """Returns an annotation file: a count line, a header line, the rows."""
     return "\n".join([str(len(rows)), header, *rows]) + "\n"
 
 
-def _item_id(number):
+def _item_id(number: int) -> str:
     """Returns an item id as the releases spell it, e.g. "id_00000002"."""
     return f"id_{number:08d}"
 
 
-def _category_name(item):
+def _category_name(item: Item) -> str:
     """Returns the name among the 50 that suits an item best."""
     cut = item.cut
     return {
@@ -180,6 +188,6 @@ def _category_name(item):
     }[item.category]
 
 
-def _details(cut):
+def _details(cut: Mapping[str, Any]) -> list[str]:
     """Returns the words for what is sewn on a garment, the most telling first."""
     return [word for key, value, word in _DETAIL_WORDS if cut.get(key) == value]

@@ -1,9 +1,12 @@
 """Which items there are, which photos each has, and which split they belong to."""
 
+import collections
 import dataclasses
+from typing import Any
 
 import numpy as np
 
+from fir_tf.boutique.shapes import Rng
 from fir_tf.boutique.styles import CATEGORIES, CUTS, PALETTES, PATTERNS
 from fir_tf.errors import FirError
 
@@ -31,9 +34,9 @@ class Item:
 
     number: int
     category: str
-    cut: dict
-    pattern: dict
-    palettes: list
+    cut: dict[str, Any]
+    pattern: dict[str, Any]
+    palettes: list[tuple[str, str, str]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,10 +60,12 @@ class Photo:
     view: str
     number: int
     split: str
-    seed: list
+    seed: list[int]
 
 
-def plan(items=180, views=6, seed=0, layout="inshop"):
+def plan(
+    items: int = 180, views: int = 6, seed: int = 0, layout: str = "inshop"
+) -> tuple[list[Item], list[Photo]]:
     """Decides which items there are, which photos each has and which split they belong to.
 
     Items go round the categories. Of a category every second item is kept from training; the
@@ -94,16 +99,15 @@ def plan(items=180, views=6, seed=0, layout="inshop"):
     check_integer("seed", seed, 0, 2**63 - 1)
     if layout not in LAYOUTS:
         raise FirError(f"`layout` must be one of {', '.join(LAYOUTS)}. Received: {layout!r}")
-    garments, photos, counts = [], [], {}
+    garments: list[Item] = []
+    photos: list[Photo] = []
+    members: collections.Counter[tuple[int, bool]] = collections.Counter()
     for index in range(items):
-        category = index % len(CATEGORIES)
-        # The second term staggers the categories, so that even four items have both splits.
-        test = (index // len(CATEGORIES) + index) % 2 == 1
-        member = counts.get((category, test), 0)
-        counts[category, test] = member + 1
+        category, test = row = _row(index)
         # Siblings are for telling items apart; with them a few patterns would tell the category.
-        family, place = divmod(member, 1 if layout == "category" else _FAMILY)
-        item = _design(seed, index, category, test, family, place, views)
+        family, place = divmod(members[row], 1 if layout == "category" else _FAMILY)
+        members[row] += 1
+        item = _design(seed, index, family, place, views)
         garments.append(item)
         split = "test" if test else "train"
         # Staggered likewise, so that even two items kept from training are one of each.
@@ -113,7 +117,7 @@ def plan(items=180, views=6, seed=0, layout="inshop"):
     return garments, photos
 
 
-def check_integer(name, value, low, high):
+def check_integer(name: str, value: object, low: int, high: int) -> None:
     """Raises FirError unless `value`, the argument `name`, is an int in [low, high]."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise FirError(f"`{name}` must be an integer. Received: {value!r}")
@@ -123,7 +127,7 @@ def check_integer(name, value, low, high):
         raise FirError(f"`{name}` must be <= {high}. Received: {value}")
 
 
-def pick(rng, spec):
+def pick(rng: Rng, spec: Any) -> Any:
     """Draws from a list (choice) or a pair (range); returns all else as it is."""
     if isinstance(spec, list):
         return spec[int(rng.integers(len(spec)))]
@@ -132,8 +136,15 @@ def pick(rng, spec):
     return spec
 
 
-def _design(seed, index, category, test, family, place, views):
+def _row(index: int) -> tuple[int, bool]:
+    """Returns the category's number of an item, and whether it is kept from training."""
+    # The second term staggers the categories, so that even four items have both splits.
+    return index % len(CATEGORIES), (index // len(CATEGORIES) + index) % 2 == 1
+
+
+def _design(seed: int, index: int, family: int, place: int, views: int) -> Item:
     """Returns the item at `place` in a family of a category's training or test items."""
+    category, test = _row(index)
     shared = np.random.default_rng([seed, 1, category, int(test), family])
     own = np.random.default_rng([seed, 2, index])
     name = CATEGORIES[category]
@@ -150,7 +161,8 @@ def _design(seed, index, category, test, family, place, views):
     kind = str(deck[(category + 5 * (2 * family + test)) % len(deck)])
     if cut.get("logo", "none") != "none" and shared.random() < 0.3:
         kind = "plain"
-    pattern = {"kind": kind, "phase": [round(float(x), 4) for x in own.random(3)]}
+    pattern: dict[str, Any] = {"kind": kind}
+    pattern["phase"] = [round(float(x), 4) for x in own.random(3)]
     for key, values in PATTERNS[kind].items():
         # Dealt as well: siblings differ in every parameter of the pattern.
         pattern[key] = values[(int(shared.integers(len(values))) + place) % len(values)]
@@ -165,14 +177,15 @@ def _design(seed, index, category, test, family, place, views):
     return Item(index + 1, name, cut, pattern, palettes)
 
 
-def _shoot(seed, item, split, views, layout):
+def _shoot(seed: int, item: Item, split: str, views: int, layout: str) -> list[Photo]:
     """Returns the photos of an item, its shop photos first."""
     rng = np.random.default_rng([seed, 3, item.number])
     shops = max(1, views // 3) if layout == "consumer2shop" else views - views // 2
     consumers = views - shops
     # Every colour has a shop photo.
     variants = min(len(item.palettes), shops)
-    photos, taken = [], {}
+    photos: list[Photo] = []
+    taken: collections.Counter[tuple[int, str]] = collections.Counter()
     # The front comes first; which of the other sides a small number of views shows is chance.
     words = ["front"] + [str(word) for word in rng.permutation(_SHOP_WORDS[1:])]
     for index in range(views):
@@ -180,8 +193,8 @@ def _shoot(seed, item, split, views, layout):
         place = index if domain == "shop" else index - shops
         # A consumer photo has the colour of the shop photo at its place, counted round.
         variant = place % shops % variants
-        turn = taken.get((variant, domain), 0)
-        taken[variant, domain] = turn + 1
+        turn = taken[variant, domain]
+        taken[variant, domain] += 1
         if domain == "shop":
             view = words[turn % len(words)]
             number = _WORD_NUMBERS[view] + 10 * (turn // len(words))

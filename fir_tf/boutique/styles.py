@@ -1,5 +1,7 @@
 """What garments can look like: cuts of twelve categories, colours and patterns."""
 
+from typing import Any
+
 _TOP = {
     "body": "top",
     "length": (1.12, 1.24),
@@ -46,7 +48,7 @@ _LOGOS = ["star", "heart", "disc", "ring", "triangle", "bars", "cross", "moon", 
 
 # What varies within a category. A list is a choice, a tuple of two a range, all else is fixed.
 # The names are folders of In-Shop.
-CUTS = {
+CUTS: dict[str, dict[str, Any]] = {
     "WOMEN/Dresses": _TOP
     | {
         "body": "dress",
@@ -240,7 +242,7 @@ SKINS = ["f1c9a5", "e0ac82", "c68a5e", "9a6240", "6f4530", "f6d7bf"]
 HAIRS = ["1c1512", "3b2417", "6b4423", "a9763f", "d9b36c", "7d7d80"]
 NEUTRALS = ["f5f5f2", "17181b", "3a4a63", "8c8f94", "c9b79c", "5c4a3d"]
 
-PATTERNS = {
+PATTERNS: dict[str, dict[str, list]] = {
     # Repeats are coarse: at 128 pixels a garment is drawn at 50 to 90 pixels a body unit.
     "plain": {},
     "stripes": {

@@ -1,7 +1,9 @@
 """The boutique as a folder: photos, annotation files, manifest and contact picture."""
 
+import dataclasses
 import json
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ from PIL import Image
 
 from fir_tf import files
 from fir_tf.boutique.layouts import arrange
-from fir_tf.boutique.planning import check_integer, plan
+from fir_tf.boutique.planning import Item, Photo, check_integer, plan
 from fir_tf.boutique.rendering import render
 from fir_tf.datasets import parallel
 from fir_tf.datasets.published import BOUTIQUE
@@ -18,12 +20,32 @@ from fir_tf.errors import FirError
 log = logging.getLogger(__package__)
 
 CONTACT = "boutique.png"
+_ROWS, _COLUMNS, _TILE = 12, 10, 112
 
 # Raised whenever the pixels or the plan change, so that an old folder is not taken for a new one.
 VERSION = 1
 
 
-def _develop_file(task):
+@dataclasses.dataclass(frozen=True)
+class Order:
+    """Which boutique is wanted.
+
+    Attributes:
+        layout: str, one of `LAYOUTS`.
+        items: int >= 4, how many items; see `plan`.
+        views: int in [2, 40], photos an item.
+        size: int in [32, 1024], pixels a side.
+        seed: int >= 0.
+    """
+
+    layout: str = "inshop"
+    items: int = 180
+    views: int = 6
+    size: int = 160
+    seed: int = 0
+
+
+def _develop_file(task: tuple[Item, Photo, int, str]) -> None:
     """Renders one photo into a file. Top level, so that a spawned process finds it."""
     item, photo, size, path = task
     # The quality is the photo's: consumer photos went through a messenger.
@@ -32,7 +54,7 @@ def _develop_file(task):
     Image.fromarray(render(item, photo, size)).save(path, "JPEG", quality=quality)
 
 
-def write(root, *, items=180, views=6, size=160, seed=0, workers=None, layout="inshop"):
+def write(root: str | Path, order: Order | None = None, workers: int | None = None) -> Path:
     """Writes a boutique in the layout of one of DeepFashion's benchmarks.
 
     The folder then holds the annotation files of that benchmark, the photos below `Img/img/`, the
@@ -57,14 +79,10 @@ def write(root, *, items=180, views=6, size=160, seed=0, workers=None, layout="i
     Args:
         root: str or Path, the folder to create. When it holds a boutique of the same arguments,
             nothing is done.
-        items: int >= 4, how many items; see `plan`.
-        views: int in [2, 40], photos an item.
-        size: int in [32, 1024], pixels a side.
-        seed: int >= 0.
+        order: Order, what is wanted; None for `Order()`.
         workers: int >= 1, processes to render with; by default as many as there are cores, and
             one for small boutiques. With more than one, a script has to call this under
             `if __name__ == "__main__":`.
-        layout: str, one of `LAYOUTS`.
 
     Returns:
         Path of the folder.
@@ -77,20 +95,14 @@ def write(root, *, items=180, views=6, size=160, seed=0, workers=None, layout="i
         Liu et al., DeepFashion: Powering Robust Clothes Recognition and Retrieval with Rich
         Annotations, CVPR 2016 (PAPER: the three benchmarks, as published).
     """
-    check_integer("size", size, 32, 1024)
+    order = order or Order()
+    check_integer("size", order.size, 32, 1024)
     if workers is not None:
         check_integer("workers", workers, 1, 4096)
-    garments, photos = plan(items, views, seed, layout)
+    garments, photos = plan(order.items, order.views, order.seed, order.layout)
     root = Path(root)
-    manifest = {
-        "version": VERSION,
-        "layout": layout,
-        "items": int(items),
-        "views": int(views),
-        "size": int(size),
-        "seed": int(seed),
-        "photos": len(photos),
-    }
+    numbers = {name: int(getattr(order, name)) for name in ("items", "views", "size", "seed")}
+    manifest = {"version": VERSION, "layout": order.layout, **numbers, "photos": len(photos)}
     if root.exists():
         found = _read_manifest(root)
         if found == manifest:
@@ -100,26 +112,25 @@ def write(root, *, items=180, views=6, size=160, seed=0, workers=None, layout="i
             f"`root` must not exist, or hold the boutique asked for. Received: {root}, which holds "
             f"{_what_else(found, manifest)}. Remove it or choose another folder."
         )
-    arrangement = arrange(layout, garments, photos)
+    arrangement = arrange(order.layout, garments, photos)
     by_number = {item.number: item for item in garments}
     with files.replacing(root) as folder:
         tasks = []
         for photo, name in zip(photos, arrangement.paths, strict=True):
             path = folder / "Img" / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            tasks.append((by_number[photo.item], photo, size, str(path)))
+            tasks.append((by_number[photo.item], photo, order.size, str(path)))
         for _ in parallel.run(_develop_file, tasks, workers or 0, "boutique"):
             pass
-        for name, text in arrangement.annotations.items():
+        texts = {**arrangement.annotations, BOUTIQUE: json.dumps(manifest, indent=2) + "\n"}
+        for name, text in texts.items():
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_text(text, encoding="utf-8")
         _contact(garments, photos, [Path(path) for *_, path in tasks]).save(folder / CONTACT)
-        text = json.dumps(manifest, indent=2) + "\n"
-        (folder / BOUTIQUE).write_text(text, encoding="utf-8")
     return root
 
 
-def _read_manifest(root):
+def _read_manifest(root: Path) -> dict | None:
     """Returns the manifest in a folder, None if there is none that can be read."""
     try:
         found = json.loads((root / BOUTIQUE).read_text(encoding="utf-8"))
@@ -129,7 +140,7 @@ def _read_manifest(root):
     return {"layout": "inshop", **found} if isinstance(found, dict) else None
 
 
-def _what_else(found, manifest):
+def _what_else(found: Mapping | None, manifest: Mapping) -> str:
     """Says what a folder holds instead of the boutique asked for."""
     if found is None:
         return "something else than a boutique"
@@ -141,17 +152,19 @@ def _what_else(found, manifest):
     return f"another boutique: {', '.join(different)}"
 
 
-def _contact(garments, photos, paths, rows=12, columns=10, tile=112):
+def _contact(
+    garments: Sequence[Item], photos: Sequence[Photo], paths: Sequence[Path]
+) -> Image.Image:
     """Returns a picture of the first items (rows) and their photos (columns), shop first."""
-    album = {}
+    album: dict[int, list[tuple[bool, str, Path]]] = {}
     for photo, path in zip(photos, paths, strict=True):
         album.setdefault(photo.item, []).append((photo.domain != "shop", path.name, path))
-    chosen = [sorted(album[item.number])[:columns] for item in garments[:rows]]
+    chosen = [sorted(album[item.number])[:_COLUMNS] for item in garments[:_ROWS]]
     columns = max(len(shots) for shots in chosen)
-    sheet = Image.new("RGB", (columns * tile, len(chosen) * tile), "white")
+    sheet = Image.new("RGB", (columns * _TILE, len(chosen) * _TILE), "white")
     for row, shots in enumerate(chosen):
         for column, (*_, path) in enumerate(shots):
             with Image.open(path) as picture:
-                small = picture.resize((tile - 4, tile - 4), Image.LANCZOS)
-            sheet.paste(small, (column * tile + 2, row * tile + 2))
+                small = picture.resize((_TILE - 4, _TILE - 4), Image.Resampling.LANCZOS)
+            sheet.paste(small, (column * _TILE + 2, row * _TILE + 2))
     return sheet
