@@ -248,7 +248,7 @@ def test_ctrl_c_in_a_terminal_while_workers_start_is_one_line(tmp_path):
         "    time.sleep(2)\n"
     )
     code = (
-        "import os.path\nfrom fir_tf.datasets import parallel\n"
+        "import os.path\nfrom fir_tf import parallel\n"
         "def body(): print(list(parallel.run(os.path.basename, ['a/b'] * 99, 2, 'x')))"
     )
     env = os.environ | {"PYTHONPATH": str(tmp_path)}

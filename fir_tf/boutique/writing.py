@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fir_tf import files
+from fir_tf import files, parallel
 from fir_tf.boutique.layouts import arrange
 from fir_tf.boutique.planning import Item, Photo, check_integer, plan
 from fir_tf.boutique.rendering import render
-from fir_tf.datasets import parallel
 from fir_tf.datasets.published import BOUTIQUE
 from fir_tf.errors import FirError
 

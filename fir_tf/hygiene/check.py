@@ -9,7 +9,7 @@ import logging
 import numpy as np
 import pandas as pd
 
-from fir_tf.datasets import parallel
+from fir_tf import parallel
 from fir_tf.datasets.command_line import Parser, add_source, load_source
 from fir_tf.hygiene import near_duplicates
 from fir_tf.hygiene.findings import HELD_OUT, Example, Finding, label_findings, plural

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from fir_tf.datasets.parallel import cores
+from fir_tf.parallel import cores
 
 HASH_BITS = 40
 CELL_STEPS = 32

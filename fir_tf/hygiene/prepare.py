@@ -19,8 +19,8 @@ from pathlib import Path
 import PIL
 import tensorflow as tf
 
+from fir_tf import parallel
 from fir_tf.config import REMOVED_MAX
-from fir_tf.datasets import parallel
 from fir_tf.datasets.catalogue import CONSUMER, SHOP
 from fir_tf.datasets.command_line import Parser, add_source, load_source
 from fir_tf.datasets.removal import check_removal

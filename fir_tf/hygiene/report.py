@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from fir_tf.datasets.parallel import cores
 from fir_tf.files import write_json, write_text
 from fir_tf.hygiene.findings import SEVERITIES
 from fir_tf.images.file import UnreadableImageError, read
 from fir_tf.images.picture import see_or_convert
+from fir_tf.parallel import cores
 
 _TEXT_EXAMPLES, _PICTURES, _LISTED = 3, 12, 10_000
 _THUMBNAIL = 144

@@ -9,10 +9,10 @@ import tensorflow as tf
 
 from fir_tf.config import InputSettings
 from fir_tf.datasets.catalogue import Catalogue
-from fir_tf.datasets.parallel import cores
 from fir_tf.errors import FirError
 from fir_tf.images.decode import decode_and_fit, guarded_rows
 from fir_tf.input.augment import DRAWS, training_view
+from fir_tf.parallel import cores
 from fir_tf.samplers.sampler import Sampler
 
 # Images that one call decodes, one after the other; cores share the calls.

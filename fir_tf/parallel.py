@@ -1,13 +1,16 @@
 """One function over many files in processes, with a progress bar."""
 
 import contextlib
+import functools
 import importlib
 import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
 
 from tqdm import tqdm
 
@@ -19,13 +22,18 @@ from fir_tf.shell import quiet_import
 _TASKS_IN_PLACE = 1000
 _CHUNK = 16
 
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 
-def cores():
+
+def cores() -> int:
     """Returns the number of cores this process may use, an int >= 1."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run(function, tasks, workers, desc):
+def run(
+    function: Callable[[Task], Result], tasks: Sequence[Task], workers: int, desc: str
+) -> Iterator[Result]:
     """Calls a function on every task and yields the results in the tasks' order.
 
     Args:
@@ -45,9 +53,9 @@ def run(function, tasks, workers, desc):
         raise FirError(f"`workers` must be >= 0 (0 is one a core). Received: {workers}")
     if workers == 0:
         workers = 1 if len(tasks) < _TASKS_IN_PLACE else cores()
-    bar = {"total": len(tasks), "unit": "image", "desc": desc, "disable": None}
+    bar = functools.partial(tqdm, total=len(tasks), unit="image", desc=desc, disable=None)
     if workers == 1:
-        yield from tqdm(map(function, tasks), **bar)
+        yield from bar(map(function, tasks))
         return
     # Forking a process that runs TensorFlow's threads can hang; spawning cannot.
     context = multiprocessing.get_context("spawn")
@@ -57,7 +65,7 @@ def run(function, tasks, workers, desc):
     try:
         with _interrupts_held_back():
             results = pool.map(function, tasks, chunksize=_CHUNK)
-        yield from tqdm(results, **bar)
+        yield from bar(results)
     except BrokenProcessPool as error:
         raise FirError(
             "`workers` must be 1 in a script that is not guarded by "
@@ -69,7 +77,7 @@ def run(function, tasks, workers, desc):
 
 
 @contextlib.contextmanager
-def _interrupts_held_back():
+def _interrupts_held_back() -> Iterator[None]:
     """Blocks Ctrl-C: processes that are started inside never get it, this one gets it behind.
 
     A terminal sends it to all of them, and one that is still importing would show a traceback.
@@ -84,7 +92,7 @@ def _interrupts_held_back():
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _start_worker(module):
+def _start_worker(module: str) -> None:
     """Imports what is called; leaves Ctrl-C to the parent, and ends when the parent is gone.
 
     A worker whose parent was killed would wait for tasks for ever: it holds both ends of the
@@ -96,6 +104,8 @@ def _start_worker(module):
     threading.Thread(target=_follow_parent, daemon=True).start()
 
 
-def _follow_parent():
-    multiprocessing.parent_process().join()
-    os._exit(1)
+def _follow_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
