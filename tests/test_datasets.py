@@ -13,6 +13,7 @@ from conftest import inshop_rows, write_inshop, write_jpeg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fir_tf import registry
 from fir_tf.datasets import load
 from fir_tf.datasets.catalogue import (
     CONSUMER,
@@ -22,6 +23,7 @@ from fir_tf.datasets.catalogue import (
     split_off_validation,
     unit_hash,
 )
+from fir_tf.datasets.loading import load_unchecked
 from fir_tf.datasets.published import PUBLISHED, Published
 from fir_tf.errors import FirError
 from fir_tf.registry import get
@@ -566,6 +568,29 @@ def test_folder_says_which_images_it_leaves_out(tmp_path):
 def annotation(path, header, rows):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"{len(rows)}\n{header}\n" + "\n".join(rows) + "\n")
+
+
+def test_a_loader_that_can_list_what_training_cannot_read_is_asked_to(monkeypatch):
+    monkeypatch.setattr(registry, "_registered", {})
+
+    @registry.register("dataset", "photos")
+    def load_photos(data_dir, with_others=False):
+        return data_dir, with_others
+
+    registry.register("dataset", "lines")(lambda data_dir: data_dir)
+    assert load_unchecked("photos", "shop") == ("shop", True)
+    assert load_unchecked("lines", "shop") == "shop"
+
+
+def test_the_help_of_the_commands_takes_no_heavy_import():
+    code = (
+        "import sys\nfrom fir_tf.datasets.__main__ import COMMANDS, main\n"
+        "status = [main([name, '--help']) for name in COMMANDS]\n"
+        "print(status, sorted({'tensorflow', 'keras', 'pandas'} & set(sys.modules)))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.count("usage: python -m fir_tf.datasets ") == 3
+    assert ran.stdout.splitlines()[-1] == "[0, 0, 0] []"
 
 
 def full_inshop(root):

@@ -455,7 +455,7 @@ def test_copies_that_go_meanwhile_are_not_promised(tmp_path, capsys, monkeypatch
     real, made = prepare.convert_file, []
 
     def convert_and_lose(task):
-        made.append(Path(task[1]))
+        made.append(Path(task.target))
         if len(made) == 3:
             made[0].unlink()
         return real(task)

@@ -1,7 +1,8 @@
 """Data sources: each becomes a Catalogue."""
 
+import importlib
 import sys
-from pathlib import Path
+from typing import Any
 
 from fir_tf.interrupt import end_quietly
 
@@ -9,59 +10,11 @@ if sys.argv[:1] == ["-m"]:
     # `python -m fir_tf.datasets` imports this package before its own first line; it is "-m" then.
     end_quietly()
 
-from fir_tf import registry
-from fir_tf.config import Config
-from fir_tf.datasets.catalogue import Catalogue, check_files, split_off_validation
-from fir_tf.datasets.sources import merge_training, parse_sources
-from fir_tf.errors import FirError
-
-
-def load(dataset: str, data_dir: str | Path) -> Catalogue:
-    """Loads a data set and checks that its image files exist.
-
-    Args:
-        dataset: str, a registered data set's name.
-        data_dir: str or Path, its folder, or the file of a table.
-
-    Returns:
-        Catalogue.
-
-    Raises:
-        FirError: for an unknown data set, anything the loader objects to, or missing files.
-    """
-    catalogue = registry.get("dataset", dataset)(data_dir)
-    check_files(catalogue)
-    return catalogue
-
-
-def load_training(config: Config) -> Catalogue:
-    """Loads what a run trains and validates on: the data set, and the extra training images.
-
-    Args:
-        config: Config; `dataset`, `data_dir`, `val_fraction`, `extra_data`.
-
-    Returns:
-        Catalogue: the data set with its validation items split off, so that they are the same
-        whatever is added, and the training images of `extra_data` (see `merge_training`).
-
-    Raises:
-        FirError: as `load`, `split_off_validation` and `merge_training`.
-    """
-    extras = parse_sources(config.extra_data)
-    main = load(config.dataset, config.data_dir)
-    if not (main.split == "train").any():
-        parts = ", ".join(f"{name}: {count[0]}" for name, count in main.counts().items())
-        raise FirError(
-            f"the split 'train' is empty: {main.source} has no image to train on "
-            f"({parts}). Give more items, or rows of that split; evaluate.py measures a run on "
-            "such data"
-        )
-    main = split_off_validation(main, config.val_fraction)
-    if not extras:
-        return main
-    return merge_training(
-        main, [(f"{dataset}:{path}", load(dataset, path)) for dataset, path in extras]
-    )
-
-
 __all__ = ["Catalogue", "load", "load_training"]
+
+
+def __getattr__(name: str) -> Any:
+    # pandas takes a second to import, and the help of the commands needs none of it.
+    if name in __all__:
+        return getattr(importlib.import_module("fir_tf.datasets.loading"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

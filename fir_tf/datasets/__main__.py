@@ -3,32 +3,37 @@
 import importlib
 import os
 import sys
+from collections.abc import Sequence
 
-from fir_tf.shell import quiet_import, run_command
+from fir_tf.shell import run_command
 
 COMMANDS = {
-    "boutique": ("fir_tf.boutique", "render a small data set of garments to try things on"),
-    "check": ("fir_tf.hygiene.check", "read every image and say what is wrong with it"),
-    "prepare": ("fir_tf.hygiene.prepare", "make a training copy: upright JPEGs of a bounded size"),
+    "boutique": (
+        "fir_tf.boutique.command:main",
+        "render a small data set of garments to try things on",
+    ),
+    "check": ("fir_tf.hygiene.command:check", "read every image and say what is wrong with it"),
+    "prepare": (
+        "fir_tf.hygiene.command:prepare",
+        "make a training copy: upright JPEGs of a bounded size",
+    ),
 }
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status."""
     argv = sys.argv[1:] if argv is None else argv
 
-    def run():
+    def run() -> int:
         if not argv or argv[0] not in COMMANDS:
             return _print_usage(argv)
-        # Imported here: rendering needs no TensorFlow.
-        with quiet_import():
-            command = importlib.import_module(COMMANDS[argv[0]][0])
-        return command.main(argv[1:])
+        module, _, name = COMMANDS[argv[0]][0].partition(":")
+        return getattr(importlib.import_module(module), name)(argv[1:])
 
     return run_command(run)
 
 
-def _print_usage(argv):
+def _print_usage(argv: Sequence[str]) -> int:
     """Lists the commands; returns the exit status."""
     lines = "\n".join(f"  {name:12s}{text}" for name, (_, text) in COMMANDS.items())
     wanted = not argv or argv[0] in ("-h", "--help")

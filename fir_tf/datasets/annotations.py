@@ -1,7 +1,9 @@
 """DeepFashion's annotation files: a count line, a header line, columns in runs of spaces."""
 
+import csv
 import os
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ IMAGE_FOLDERS = ("img", "img_highres")
 LABEL_FOLDERS = ("Anno", "Anno_coarse", "Anno_fine", "Eval")
 
 
-def find_file(data_dir, name, folders):
+def find_file(data_dir: str | Path, name: str, folders: Sequence[str]) -> tuple[Path, Path]:
     """Finds a file of a release, wherever the release puts it.
 
     Args:
@@ -40,12 +42,12 @@ def find_file(data_dir, name, folders):
     )
 
 
-def has_file(data_dir, name, folders):
+def has_file(data_dir: str | Path, name: str, folders: Sequence[str]) -> bool:
     """Returns whether `find_file` finds the file."""
     return any(True for _ in _places(data_dir, name, folders))
 
 
-def _places(data_dir, name, folders):
+def _places(data_dir: str | Path, name: str, folders: Sequence[str]) -> Iterator[tuple[Path, Path]]:
     """Yields (file, benchmark's folder) wherever the file is."""
     data_dir = existing_folder(data_dir)
     bases = [data_dir, *subfolders(data_dir)]
@@ -57,13 +59,15 @@ def _places(data_dir, name, folders):
                 yield base / folder / name, base
 
 
-def asked_for(data_dir, names):
+def asked_for(data_dir: str | Path, names: Sequence[str]) -> str:
     """Returns the last part of `data_dir` if it is one of `names`, else an empty string."""
     name = os.path.basename(os.path.abspath(data_dir))
     return name if name in names else ""
 
 
-def find_images(base, data_dir, paths):
+def find_images(
+    base: Path, data_dir: str | Path, paths: np.ndarray
+) -> tuple[Path, np.ndarray, tuple[str, ...]]:
     """Finds the image files that paths such as `img/WOMEN/...` mean.
 
     The releases have them in two resolutions, `img` and `img_highres`, under the same names.
@@ -97,7 +101,7 @@ def find_images(base, data_dir, paths):
             f"exists, and no {IMAGE_FOLDERS[1]} beside them. Unpack the images there"
         )
     root, name = found[0]
-    notes = ()
+    notes: tuple[str, ...] = ()
     others = [str(place / other) for place, other in found[1:] if other != name]
     if others:
         notes = (f"images: {root / name} (for {others[0]} give that folder as --data_dir)",)
@@ -110,7 +114,7 @@ def find_images(base, data_dir, paths):
     return root, paths, notes
 
 
-def read_table(path, columns):
+def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     """Reads an annotation file with a count line and a header line.
 
     Args:
@@ -125,48 +129,21 @@ def read_table(path, columns):
         FirError: naming file and line, for a row with too few or too many columns, a count line
             that is no number, a count that disagrees with the rows, or a file without rows.
     """
-    names = [*columns, "_extra"]
+    must = f"a row must have {len(columns)} columns ({', '.join(columns)}). Received:"
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            count = file.readline().strip()
-            file.readline()
-            table = pd.read_csv(
-                file,
-                sep=r"\s+",
-                header=None,
-                names=names,
-                dtype=object,
-                quoting=3,
-                keep_default_na=False,
-                na_values=[],
-                skip_blank_lines=False,
-                engine="c",
-            )
+        count, table = _parse(path, [*columns, "_extra"])
     except UnicodeDecodeError as error:
         raise FirError(f"{path} must be UTF-8 text. Received: {error}") from error
-    except pd.errors.EmptyDataError:
-        table = pd.DataFrame({name: pd.Series(dtype=str) for name in names})
     except pd.errors.ParserError as error:
         found = re.search(r"line (\d+), saw (\d+)", str(error))
         where = f"{path}:{int(found[1]) + 2}" if found else str(path)
         saw = f"{found[2]} columns" if found else str(error)
-        raise FirError(
-            f"{where}: a row must have {len(columns)} columns ({', '.join(columns)}). "
-            f"Received: {saw}"
-        ) from error
-    table["line"] = table.index + 3
-    empty = table[columns[0]].isna() | (table[columns[0]] == "")
-    table = table[~empty]
-    short = table[columns[-1]].isna() | (table[columns[-1]] == "")
-    long = table["_extra"].notna() & (table["_extra"] != "")
-    wrong = table[short | long]
+        raise FirError(f"{where}: {must} {saw}") from error
+    table = table[table[columns[0]] != ""]
+    wrong = table[(table[columns[-1]] == "") | (table["_extra"] != "")]
     if len(wrong):
-        row = wrong.iloc[0]
-        text = " ".join(str(row[name]) for name in names if isinstance(row[name], str))
-        raise FirError(
-            f"{path}:{row['line']}: a row must have {len(columns)} columns "
-            f"({', '.join(columns)}). Received: {text!r}"
-        )
+        *cells, line = wrong.iloc[0]
+        raise FirError(f"{path}:{line}: {must} {' '.join(filter(None, cells))!r}")
     if not count.isdigit():
         raise FirError(f"{path}:1: the first line must be the number of rows. Received: {count!r}")
     if int(count) != len(table):
@@ -179,7 +156,32 @@ def read_table(path, columns):
     return table.drop(columns="_extra").reset_index(drop=True)
 
 
-def read_lines(path):
+def _parse(path: Path, names: list[str]) -> tuple[str, pd.DataFrame]:
+    """Returns the count line and the rows: str cells, "" where there is none, and `line`."""
+    with open(path, encoding="utf-8-sig") as file:
+        count = file.readline().strip()
+        file.readline()
+        try:
+            table = pd.read_csv(
+                file,
+                sep=r"\s+",
+                header=None,
+                names=names,
+                dtype=object,
+                quoting=csv.QUOTE_NONE,
+                keep_default_na=False,
+                na_values=[],
+                skip_blank_lines=False,
+                engine="c",
+            )
+        except pd.errors.EmptyDataError:
+            table = pd.DataFrame(columns=names, dtype=object)
+    table = table.fillna("")
+    table["line"] = table.index + 3
+    return count, table
+
+
+def read_lines(path: Path) -> list[str]:
     """Reads a file that has neither a count line nor a header, one value a line.
 
     Args:
@@ -204,7 +206,7 @@ def read_lines(path):
     return values
 
 
-def check_listed_once(path, table, column):
+def check_listed_once(path: Path, table: pd.DataFrame, column: str) -> None:
     """Raises FirError naming file and lines if two rows have the same value in `column`."""
     twice = table[column].duplicated()
     if twice.any():
@@ -215,7 +217,7 @@ def check_listed_once(path, table, column):
         )
 
 
-def check_values(path, table, column, allowed):
+def check_values(path: Path, table: pd.DataFrame, column: str, allowed: Sequence[str]) -> None:
     """Raises FirError naming file and line of the first value that is not in `allowed`."""
     wrong = table[~table[column].isin(allowed)]
     if len(wrong):

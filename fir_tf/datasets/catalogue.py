@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -59,10 +59,10 @@ class Catalogue:
     line: np.ndarray
     notes: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
-    origin: np.ndarray = None  # type: ignore[assignment]
+    origin: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int16))
 
-    def __post_init__(self):
-        if self.origin is None:
+    def __post_init__(self) -> None:
+        if not self.sources:
             object.__setattr__(self, "sources", (self.source,))
             object.__setattr__(self, "origin", np.zeros(len(self.path), np.int16))
         for name in ("category", "item", "domain", "split", "line", "origin"):
@@ -102,13 +102,10 @@ class Catalogue:
                 a category that is not among them become unknown (-1).
         """
         position = {composed(name): index for index, name in enumerate(categories)}
-        table = np.array(
-            [position.get(composed(name), UNKNOWN) for name in self.categories], np.int32
-        )
-        category = np.where(self.category >= 0, _take(table, self.category), UNKNOWN)
-        return dataclasses.replace(
-            self, category=category.astype(np.int32), categories=tuple(categories)
-        )
+        table = [position.get(composed(name), UNKNOWN) for name in self.categories]
+        # The last place is that of an unknown category, -1.
+        category = np.array([*table, UNKNOWN], np.int32)[self.category]
+        return dataclasses.replace(self, category=category, categories=tuple(categories))
 
     def counts(self) -> dict[str, tuple[int, int, int]]:
         """Returns {split: (images, known items, known categories)} for the splits present."""
@@ -132,10 +129,6 @@ class Catalogue:
                 f"  {split:8s}{images:8d} images{items:8d} items{categories:5d} categories"
             )
         return "\n".join([*lines, *self.notes])
-
-
-def _take(table, index):
-    return table[index] if len(table) else np.full(len(index), UNKNOWN)
 
 
 def encode(names: ArrayLike) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -169,7 +162,7 @@ def unit_hash(name: str, salt: str) -> float:
     return int.from_bytes(digest, "big") / 2**64
 
 
-def _unit_hashes(names, salt):
+def _unit_hashes(names: Iterable[str], salt: str) -> np.ndarray:
     return np.array([unit_hash(name, salt) for name in names], np.float64)
 
 
@@ -320,8 +313,8 @@ def check_files(catalogue: Catalogue) -> None:
 
     Folders are listed once each, which is much faster than asking for every file.
     """
-    root, listing, missing = str(catalogue.root), {}, []
-    closed = []
+    root, listing = str(catalogue.root), dict[str, frozenset[str]]()
+    missing, closed = [], []
     for row, path in enumerate(catalogue.path):
         folder, _, name = path.rpartition("/")
         if folder not in listing:
@@ -354,7 +347,7 @@ def check_files(catalogue: Catalogue) -> None:
         )
 
 
-def _is_file(entry):
+def _is_file(entry: os.DirEntry[str]) -> bool:
     """Whether a name in a folder is a file's, or a link's that does not lead to something else."""
     try:
         return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))

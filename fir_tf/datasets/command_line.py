@@ -1,10 +1,11 @@
 """What the commands of `python -m fir_tf.datasets` share."""
 
 import argparse
+from collections.abc import Sequence
+from typing import NoReturn
 
 from fir_tf import registry
 from fir_tf.config import PHOTO_RULE
-from fir_tf.datasets.folder import load_folder
 from fir_tf.errors import FirError
 from fir_tf.settings import PLUGINS_HELP
 from fir_tf.shell import given_path
@@ -16,7 +17,10 @@ class Parser(argparse.ArgumentParser):
     Options of text are paths, see `fir_tf.shell.given_path`.
     """
 
-    def parse_args(self, args=None, namespace=None):
+    # argparse has overloads for namespaces of any class; commands use its own.
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: None = None
+    ) -> argparse.Namespace:
         """Returns the options, raises FirError."""
         options = super().parse_args(args, namespace)
         for action in self._actions:
@@ -28,12 +32,12 @@ class Parser(argparse.ArgumentParser):
             registry.check("dataset", options.dataset)
         return options
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         """Raises FirError."""
         raise FirError(f"{message}. `{self.prog} --help` lists the options")
 
 
-def add_source(parser):
+def add_source(parser: argparse.ArgumentParser) -> None:
     """Adds --plugins, --dataset, --data_dir and --workers to an ArgumentParser."""
     parser.add_argument("--plugins", default="", help=PLUGINS_HELP)
     parser.add_argument(
@@ -49,23 +53,3 @@ def add_source(parser):
     parser.add_argument(
         "--workers", type=int, default=0, help="processes; 0 is one a core (%(default)s)"
     )
-
-
-def load_source(dataset, data_dir):
-    """Loads a data set without asking whether its files exist.
-
-    In a plain folder, images count that training cannot read (WebP, TIFF, HEIC ...).
-
-    Args:
-        dataset: str, a registered data set's name.
-        data_dir: str.
-
-    Returns:
-        Catalogue.
-
-    Raises:
-        FirError: for anything the loader objects to.
-    """
-    if dataset == "folder":
-        return load_folder(data_dir, with_others=True)
-    return registry.get("dataset", dataset)(data_dir)

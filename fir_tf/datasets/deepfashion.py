@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,21 +44,25 @@ _LABEL_FOLDERS = ("Anno", "Anno_coarse", ".")
 _FINE_FOLDERS = ("Anno_fine", "Anno", ".")
 
 
-def _folder_above_item(paths, path, lines):
-    """Returns the category folders, `WOMEN/Dresses` of `img/WOMEN/Dresses/id_1/x.jpg`."""
+def _folder_above_item(
+    paths: Iterable[str], path: Path, lines: np.ndarray
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Encodes the category folders, `WOMEN/Dresses` of `img/WOMEN/Dresses/id_1/x.jpg`."""
     folders = []
-    for row, name in enumerate(paths):
+    for name, line in zip(paths, lines, strict=True):
         parts = name.rsplit("/", 2)
         if len(parts) < 3:
             raise FirError(
-                f"{path}:{lines[row]}: the image path must be "
+                f"{path}:{line}: the image path must be "
                 f"img/<group>/<category>/<item>/<view>.jpg. Received: {name!r}"
             )
         folders.append(parts[0].split("/", 1)[-1])
-    return folders
+    return encode(folders)
 
 
-def _finish(benchmark, catalogue, notes, **counted):
+def _finish(
+    benchmark: str, catalogue: Catalogue, notes: Iterable[str], **counted: int
+) -> Catalogue:
     """Adds the notes and the comparison with the published counts, after all checks."""
     check_paths(catalogue)
     root = Path(os.path.abspath(catalogue.root))
@@ -91,7 +96,7 @@ def load_inshop(data_dir: str | Path) -> Catalogue:
     check_values(path, table, "evaluation_status", ("train", "query", "gallery"))
     names, lines = table["image_name"].to_numpy(object), table["line"].to_numpy(np.int32)
     item, items = encode(table["item_id"])
-    category, categories = encode(_folder_above_item(names, path, lines))
+    category, categories = _folder_above_item(names, path, lines)
     root, names, notes = find_images(base, data_dir, names)
     catalogue = Catalogue(
         root=root,
@@ -141,55 +146,71 @@ def load_category(data_dir: str | Path) -> Catalogue:
     partition = read_table(partition_path, ("image_name", "evaluation_status"))
     check_values(partition_path, partition, "evaluation_status", ("train", "val", "test"))
     check_values(labels_path, labels, "category_label", _label_values(categories))
-    category = labels["category_label"].to_numpy(object).astype(np.int32) - 1
-    notes: tuple[str, ...] = ()
-    if not labels["image_name"].equals(partition["image_name"]):
-        check_listed_once(labels_path, labels, "image_name")
-        place = pd.Index(labels["image_name"]).get_indexer(partition["image_name"])
-        if (place < 0).any():
-            row = partition[place < 0].iloc[0]
-            raise FirError(
-                f"{partition_path}:{row['line']}: {row['image_name']} has no category in "
-                f"{labels_path}"
-            )
-        left_out = len(labels) - len(np.unique(place))
-        if left_out:
-            notes = (f"note: {left_out:,} images of {labels_path} are in no split and left out",)
-        category = category[place]
-    root, names, found = find_images(base, data_dir, partition["image_name"].to_numpy(object))
+    place, notes = _places(labels_path, labels, partition_path, partition)
+    partition["category_label"] = labels["category_label"].to_numpy()[place]
     if fine:
         folder = find_file(data_dir, "train_cate.txt", _FINE_FOLDERS)[0].parent
         notes += (f"labels: {labels_path.parent} (for {folder} give that folder as --data_dir)",)
-    catalogue = Catalogue(
-        root=root,
-        path=names,
-        category=category,
-        item=np.full(len(partition), UNKNOWN, np.int32),
-        domain=np.full(len(partition), UNKNOWN, np.int8),
-        split=partition["evaluation_status"].to_numpy(object).astype(str),
-        categories=categories,
-        items=(),
-        source=str(partition_path),
-        line=partition["line"].to_numpy(np.int32),
-    )
+    catalogue, found = _without_items(base, data_dir, partition, categories, str(partition_path))
     return _finish("category", catalogue, (*found, *notes))
 
 
-def _category_names(path):
+def _places(
+    labels_path: Path, labels: pd.DataFrame, partition_path: Path, partition: pd.DataFrame
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Returns the row of `labels` of each image of `partition`, and notes."""
+    if labels["image_name"].equals(partition["image_name"]):
+        return np.arange(len(labels)), ()
+    check_listed_once(labels_path, labels, "image_name")
+    place = pd.Index(labels["image_name"]).get_indexer(partition["image_name"])
+    if (place < 0).any():
+        row = partition[place < 0].iloc[0]
+        raise FirError(
+            f"{partition_path}:{row['line']}: {row['image_name']} has no category in {labels_path}"
+        )
+    left_out = len(labels) - len(np.unique(place))
+    if not left_out:
+        return place, ()
+    note = f"note: {left_out:,} images of {labels_path} are in no split and left out"
+    return place, (note,)
+
+
+def _without_items(
+    base: Path, data_dir: str | Path, table: pd.DataFrame, categories: tuple[str, ...], source: str
+) -> tuple[Catalogue, tuple[str, ...]]:
+    """Returns (Catalogue, notes) of a table of `image_name`, `category_label` and more."""
+    root, names, notes = find_images(base, data_dir, table["image_name"].to_numpy(object))
+    catalogue = Catalogue(
+        root=root,
+        path=names,
+        category=table["category_label"].to_numpy(object).astype(np.int32) - 1,
+        item=np.full(len(table), UNKNOWN, np.int32),
+        domain=np.full(len(table), UNKNOWN, np.int8),
+        split=table["evaluation_status"].to_numpy(object).astype(str),
+        categories=categories,
+        items=(),
+        source=source,
+        line=table["line"].to_numpy(np.int32),
+    )
+    return catalogue, notes
+
+
+def _category_names(path: Path) -> tuple[str, ...]:
     table = read_table(path, ("category_name", "category_type"))
     check_listed_once(path, table, "category_name")
     return tuple(table["category_name"])
 
 
-def _label_values(categories):
+def _label_values(categories: Sequence[str]) -> list[str]:
     return [str(1 + index) for index in range(len(categories))]
 
 
-def _load_category_fine(data_dir):
+def _load_category_fine(data_dir: str | Path) -> Catalogue:
     """Loads `Anno_fine`: `train.txt` and `train_cate.txt`, aligned by row, and so on."""
     _, base = find_file(data_dir, "train_cate.txt", _FINE_FOLDERS)
     categories = _category_names(find_file(data_dir, _NAMES, (*_FINE_FOLDERS, *_LABEL_FOLDERS))[0])
-    parts, sources = [], []
+    parts: list[pd.DataFrame] = []
+    sources: list[str] = []
     for split in ("train", "val", "test"):
         path, _ = find_file(data_dir, f"{split}.txt", _FINE_FOLDERS)
         labels_path = path.with_name(f"{split}_cate.txt")
@@ -199,28 +220,17 @@ def _load_category_fine(data_dir):
                 f"{path} and {labels_path} belong together row by row. Received: {len(names)} and "
                 f"{len(labels)} rows. Unpack them again"
             )
-        part = pd.DataFrame({"image_name": names, "category_label": labels, "split": split})
+        part = pd.DataFrame({"image_name": names, "category_label": labels})
+        part["evaluation_status"] = split
         part["line"] = part.index + 1
         check_values(labels_path, part, "category_label", _label_values(categories))
         part["origin"] = len(sources)
         parts.append(part)
         sources.append(str(path))
     table = pd.concat(parts, ignore_index=True)
-    root, names, notes = find_images(base, data_dir, table["image_name"].to_numpy(object))
-    catalogue = Catalogue(
-        root=root,
-        path=names,
-        category=table["category_label"].to_numpy(object).astype(np.int32) - 1,
-        item=np.full(len(table), UNKNOWN, np.int32),
-        domain=np.full(len(table), UNKNOWN, np.int8),
-        split=table["split"].to_numpy(object).astype(str),
-        categories=categories,
-        items=(),
-        source=", ".join(sources),
-        line=table["line"].to_numpy(np.int32),
-        sources=tuple(sources),
-        origin=table["origin"].to_numpy(np.int16),
-    )
+    origin = table["origin"].to_numpy(np.int16)
+    catalogue, notes = _without_items(base, data_dir, table, categories, ", ".join(sources))
+    catalogue = dataclasses.replace(catalogue, sources=tuple(sources), origin=origin)
     return _finish("category_fine", catalogue, notes)
 
 
@@ -251,56 +261,63 @@ def load_consumer2shop(data_dir: str | Path) -> Catalogue:
         path, ("image_pair_name_1", "image_pair_name_2", "item_id", "evaluation_status")
     )
     check_values(path, pairs, "evaluation_status", ("train", "val", "test"))
+    pairs["item"], items = encode(pairs["item_id"])
     released = len(pairs) == PUBLISHED["consumer2shop"].counts["pairs"]
-    notes = []
-
-    def object_to(problem):
-        if not released:
-            raise FirError(problem)
-        notes.append(f"warning: {problem}")
-
-    count = len(pairs)
-    names = np.concatenate(
-        [pairs[column].to_numpy(object) for column in ("image_pair_name_1", "image_pair_name_2")]
-    )
-    image, _ = pd.factorize(names)
-    rows = np.flatnonzero(~pd.Series(image).duplicated().to_numpy())
-    item, items = encode(pairs["item_id"])
-    status, statuses = encode(pairs["evaluation_status"])
-    columns = {
-        "the item": (np.tile(item, 2), items),
-        "the split": (np.tile(status, 2), statuses),
-        "the side": (np.repeat([CONSUMER, SHOP], count), ("shop", "consumer")),
-    }
-    lines = np.tile(pairs["line"].to_numpy(np.int32), 2)
-    for what, (values, texts) in columns.items():
-        differs = values != values[rows][image]
-        if differs.any():
-            row = int(np.argmax(differs))
-            first = rows[image[row]]
-            object_to(
-                f"{path}:{lines[row]}: {names[row]} has {what} {texts[values[row]]}, on line "
-                f"{lines[first]} it has {texts[values[first]]}. An image has one of each"
-            )
-    consumer = rows < count
-    category, categories = encode(_folder_above_item(names[rows], path, lines[rows]))
-    split = np.array(statuses)[columns["the split"][0][rows]].astype("U7")
-    test = split == "test"
-    split[test & consumer], split[test & ~consumer] = "query", "gallery"
-    root, found, places = find_images(base, data_dir, names[rows])
+    sides = [
+        pairs.assign(image_name=pairs[f"image_pair_name_{number}"], side=side)
+        for number, side in ((1, "consumer"), (2, "shop"))
+    ]
+    table = pd.concat(sides, ignore_index=True)
+    table["image"], _ = pd.factorize(table["image_name"])
+    notes = _warnings(_contradictions(path, table), released)
+    table = table[~table["image"].duplicated()]
+    names, lines = table["image_name"].to_numpy(object), table["line"].to_numpy(np.int32)
+    category, categories = _folder_above_item(names, path, lines)
+    consumer = (table["side"] == "consumer").to_numpy()
+    split = table["evaluation_status"].to_numpy(object).astype("U7")
+    split = np.where(split == "test", np.where(consumer, "query", "gallery"), split)
+    root, names, places = find_images(base, data_dir, names)
     catalogue = Catalogue(
         root=root,
-        path=found,
+        path=names,
         category=category,
-        item=columns["the item"][0][rows],
+        item=table["item"].to_numpy(np.int32),
         domain=np.where(consumer, CONSUMER, SHOP).astype(np.int8),
         split=split,
         categories=categories,
         items=items,
         source=str(path),
-        line=lines[rows],
+        line=lines,
     )
-    problem = shared_item(catalogue)
-    if problem:
-        object_to(problem)
-    return _finish("consumer2shop", catalogue, (*places, *notes), pairs=count)
+    notes += _warnings(filter(None, [shared_item(catalogue)]), released)
+    return _finish("consumer2shop", catalogue, (*places, *notes), pairs=len(pairs))
+
+
+def _warnings(problems: Iterable[str], released: bool) -> list[str]:
+    """Returns notes on problems of the file as released; FirError for the first of another's."""
+    notes = []
+    for problem in problems:
+        if not released:
+            raise FirError(problem)
+        notes.append(f"warning: {problem}")
+    return notes
+
+
+def _contradictions(path: Path, table: pd.DataFrame) -> Iterator[str]:
+    """Yields what an image has two of, though it can have one; names the first such image."""
+    image = table["image"].to_numpy()
+    first = np.flatnonzero(~table["image"].duplicated())
+    for what, column in (
+        ("the item", "item_id"),
+        ("the split", "evaluation_status"),
+        ("the side", "side"),
+    ):
+        values = table[column].to_numpy(object)
+        differs = values != values[first][image]
+        if differs.any():
+            row = int(np.argmax(differs))
+            name, before = table["image_name"][row], first[image[row]]
+            yield (
+                f"{path}:{table['line'][row]}: {name} has {what} {values[row]}, on line "
+                f"{table['line'][before]} it has {values[before]}. An image has one of each"
+            )

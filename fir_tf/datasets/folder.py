@@ -31,7 +31,7 @@ def load_folder(data_dir: str | Path, with_others: bool = False) -> Catalogue:
     """
     photos = find_photos(data_dir)
     photos.check_reachable()
-    root, found = photos.root, photos.photos
+    root, found, notes = photos.root, photos.photos, photos.notes(with_others)
     if with_others:
         found = sorted([*found, *photos.others], key=place)
     stray = [path for path in found if path.count("/") != 2]
@@ -41,21 +41,13 @@ def load_folder(data_dir: str | Path, with_others: bool = False) -> Catalogue:
             f"{root / stray[0]}. Move them there, or take them out"
         )
     if not found:
-        raise FirError(
-            "\n".join(
-                [f"no image was found in {root}/<category>/<item>", *photos.notes(with_others)]
-            )
-        )
+        raise FirError("\n".join([f"no image was found in {root}/<category>/<item>", *notes]))
     folders = [path.split("/") for path in found]
-    names, category_notes = read_labels(
-        "a category", [category for category, *_ in folders], numbers=False
-    )
-    category, categories = encode(names)
+    labels, category_notes = read_labels("a category", [one for one, *_ in folders], numbers=False)
+    category, categories = encode(labels)
     # Only what the folder itself is called can mean that its item is unknown.
     _, item_notes = read_labels("an item", [item for _, item, _ in folders], numbers=False)
-    item, items = encode(
-        [f"{category}/{item}" if known(item) else "" for category, item, _ in folders]
-    )
+    item, items = encode([f"{one}/{item}" if known(item) else "" for one, item, _ in folders])
     paths = np.array(found, object)
     return Catalogue(
         root=root,
@@ -68,5 +60,5 @@ def load_folder(data_dir: str | Path, with_others: bool = False) -> Catalogue:
         items=items,
         source=str(root),
         line=np.zeros(len(paths), np.int32),
-        notes=(*photos.notes(with_others), *category_notes, *item_notes),
+        notes=(*notes, *category_notes, *item_notes),
     )

@@ -1,8 +1,15 @@
 """How large the benchmarks are as published, and whether a folder holds all of it."""
 
+from __future__ import annotations
+
 import dataclasses
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    # The boutique's command takes the name of its manifest from here, and needs no pandas.
+    from fir_tf.datasets.catalogue import Catalogue
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +23,7 @@ class Published:
     """
 
     name: str
-    counts: dict
+    counts: dict[str, int]
 
 
 PUBLISHED = {
@@ -58,7 +65,7 @@ _SIDES = {
 }
 
 
-def count(catalogue, what):
+def count(catalogue: Catalogue, what: str) -> int:
     """Counts what a key of `Published.counts` names: "images", "train items" ...
 
     Args:
@@ -77,7 +84,7 @@ def count(catalogue, what):
     return len(np.unique(items[items >= 0]))
 
 
-def compare_with_published(benchmark, catalogue, **counted):
+def compare_with_published(benchmark: str, catalogue: Catalogue, **counted: int) -> str:
     """Says whether the counts are those of the benchmark as published.
 
     A subset is legal: training goes on.
@@ -110,13 +117,13 @@ def compare_with_published(benchmark, catalogue, **counted):
     )
 
 
-def describe_boutique(benchmark, catalogue):
+def describe_boutique(benchmark: str, catalogue: Catalogue) -> str:
     """Returns the line for the screen of rendered garments; nobody takes them for the benchmark."""
     name = PUBLISHED[benchmark].name
     return f"rendered garments in the layout of {name}: {len(catalogue):,} images"
 
 
-def is_published_test_set(benchmark, catalogue):
+def is_published_test_set(benchmark: str, catalogue: Catalogue) -> bool:
     """Returns whether query, gallery and test images are as many as published.
 
     Args:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from fir_tf import registry
 from fir_tf.datasets.catalogue import UNKNOWN, Catalogue, check_paths
@@ -59,63 +60,65 @@ def merge_training(main: Catalogue, extras: Sequence[tuple[str, Catalogue]]) -> 
     Raises:
         FirError: if an extra catalogue has no training image, or an image comes from two sources.
     """
-    parts, names = [main], [""]
-    for name, extra in extras:
-        part = extra.part("train")
-        if not len(part):
-            raise FirError(
-                f"{name} has no training image (split 'train'), so it adds nothing. Take it out "
-                "of --extra_data"
-            )
-        parts.append(part)
-        names.append(name)
+    parts = [main, *(_as_extra(name, extra, main) for name, extra in extras)]
     categories = tuple(dict.fromkeys(name for part in parts for name in part.categories))
+    parts = [part.with_categories(categories) for part in parts]
     roots = [os.path.realpath(part.root) for part in parts]
     root = os.path.commonpath(roots)
-    columns: dict[str, list] = {name: [] for name in ("path", "category", "item", "origin")}
-    items: list[str] = []
-    sources: list[str] = []
-    notes = list(main.notes)
-    for part, folder, name in zip(parts, roots, names, strict=True):
-        below = os.path.relpath(folder, root)
-        prefix = "" if below == "." else f"{below}/"
-        columns["path"].append(np.array([prefix + path for path in part.path], object))
-        columns["category"].append(part.with_categories(categories).category)
-        if name:
-            used, item = np.unique(part.item, return_inverse=True)
-            item = (item + len(items) - (used[0] == UNKNOWN)).astype(np.int32)
-            columns["item"].append(np.where(part.item >= 0, item, UNKNOWN).astype(np.int32))
-            items += [f"{name}/{part.items[index]}" for index in used if index >= 0]
-            notes += [f"{name}: {note}" for note in part.notes]
-            notes.append(_describe_extra(name, part, main))
-        else:
-            columns["item"].append(part.item)
-            items += part.items
-        columns["origin"].append((part.origin + len(sources)).astype(np.int16))
-        sources += part.sources
+    paths = [
+        path if below == "." else f"{below}/{path}"
+        for part, below in zip(parts, (os.path.relpath(one, root) for one in roots), strict=True)
+        for path in part.path
+    ]
+    columns = {
+        name: np.concatenate([getattr(part, name) for part in parts])
+        for name in ("category", "domain", "split", "line")
+    }
     merged = dataclasses.replace(
         main,
         root=Path(root),
-        **{name: np.concatenate(values) for name, values in columns.items()},
-        **{
-            name: np.concatenate([getattr(part, name) for part in parts])
-            for name in ("domain", "split", "line")
-        },
+        path=np.array(paths, object),
+        item=_renumbered([(part.item, len(part.items)) for part in parts], np.int32),
+        origin=_renumbered([(part.origin, len(part.sources)) for part in parts], np.int16),
+        **columns,
         categories=categories,
-        items=tuple(items),
+        items=tuple(name for part in parts for name in part.items),
         source=", ".join(dict.fromkeys(part.source for part in parts)),
-        notes=tuple(notes),
-        sources=tuple(sources),
+        notes=tuple(note for part in parts for note in part.notes),
+        sources=tuple(name for part in parts for name in part.sources),
     )
     check_paths(merged)
     return merged
 
 
-def _describe_extra(name, part, main):
-    labelled = part.category[part.category >= 0]
-    present = {part.categories[index] for index in np.unique(labelled)}
-    items = len(np.unique(part.item[part.item >= 0]))
-    return (
-        f"extra data: {name}: {len(part):,} training images, {items:,} items, {len(present)} "
+def _as_extra(name: str, extra: Catalogue, main: Catalogue) -> Catalogue:
+    """Returns the training images of a catalogue, its items and notes called after `name`."""
+    part = extra.part("train")
+    if not len(part):
+        raise FirError(
+            f"{name} has no training image (split 'train'), so it adds nothing. Take it out "
+            "of --extra_data"
+        )
+    used = np.unique(part.item[part.item >= 0])
+    item = np.where(part.item >= 0, np.searchsorted(used, part.item), UNKNOWN).astype(np.int32)
+    present = {part.categories[index] for index in np.unique(part.category[part.category >= 0])}
+    note = (
+        f"extra data: {name}: {len(part):,} training images, {len(used):,} items, {len(present)} "
         f"categories ({len(present & set(main.categories))} of them also in the main data set)"
     )
+    return dataclasses.replace(
+        part,
+        item=item,
+        items=tuple(f"{name}/{part.items[index]}" for index in used),
+        notes=(*(f"{name}: {text}" for text in part.notes), note),
+    )
+
+
+def _renumbered(columns: Sequence[tuple[np.ndarray, int]], dtype: DTypeLike) -> np.ndarray:
+    """Joins columns of (numbers, how many values there are) so that no two share a value."""
+    before = np.cumsum([0, *(count for _, count in columns)])
+    shifted = [
+        np.where(column >= 0, column + start, UNKNOWN)
+        for (column, _), start in zip(columns, before, strict=False)
+    ]
+    return np.concatenate(shifted).astype(dtype)

@@ -6,6 +6,7 @@ import os
 import posixpath
 import stat
 import unicodedata
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,9 @@ from fir_tf.datasets.walk import image_kind, unreachable
 from fir_tf.errors import FirError
 
 COLUMNS = ("path", "item", "category", "domain", "split")
+# A table's header, its columns by their names, and the int32 line of each row.
+_Cells = tuple[list[str], dict[str, list[str]], np.ndarray]
+
 _DOMAINS = {"": UNKNOWN, "shop": SHOP, "consumer": CONSUMER}
 
 
@@ -69,20 +73,21 @@ def load_table(data_dir: str | Path, split_by_hash: bool = True) -> Catalogue:
         raise FirError(f"{path} has no rows below its header")
     paths = np.array([_find(path.parent, cell) for cell in columns["path"]], object)
     empty = [""] * len(paths)
-    items_read, item_notes = read_labels("the item", columns.get("item", empty))
-    categories_read, category_notes = read_labels("the category", columns.get("category", empty))
-    item, items = encode(items_read)
-    category, categories = encode(categories_read)
-    domain = _choice(path, line, "domain", columns.get("domain", empty), _DOMAINS)
-    splits = columns.get("split", empty)
-    if any(known(name) for name in set(splits)):
+    cells = {name: columns.get(name, empty) for name in COLUMNS}
+    names, item_notes = read_labels("the item", cells["item"])
+    item, items = encode(names)
+    names, category_notes = read_labels("the category", cells["category"])
+    category, categories = encode(names)
+    domain = _choice(path, line, "domain", cells["domain"], _DOMAINS)
+    if any(known(name) for name in set(cells["split"])):
         allowed = {name: number for number, name in enumerate(SPLITS)}
-        split = np.array(SPLITS)[_choice(path, line, "split", splits, allowed)]
-    elif not split_by_hash:
-        split = np.full(len(paths), "gallery")
-    else:
+        split = np.array(SPLITS)[_choice(path, line, "split", cells["split"], allowed)]
+    elif split_by_hash:
         split = hash_split(paths, item, items, str(path))
-    ignored = [name for name in header if name not in COLUMNS]
+    else:
+        split = np.full(len(paths), "gallery")
+    ignored = ", ".join(name for name in header if name not in COLUMNS)
+    notes = (f"note: ignored columns of {path}: {ignored}",) if ignored else ()
     catalogue = Catalogue(
         root=path.parent,
         path=paths,
@@ -94,18 +99,14 @@ def load_table(data_dir: str | Path, split_by_hash: bool = True) -> Catalogue:
         items=items,
         source=str(path),
         line=line,
-        notes=(
-            *((f"note: ignored columns of {path}: {', '.join(ignored)}",) if ignored else ()),
-            *item_notes,
-            *category_notes,
-        ),
+        notes=(*notes, *item_notes, *category_notes),
     )
     check_paths(catalogue)
     check_items(catalogue)
     return catalogue
 
 
-def _existing_file(data_dir):
+def _existing_file(data_dir: str | Path) -> Path:
     """Returns `data_dir` as a Path; FirError if it is no file, or cannot be reached."""
     path = Path(data_dir)
     try:
@@ -122,7 +123,7 @@ def _existing_file(data_dir):
     return path
 
 
-def _find(root, cell):
+def _find(root: Path, cell: str) -> str:
     """Returns the path that a cell means.
 
     Of a cell with blanks around it or other than ASCII, what the file system has counts: the cell
@@ -140,7 +141,7 @@ def _find(root, cell):
     return _normal(bare)
 
 
-def _check_slashes(root, cell):
+def _check_slashes(root: Path, cell: str) -> None:
     """Raises FirError for a path of Windows; a name may have a backslash where there is one."""
     path = cell.replace("\\", "/")
     if not os.path.lexists(os.path.join(root, cell)) and os.path.lexists(os.path.join(root, path)):
@@ -150,14 +151,16 @@ def _check_slashes(root, cell):
         )
 
 
-def _normal(path):
+def _normal(path: str) -> str:
     """`./a//b.jpg` as `a/b.jpg`, so that an image has one path; `..` is left to be refused."""
     if "//" in path or path.startswith("./") or "/./" in path:
         return path if ".." in path else posixpath.normpath(path)
     return path
 
 
-def _choice(path, line, column, cells, allowed):
+def _choice(
+    path: Path, line: np.ndarray, column: str, cells: Sequence[str], allowed: Mapping[str, int]
+) -> np.ndarray:
     """Numbers a column whose cells must be keys of `allowed`; returns an int array."""
     values = np.array([allowed.get(known(cell), -2) for cell in cells])
     if (values == -2).any():
@@ -169,9 +172,9 @@ def _choice(path, line, column, cells, allowed):
     return values
 
 
-def _check_header(path, header):
+def _check_header(path: Path, names: Sequence[str]) -> list[str]:
     """Returns the header's names in lower case; FirError if `path` is missing or one repeats."""
-    header = [name.strip().lower() for name in header]
+    header = [name.strip().lower() for name in names]
     repeated = sorted({name for name in header if header.count(name) > 1 and name in COLUMNS})
     if "path" not in header or repeated:
         what = f"`{repeated[0]}` once" if repeated else "a column `path`"
@@ -182,7 +185,7 @@ def _check_header(path, header):
     return header
 
 
-def _read_csv(path):
+def _read_csv(path: Path) -> _Cells:
     """Returns (header, {column: list of str}, int32 lines) of a CSV file."""
     lines, before = [], 0
     try:
@@ -190,7 +193,8 @@ def _read_csv(path):
             first = file.readline()
             delimiter = max(",;\t", key=first.count)
             header = _check_header(path, next(csv.reader([first], delimiter=delimiter), []))
-            wanted = [(header.index(name), []) for name in COLUMNS if name in header]
+            places = {name: header.index(name) for name in COLUMNS if name in header}
+            columns: dict[str, list[str]] = {name: [] for name in places}
             reader = csv.reader(file, delimiter=delimiter, strict=True)
             before = 1
             for cells in reader:
@@ -205,18 +209,17 @@ def _read_csv(path):
                         f"Received: {len(cells)}"
                     )
                 lines.append(line)
-                for place, column in wanted:
-                    column.append(cells[place])
+                for name, place in places.items():
+                    columns[name].append(cells[place])
     except UnicodeDecodeError as error:
         raise _no_text(path, error) from error
     except csv.Error as error:
         raise FirError(f"{path}:{before + 1}: this is no CSV row: {error}") from error
-    names = [name for name in COLUMNS if name in header]
-    columns = {name: _stripped(name, cells) for name, (_, cells) in zip(names, wanted, strict=True)}
+    columns = {name: _stripped(name, cells) for name, cells in columns.items()}
     return header, columns, np.array(lines, np.int32)
 
 
-def _no_text(path, error):
+def _no_text(path: Path, error: UnicodeDecodeError) -> FirError:
     """Returns the FirError of a table that is no UTF-8."""
     with open(path, "rb") as file:
         start = file.read(26)
@@ -225,20 +228,20 @@ def _no_text(path, error):
             f"{path} is an image, no table. Give the folder it lies in, or a table of images with "
             f"the columns {', '.join(COLUMNS)}"
         )
-    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        error = "UTF-16, which spreadsheets call Unicode text"
+    utf16 = start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    found = "UTF-16, which spreadsheets call Unicode text" if utf16 else error
     return FirError(
-        f"{path} must be text in UTF-8. Received: {error}. Save it anew; spreadsheets call it "
+        f"{path} must be text in UTF-8. Received: {found}. Save it anew; spreadsheets call it "
         '"CSV UTF-8"'
     )
 
 
-def _stripped(name, cells):
+def _stripped(name: str, cells: list[str]) -> list[str]:
     """Returns a column's cells without the blanks around them; in a path they may be meant."""
     return cells if name == "path" else [cell.strip() for cell in cells]
 
 
-def _read_parquet(path):
+def _read_parquet(path: Path) -> _Cells:
     """Returns (header, {column: list of str}, int32 row numbers from 1) of a Parquet file."""
     try:
         import pyarrow as pa

@@ -190,7 +190,7 @@ def listed(names: Iterable[str], one: str, many: str, most: int = 5) -> str:
     return f"{len(names):,} {one if len(names) == 1 else many} ({', '.join(names[:most])}{more})"
 
 
-def _counted(paths):
+def _counted(paths: Iterable[str]) -> str:
     """Returns "24 .webp, 2 without an ending"."""
     count = collections.Counter(os.path.splitext(path)[1].lower() for path in paths)
     order = sorted(count, key=lambda ending: (-count[ending], ending))
@@ -200,7 +200,7 @@ def _counted(paths):
     return ", ".join([*parts, *([f"{rest:,} of other endings"] if rest else [])])
 
 
-def _is_utf8(text):
+def _is_utf8(text: str) -> bool:
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -250,14 +250,14 @@ def place(path: str) -> tuple[list[str], str]:
 class _Walk:
     """The state of `find_photos`: which folders were read, which links are to be followed."""
 
-    def __init__(self, found):
+    def __init__(self, found: Found) -> None:
         self.found = found
-        self.seen = set()
-        self.links = collections.deque()
+        self.seen: set[tuple[int, int] | str] = set()
+        self.links: collections.deque[str] = collections.deque()
 
-    def read(self, folder, linked):
+    def read(self, folder: str, linked: bool) -> None:
         """Reads a folder and all below it, but for what links lead to."""
-        waiting, links = [folder], []
+        waiting, links = [folder], list[str]()
         while waiting:
             folder = waiting.pop()
             path = os.path.join(self.found.root, folder)
@@ -276,7 +276,7 @@ class _Walk:
                 self.found.unreachable[folder] = unreachable(path, error)
         self.links.extend(sorted(links))
 
-    def follow(self, link):
+    def follow(self, link: str) -> None:
         """Reads the folder a link leads to, unless it was read or the link lies in it."""
         target = os.path.join(self.found.root, link)
         try:
@@ -291,7 +291,9 @@ class _Walk:
         else:
             self.read(link, linked=True)
 
-    def _take(self, entry, path, waiting, links):
+    def _take(
+        self, entry: os.DirEntry[str], path: str, waiting: list[str], links: list[str]
+    ) -> None:
         if entry.name.startswith(".") or entry.name.lower() in _SYSTEM_NAMES:
             self._count_hidden(entry, path)
             return
@@ -312,7 +314,7 @@ class _Walk:
             # To open a pipe would wait for ever.
             self.found.skip(SPECIAL, path)
 
-    def _take_file(self, entry, path):
+    def _take_file(self, entry: os.DirEntry[str], path: str) -> None:
         by_name = _ending_kind(entry.name)
         if by_name == PHOTO:
             self._take_image(PHOTO, path)
@@ -327,7 +329,7 @@ class _Walk:
             self.found.by_contents.append(path)
         self._take_image(kind, path)
 
-    def _take_image(self, kind, path):
+    def _take_image(self, kind: str, path: str) -> None:
         if kind == PHOTO:
             self.found.photos.append(path)
         elif kind == OTHER:
@@ -335,7 +337,7 @@ class _Walk:
         else:
             self.found.skip(NO_IMAGE, path)
 
-    def _count_hidden(self, entry, path):
+    def _count_hidden(self, entry: os.DirEntry[str], path: str) -> None:
         if not entry.is_dir(follow_symlinks=False):
             self.found.skip(HIDDEN, path)
             return
@@ -346,14 +348,14 @@ class _Walk:
                 self.found.skip(HIDDEN, os.path.join(path, name))
 
 
-def _ending_kind(name):
+def _ending_kind(name: str) -> str:
     name = name.lower()
     if name.endswith(_PHOTO_ENDINGS):
         return PHOTO
     return OTHER if name.endswith(_OTHER_ENDINGS) else ""
 
 
-def _identity(path):
+def _identity(path: str) -> tuple[int, int] | str:
     """Returns what a folder is known by, through whatever link."""
     status = os.stat(path)
     # Some network file systems number nothing.

@@ -1,32 +1,24 @@
-"""`python -m fir_tf.datasets check`: reads every image of a data set and says what is wrong."""
+"""Reads every image of a data set and says what is wrong with it: `fir_tf.datasets check`."""
 
-import argparse
 import contextlib
 import dataclasses
 import hashlib
-import logging
 
 import numpy as np
-import pandas as pd
 
 from fir_tf import parallel
-from fir_tf.datasets.command_line import Parser, add_source, load_source
+from fir_tf.datasets.catalogue import Catalogue
 from fir_tf.hygiene import near_duplicates
-from fir_tf.hygiene.findings import HELD_OUT, Example, Finding, label_findings, plural
-from fir_tf.hygiene.report import Report, write_report
+from fir_tf.hygiene.copies import Prints, copy_findings
+from fir_tf.hygiene.findings import SEVERITIES, Example, Finding, label_findings, plural
 from fir_tf.images.file import UnreadableImageError, has_transparency, opened, read
 from fir_tf.images.header import FORMATS, MAX_BYTES, MAX_PIXELS
-from fir_tf.images.picture import see_or_convert
-
-log = logging.getLogger(__package__)
-
-EXIT_CLEAN, EXIT_FAILED, EXIT_FOUND = 0, 1, 2
+from fir_tf.images.picture import Picture, see_or_convert
 
 _SMALL, _LARGE = 64, 4096
 # Pixels a side that an image is unpacked to before it is hashed.
 _LOOK = 128
 _GRAY_STEPS = 8
-_COMPARED = 64
 
 # name: (severity, one, many, what it means and what to do). In the order of the report.
 _KINDS = {
@@ -122,18 +114,17 @@ class Inspection:
         kinds: tuple of str, keys of `_KINDS` that hold.
         detail: str, sizes or the decoder's words.
         digest: bytes [16] of the file's SHA-256, empty if the file could not be read.
-        words: uint64 [4] and `cells`: uint8 [192], see `near_duplicates.fingerprint`; None if it
-            could not be decoded or was not asked for.
+        print: (uint64 [4], uint8 [192]), see `near_duplicates.fingerprint`; None if it could not
+            be decoded or was not asked for.
     """
 
-    kinds: tuple
+    kinds: tuple[str, ...]
     detail: str
     digest: bytes
-    words: np.ndarray
-    cells: np.ndarray
+    print: tuple[np.ndarray, np.ndarray] | None = None
 
 
-def inspect(task):
+def inspect(task: tuple[str, bool]) -> Inspection:
     """Reads one image file.
 
     Args:
@@ -149,16 +140,16 @@ def inspect(task):
         digest = hashlib.sha256(contents).digest()[:16]
         picture, fault = see_or_convert(contents, _LOOK)
     except UnreadableImageError as error:
-        return Inspection((error.kind,), error.reason, digest, None, None)
+        return Inspection((error.kind,), error.reason, digest)
     hints, form = _hints(contents)
     holds = {fault, *_kinds(picture), *hints}
     kinds = tuple(name for name in _KINDS if name in holds)
     detail = f"{form} {picture.width} x {picture.height}".strip()
-    found = near_duplicates.fingerprint(picture.image) if wanted else (None, None)
-    return Inspection(kinds, detail, digest, *found)
+    found = near_duplicates.fingerprint(picture.image) if wanted else None
+    return Inspection(kinds, detail, digest, found)
 
 
-def _kinds(picture):
+def _kinds(picture: Picture) -> list[str]:
     """What the pixels tell: a list of keys of `_KINDS`."""
     sides = (picture.width, picture.height)
     # By the channel: along an axis of three, numpy takes thirty times as long.
@@ -174,7 +165,7 @@ def _kinds(picture):
     return [name for name, value in holds.items() if value]
 
 
-def _hints(contents):
+def _hints(contents: bytes) -> tuple[list[str], str]:
     """What Pillow says of a file: (a list of keys of `_KINDS`, format and mode).
 
     Pillow stumbles over some files that training reads; of them only the pixels are known.
@@ -194,7 +185,7 @@ def _hints(contents):
     return hints, form
 
 
-def check(catalogue, near=True, workers=0):
+def check(catalogue: Catalogue, near: bool = True, workers: int = 0) -> list[Finding]:
     """Reads every image of a catalogue and looks for what is wrong with it.
 
     Args:
@@ -210,215 +201,21 @@ def check(catalogue, near=True, workers=0):
         FirError: if a process dies.
     """
     count = len(catalogue)
-    words = np.zeros((count, 4), np.uint64)
-    cells = np.zeros((count, 192), np.uint8)
-    digests = np.empty(count, object)
-    cases = {name: [] for name in _KINDS}
+    prints = Prints(
+        np.empty(count, object), np.zeros((count, 4), np.uint64), np.zeros((count, 192), np.uint8)
+    )
+    cases: dict[str, list[Example]] = {name: [] for name in _KINDS}
     tasks = [(path, near) for path in catalogue.files()]
     for row, found in enumerate(parallel.run(inspect, tasks, workers, "check")):
-        digests[row] = found.digest or None
+        prints.digests[row] = found.digest or None
         for name in found.kinds:
             cases[name].append(Example((row,), found.detail))
-        if found.words is not None:
-            words[row], cells[row] = found.words, found.cells
+        if found.print is not None:
+            prints.words[row], prints.cells[row] = found.print
     findings = [
-        Finding(
-            name,
-            severity,
-            f"{len(cases[name]):,} {one if len(cases[name]) == 1 else many}",
-            advice,
-            len(cases[name]),
-            cases[name],
-        )
+        Finding(name, severity, plural(len(cases[name]), one, many), advice, cases[name])
         for name, (severity, one, many, advice) in _KINDS.items()
         if cases[name]
     ]
-    findings += label_findings(catalogue)
-    findings += _copies(catalogue, digests, words, cells, near)
-    order = {"error": 0, "warning": 1, "note": 2}
-    return sorted(findings, key=lambda finding: order[finding.severity])
-
-
-# name: (severity, what the groups lie across, what it means and what to do).
-_COPIES = {
-    "leakage": (
-        "warning",
-        "across train and a held-out split",
-        "The result is better than it would be on unseen photos. Keep them on one side.",
-    ),
-    "item_duplicates": (
-        "warning",
-        "between different items",
-        "One photo cannot be two items: a search cannot tell them apart. Join the items, or take "
-        "the photos out.",
-    ),
-    "category_duplicates": (
-        "warning",
-        "between different categories",
-        "One photo has two labels. Correct one.",
-    ),
-    "easy_queries": (
-        "note",
-        "of a query and the gallery",
-        "The query's own photo is a match that any method finds.",
-    ),
-    "repeats": (
-        "note",
-        "with the same file more than once on one side",
-        "They count as several photos.",
-    ),
-}
-
-
-def _copies(catalogue, digests, words, cells, near):
-    """Returns the findings about exact copies and near-duplicates."""
-    readable = np.flatnonzero(pd.notna(digests))
-    code, _ = pd.factorize(digests[readable])
-    _, first = np.unique(code, return_index=True)
-    rows = readable[first]
-    labels = near_duplicates.group(words[rows], cells[rows])[code] if near else code
-    split, item = catalogue.split[readable], catalogue.item[readable]
-    table = pd.DataFrame(
-        {
-            "row": readable,
-            "group": labels,
-            "code": code,
-            "item": pd.array(item, "Int32"),
-            "loose": pd.array(np.where(item < 0, catalogue.category[readable], -1), "Int32"),
-            "train": split == "train",
-            "held_out": np.isin(split, HELD_OUT),
-            "query": split == "query",
-            "gallery": split == "gallery",
-        }
-    )
-    for name in ("item", "loose"):
-        table.loc[table[name] < 0, name] = pd.NA
-    table = table[table.groupby("group")["row"].transform("size") > 1]
-    groups = table.groupby("group")
-    holds = groups[["train", "held_out", "query", "gallery"]].any()
-    kinds = groups[["item", "loose", "code"]].nunique()
-    leak = holds["train"] & holds["held_out"]
-    hits = {
-        "leakage": leak,
-        # Across the splits the items are different by themselves: once is enough.
-        "item_duplicates": ~leak & (kinds["item"] > 1),
-        "category_duplicates": ~leak & (kinds["loose"] > 1),
-        "easy_queries": holds["query"] & holds["gallery"] & (kinds["item"] <= 1),
-    }
-    said = leak | hits["item_duplicates"] | hits["category_duplicates"]
-    hits["repeats"] = ~(said | hits["easy_queries"]) & (kinds["code"] < groups.size())
-
-    # Which two of a group are shown: both of these, or two unlike values, or two alike.
-    columns = {
-        "leakage": ("train", "held_out"),
-        "item_duplicates": ("item",),
-        "category_duplicates": ("loose",),
-        "easy_queries": ("query", "gallery"),
-        "repeats": ("code", "code"),
-    }
-    findings = []
-    for name, (severity, text, advice) in _COPIES.items():
-        chosen = hits[name].index[hits[name]]
-        if not len(chosen):
-            continue
-        parts = table[table["group"].isin(chosen)]
-        pairs = [
-            _pair(catalogue, words, cells, digests, part, columns[name])
-            for _, part in parts.groupby("group", sort=False)
-        ]
-        pairs.sort(key=lambda pair: pair[0])
-        what = f"{plural(len(pairs), 'group')} of {'near-duplicates' if near else 'copies'}"
-        findings.append(
-            Finding(
-                name,
-                severity,
-                f"{what} {text} ({plural(len(parts), 'image')})",
-                advice,
-                len(pairs),
-                [example for _, example in pairs],
-            )
-        )
-    return findings
-
-
-def _pair(catalogue, words, cells, digests, part, columns):
-    """Returns (distance, Example) of the nearest two rows of a group that show why it is one.
-
-    Args:
-        catalogue: Catalogue.
-        words: uint64 [n, 4].
-        cells: uint8 [n, 192].
-        digests: object array [n].
-        part: pandas.DataFrame, the group's rows.
-        columns: tuple of one name, whose values have to differ, or of two names: of bools, of
-            which one has to hold for each row, or twice the same, whose values have to be alike.
-    """
-    size = len(part)
-    if len(columns) == 1:
-        # One row of every value first, so that a large group still has a pair.
-        part = part[part[columns[0]].notna()]
-        part = part.loc[part[columns[0]].duplicated().sort_values(kind="stable").index]
-        part = part.head(_COMPARED)
-        values = part[columns[0]].to_numpy(np.int64)
-        fits = values[:, None] != values
-    elif columns[0] == columns[1]:
-        part = part[part[columns[0]].duplicated(keep=False)].sort_values(columns[0]).head(_COMPARED)
-        values = part[columns[0]].to_numpy()
-        fits = values[:, None] == values
-    else:
-        part = pd.concat([part[part[name]].head(_COMPARED // 2) for name in columns])
-        left, right = (part[name].to_numpy() for name in columns)
-        fits = left[:, None] & right
-    rows = part["row"].to_numpy()
-    best = None
-    for one, other in np.argwhere(np.triu(fits | fits.T, 1)):
-        pair = (int(rows[one]), int(rows[other]))
-        same = digests[pair[0]] == digests[pair[1]]
-        apart = (-1, 0) if same else near_duplicates.distance(words, cells, *pair)
-        if best is None or (apart, pair) < best:
-            best = (apart, pair)
-    apart, pair = best
-    names = [
-        catalogue.split[row]
-        + (f", item {catalogue.items[catalogue.item[row]]}" if catalogue.item[row] >= 0 else "")
-        for row in pair
-    ]
-    how = "the same file" if apart[0] < 0 else f"{apart[0]} of 256 bits differ"
-    more = f"; group of {size}" if size > 2 else ""
-    return apart, Example(pair, f"{names[0]} / {names[1]}: {how}{more}")
-
-
-def main(argv=None):
-    """The command line of the check; `argv` is a list of str, by default that of the process.
-
-    Returns:
-        int, the exit status: 0 clean, 2 when something was found that counts.
-
-    Raises:
-        FirError: for bad usage or a data set that cannot be loaded.
-    """
-    parser = Parser(
-        prog="python -m fir_tf.datasets check",
-        description="Reads every image of a data set and says what is wrong with files and "
-        "labels: on the screen, and in report.txt, report.html (with pictures) and report.json.",
-        epilog="Exit status: 0 nothing wrong, 1 bad usage or a data set that cannot be loaded, "
-        "2 errors were found (with --strict also warnings).",
-    )
-    add_source(parser)
-    parser.add_argument("--out", default="runs/check", help="folder of the report (%(default)s)")
-    parser.add_argument(
-        "--near_duplicates",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="look for near-duplicates, not only for copies of a file (on)",
-    )
-    parser.add_argument(
-        "--strict", action="store_true", help="exit with status 2 for warnings as well"
-    )
-    args = parser.parse_args(argv)
-    catalogue = load_source(args.dataset, args.data_dir)
-    findings = check(catalogue, args.near_duplicates, args.workers)
-    report = Report(catalogue, args.dataset, findings, args.strict)
-    log.info(report.text().removesuffix("\n"))
-    log.info(f"\nreport: {write_report(report, args.out)}")
-    return EXIT_FOUND if report.failed else EXIT_CLEAN
+    findings += [*label_findings(catalogue), *copy_findings(catalogue, prints, near)]
+    return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))

@@ -9,9 +9,11 @@ import os
 import re
 import time
 import zlib
+from collections.abc import Iterator
 
 import numpy as np
 
+from fir_tf.datasets.catalogue import Catalogue
 from fir_tf.datasets.labels import plain
 from fir_tf.datasets.walk import printable
 from fir_tf.errors import FirError
@@ -41,7 +43,7 @@ class Example:
         detail: str, what is particular about it.
     """
 
-    rows: tuple
+    rows: tuple[int, ...]
     detail: str = ""
 
 
@@ -55,7 +57,6 @@ class Finding:
             result would be wrong. warning: the result may be misleading. note: good to know.
         text: str, a sentence with the count.
         advice: str, what to do; may be empty.
-        count: int, how many there are.
         examples: list of Example, one for each case.
     """
 
@@ -63,21 +64,25 @@ class Finding:
     severity: str
     text: str
     advice: str
-    count: int
-    examples: list
+    examples: list[Example]
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self.examples)
 
 
-def plural(count, one, many=None):
+def plural(count: int, one: str, many: str = "") -> str:
     """Returns "1 image", "2 images"; `many` where the plural is not made with an s."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
-def too_many_unreadable(bad, count):
+def too_many_unreadable(bad: int, count: int) -> bool:
     """Returns whether `bad` of `count` images are more than 1 %, and more than one."""
     return bad > max(1, BAD_SHARE_MAX * count)
 
 
-def label_findings(catalogue):
+def label_findings(catalogue: Catalogue) -> list[Finding]:
     """Looks at the labels alone.
 
     Args:
@@ -100,7 +105,7 @@ def label_findings(catalogue):
     return [finding for look in looks for finding in look(catalogue)]
 
 
-def _shared_items(catalogue):
+def _shared_items(catalogue: Catalogue) -> Iterator[Finding]:
     known = np.flatnonzero(catalogue.item >= 0)
     train = known[catalogue.split[known] == "train"]
     held_out = known[np.isin(catalogue.split[known], HELD_OUT)]
@@ -116,7 +121,6 @@ def _shared_items(catalogue):
         f"{plural(len(shared), 'item')} in train and in a held-out split",
         "Move all images of an item to one split; a result on items seen in training says "
         "nothing about unseen ones.",
-        len(shared),
         [
             Example(
                 (int(one), int(other)),
@@ -127,7 +131,7 @@ def _shared_items(catalogue):
     )
 
 
-def _queries_without_match(catalogue):
+def _queries_without_match(catalogue: Catalogue) -> Iterator[Finding]:
     queries = np.flatnonzero(catalogue.split == "query")
     gallery = np.unique(catalogue.item[(catalogue.split == "gallery") & (catalogue.item >= 0)])
     lost = queries[~np.isin(catalogue.item[queries], gallery)]
@@ -138,13 +142,12 @@ def _queries_without_match(catalogue):
             f"{plural(len(lost), 'query', 'queries')} of {len(queries):,} without an image of the "
             "same item in the gallery",
             "They count as misses. Add the items to the gallery or take the queries out.",
-            len(lost),
             [Example((int(row),)) for row in lost],
         )
 
 
-def _labels(catalogue):
-    """Yields (what it is, its values' names, first row of each that is used by its number)."""
+def _labels(catalogue: Catalogue) -> Iterator[tuple[str, str, tuple[str, ...], dict[int, int]]]:
+    """Yields (what it is, its plural, the values' names, {value that is used: its first row})."""
     for noun, many, column, names in (
         ("item", "items", catalogue.item, catalogue.items),
         ("category", "categories", catalogue.category, catalogue.categories),
@@ -156,13 +159,13 @@ def _labels(catalogue):
         yield noun, many, names, used
 
 
-def _spellings(catalogue):
+def _spellings(catalogue: Catalogue) -> Iterator[Finding]:
     """One label written in several ways: case, blanks, invisible letters, 12 and 012 and 12.0."""
     for noun, many, names, used in _labels(catalogue):
-        groups = collections.defaultdict(list)
+        alike = collections.defaultdict(list)
         for value in used:
-            groups[_alike(names[value])].append(value)
-        groups = [group for group in groups.values() if len(group) > 1]
+            alike[_alike(names[value])].append(value)
+        groups = [group for group in alike.values() if len(group) > 1]
         if groups:
             yield Finding(
                 f"{noun}_spellings",
@@ -170,7 +173,6 @@ def _spellings(catalogue):
                 f"{plural(len(groups), noun, many)} written in more than one way, as by case, "
                 "blanks or look-alike letters",
                 "Each way counts as another label. Write it in one.",
-                len(groups),
                 [
                     Example(
                         tuple(used[value] for value in group[:2]),
@@ -181,13 +183,13 @@ def _spellings(catalogue):
             )
 
 
-def _alike(name):
+def _alike(name: str) -> str:
     name = plain(name)
     number = _NUMBER.fullmatch(name)
     return number[1] if number else name
 
 
-def _rounded_numbers(catalogue):
+def _rounded_numbers(catalogue: Catalogue) -> Iterator[Finding]:
     for noun, many, names, used in _labels(catalogue):
         rounded = [value for value in used if _SCIENTIFIC.fullmatch(names[value])]
         if rounded:
@@ -197,12 +199,11 @@ def _rounded_numbers(catalogue):
                 f"{plural(len(rounded), noun, many)} with a number in scientific notation",
                 "A spreadsheet has rounded long numbers, so that different ones became the same. "
                 "Export the column as text.",
-                len(rounded),
                 [Example((used[value],), f"{noun} {names[value]}") for value in rounded],
             )
 
 
-def _two_categories(catalogue):
+def _two_categories(catalogue: Catalogue) -> Iterator[Finding]:
     rows = np.flatnonzero((catalogue.item >= 0) & (catalogue.category >= 0))
     items, first, group = np.unique(catalogue.item[rows], return_index=True, return_inverse=True)
     differs = catalogue.category[rows] != catalogue.category[rows[first[group]]]
@@ -215,7 +216,6 @@ def _two_categories(catalogue):
             f"{plural(len(split), 'item')} of {len(items):,} with images in two categories",
             "An item is one garment. Correct its category, or give the garments items of their "
             "own.",
-            len(split),
             [
                 Example(
                     (int(one), int(two)),
@@ -228,7 +228,7 @@ def _two_categories(catalogue):
         )
 
 
-def _crowded_items(catalogue):
+def _crowded_items(catalogue: Catalogue) -> Iterator[Finding]:
     rows = np.flatnonzero(catalogue.item >= 0)
     items, first, count = np.unique(catalogue.item[rows], return_index=True, return_counts=True)
     if not len(items):
@@ -243,7 +243,6 @@ def _crowded_items(catalogue):
             f"at most {usual})",
             "Is the name one that stands for unknown? Then leave it empty: all its images count "
             "as one garment.",
-            len(crowded),
             [
                 Example(
                     (int(rows[first[place]]),),
@@ -254,7 +253,7 @@ def _crowded_items(catalogue):
         )
 
 
-def _single_images(catalogue):
+def _single_images(catalogue: Catalogue) -> Iterator[Finding]:
     rows = np.flatnonzero((catalogue.split == "train") & (catalogue.item >= 0))
     _, first, count = np.unique(catalogue.item[rows], return_index=True, return_counts=True)
     alone = rows[first[count == 1]]
@@ -265,12 +264,11 @@ def _single_images(catalogue):
             f"{len(alone):,} of {plural(len(count), 'training item')} "
             f"{'has' if len(alone) == 1 else 'have'} one image",
             "They serve as negatives only: a triplet needs two images of its item.",
-            len(alone),
             [Example((int(row),), f"item {catalogue.items[catalogue.item[row]]}") for row in alone],
         )
 
 
-def _untrained(catalogue):
+def _untrained(catalogue: Catalogue) -> Iterator[Finding]:
     known = catalogue.category >= 0
     train = catalogue.split == "train"
     trained = np.unique(catalogue.category[known & train])
@@ -282,7 +280,6 @@ def _untrained(catalogue):
             "warning",
             f"{plural(len(names), 'category', 'categories')} without a training image",
             "Their images are classified wrong. Give them training images or another category.",
-            len(names),
             [
                 Example((int(rows[place]),), f"category {catalogue.categories[name]}")
                 for name, place in zip(names, first, strict=True)
@@ -290,7 +287,7 @@ def _untrained(catalogue):
         )
 
 
-def _sizes(catalogue):
+def _sizes(catalogue: Catalogue) -> Iterator[Finding]:
     rows = np.flatnonzero((catalogue.split == "train") & (catalogue.category >= 0))
     names, first, count = np.unique(catalogue.category[rows], return_index=True, return_counts=True)
     small = np.flatnonzero(count < _FEW_IMAGES)
@@ -301,7 +298,6 @@ def _sizes(catalogue):
             f"{plural(len(small), 'category', 'categories')} of {len(names):,} with fewer than "
             f"{_FEW_IMAGES} training images (the largest has {count.max():,})",
             "Little can be learned about them; join them with others or add photos.",
-            len(small),
             [
                 Example(
                     (int(rows[first[place]]),),
@@ -313,7 +309,7 @@ def _sizes(catalogue):
         )
 
 
-def quick_check(catalogue, seconds=1.0):
+def quick_check(catalogue: Catalogue, seconds: float = 1.0) -> list[str]:
     """Looks for what spoils a run, without reading the images.
 
     The labels are looked at in full; whether the files are there and not empty is looked up for
@@ -351,12 +347,11 @@ def quick_check(catalogue, seconds=1.0):
     return lines
 
 
-def _look_at_files(catalogue, seconds):
+def _look_at_files(catalogue: Catalogue, seconds: float) -> tuple[int, list[tuple[int, str]]]:
     """Returns (files looked at, [(row, what is wrong with it)])."""
     order = np.argsort([zlib.crc32(path.encode()) for path in catalogue.path], kind="stable")
-    files, bad = catalogue.files(), []
+    files, bad, looked = catalogue.files(), [], 0
     end = time.monotonic() + seconds
-    looked = 0
     for row in order:
         if looked % 100 == 0 and looked and time.monotonic() > end:
             break

@@ -14,6 +14,7 @@ with a text, made 5 % brighter or a GIF are all found, those with 1 % cut off at
 pictures without fine detail (a blurred photo) less often than these.
 """
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -34,7 +35,7 @@ _ROWS, _BLOCKS = 4, 32
 _PAIRS_KEPT = 2_000_000
 
 
-def fingerprint(image):
+def fingerprint(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
     """Summarises what a picture shows.
 
     Args:
@@ -54,13 +55,13 @@ def fingerprint(image):
     return packed.view(">u8").astype(np.uint64), cells.ravel()
 
 
-def distance(words, cells, first, second):
+def distance(words: np.ndarray, cells: np.ndarray, first: int, second: int) -> tuple[int, int]:
     """Returns how far two rows are apart: (bits of the hash, largest colour difference)."""
     bits = int(np.bitwise_count(words[first] ^ words[second]).sum())
     return bits, int(np.abs(cells[first].astype(np.int16) - cells[second]).max())
 
 
-def group(words, cells):
+def group(words: np.ndarray, cells: np.ndarray) -> np.ndarray:
     """Finds the groups of near-duplicates.
 
     Every pair is compared, n^2 / 2 steps of 1 ns on one core, spread over all of them: 1.5 s of one
@@ -78,7 +79,7 @@ def group(words, cells):
     low = np.ascontiguousarray(words[rows, 0])
     starts = range(0, len(rows), _ROWS * _BLOCKS)
 
-    def compare(start):
+    def compare(start: int) -> np.ndarray:
         found = []
         for begin in range(start, min(start + _ROWS * _BLOCKS, len(rows)), _ROWS):
             near = np.bitwise_count(low[begin : begin + _ROWS, None] ^ low[begin:]) <= _LOW_BITS
@@ -92,7 +93,8 @@ def group(words, cells):
             found.append(np.stack([first[same], second[same]]))
         return np.concatenate(found, axis=1)
 
-    pairs, kept = [], 0
+    pairs: list[np.ndarray] = []
+    kept = 0
     with ThreadPoolExecutor(cores()) as pool:
         for some in tqdm(
             pool.map(compare, starts),
@@ -111,7 +113,7 @@ def group(words, cells):
     return _components(pairs, len(words))
 
 
-def _components(pairs, count):
+def _components(pairs: Sequence[np.ndarray], count: int) -> np.ndarray:
     """Numbers the connected components of `count` rows linked by a list of int arrays [2, m]."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components

@@ -8,21 +8,23 @@ line, so that a killed run goes on; the table is written last.
 import collections
 import contextlib
 import csv
+import dataclasses
 import fcntl
 import hashlib
 import json
 import logging
 import os
 import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, TextIO
 
 import PIL
 import tensorflow as tf
 
 from fir_tf import parallel
 from fir_tf.config import REMOVED_MAX
-from fir_tf.datasets.catalogue import CONSUMER, SHOP
-from fir_tf.datasets.command_line import Parser, add_source, load_source
+from fir_tf.datasets.catalogue import CONSUMER, SHOP, Catalogue
 from fir_tf.datasets.removal import check_removal
 from fir_tf.datasets.walk import listed
 from fir_tf.errors import FirError
@@ -54,6 +56,9 @@ COLUMNS = (
     "height",
 )
 
+Entry = dict[str, Any]
+"""What the journal has of an image, see `convert_file`; its settings alike."""
+
 # Raised whenever the pixels or the names change, so that an old copy is not gone on with.
 VERSION = 2
 _SHOWN = 10
@@ -61,7 +66,7 @@ _SHOWN = 10
 _NAME_MAX, _NAME_KEPT = 255, 200
 
 
-def copy_names(paths):
+def copy_names(paths: Sequence[str]) -> list[str]:
     """Names the copies: the source's path, with `.jpg` behind any other ending.
 
     Where two names would be the same file, on a disk that does not tell upper from lower case too,
@@ -77,7 +82,7 @@ def copy_names(paths):
     names = [path if path.lower().endswith((".jpg", ".jpeg")) else f"{path}.jpg" for path in paths]
     keys = [unicodedata.normalize("NFC", name).casefold() for name in names]
     count = collections.Counter(keys)
-    seen = set()
+    seen: set[str] = set()
     order = sorted(
         range(len(names)), key=lambda number: (names[number] != paths[number], names[number])
     )
@@ -91,13 +96,13 @@ def copy_names(paths):
     ]
 
 
-def _hashed_name(path):
+def _hashed_name(path: str) -> str:
     folder, slash, name = path.rpartition("/")
     name = name.encode()[:_NAME_KEPT].decode(errors="ignore")
     return f"{folder}{slash}{name}-{_sha256(path.encode())[:16]}.jpg"
 
 
-def convert(contents, max_side, quality):
+def convert(contents: bytes, max_side: int, quality: int) -> tuple[bytes, int, int]:
     """Makes the training copy of one image: the picture that training sees in the original.
 
     A JPEG that is upright, of three colours and small enough already is passed on as it is:
@@ -122,23 +127,50 @@ def convert(contents, max_side, quality):
     return copy, *picture.image.size
 
 
-def _is_plain(contents):
+def _is_plain(contents: bytes) -> bool:
     """Returns whether a file is one RGB JPEG and nothing else."""
     with contextlib.suppress(UnreadableImageError), opened(contents) as (_, header):
         return header.single and header.mode == "RGB"
     return False
 
 
-def _sha256(contents):
+def _sha256(contents: bytes) -> str:
     return hashlib.sha256(contents).hexdigest()
 
 
-def convert_file(task):
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One copy that is wanted.
+
+    Attributes:
+        source: str, the image file.
+        target: str, the copy.
+        max_side, quality: int, see `convert`.
+        known: the journal's entry of the source, None without one.
+    """
+
+    source: str
+    target: str
+    max_side: int
+    quality: int
+    known: Entry | None
+
+    def is_there(self) -> bool:
+        """Returns whether the copy is what the journal says, or there can be none."""
+        if not self.known or "error" in self.known:
+            return bool(self.known)
+        try:
+            with open(self.target, "rb") as file:
+                return _sha256(file.read()) == self.known["sha256"]
+        except OSError:
+            return False
+
+
+def convert_file(task: Task) -> Entry:
     """Makes one copy, unless it is there already.
 
     Args:
-        task: (source, target, max_side, quality, known): two str, two int, and the journal's entry
-            of the source or None.
+        task: Task.
 
     Returns:
         dict, the entry for the journal without the path: `source_sha256` with `sha256`, `width`
@@ -148,44 +180,37 @@ def convert_file(task):
     Raises:
         OSError: if the copy cannot be written.
     """
-    source, target, max_side, quality, known = task
+    known = task.known or {}
     try:
-        contents = read(source)
+        contents = read(task.source)
     except UnreadableImageError as error:
         # The share may be offline: a copy is no reason to believe that its source is gone.
-        if known and "error" not in known and _is_there(target, known):
+        if "error" not in known and task.is_there():
             return known | {"done": False, "held": error.reason}
         return {"source_sha256": "", "error": error.reason, "done": False}
     digest = _sha256(contents)
-    up_to_date = known and known["source_sha256"] == digest and not known.get("outdated")
-    if up_to_date and _is_there(target, known):
+    up_to_date = known.get("source_sha256") == digest and not known.get("outdated")
+    if up_to_date and task.is_there():
         return known | {"done": False}
     try:
-        copy, width, height = convert(contents, max_side, quality)
+        copy, width, height = convert(contents, task.max_side, task.quality)
     except UnreadableImageError as error:
         return {"source_sha256": digest, "error": error.reason, "done": False}
-    with replacing(target) as temporary:
+    with replacing(task.target) as temporary:
         temporary.write_bytes(copy)
-    return {
-        "source_sha256": digest,
-        "sha256": _sha256(copy),
-        "width": width,
-        "height": height,
-        "done": True,
-    }
+    size = {"width": width, "height": height}
+    return {"source_sha256": digest, "sha256": _sha256(copy), **size, "done": True}
 
 
-def _is_there(target, known):
-    if "error" in known:
-        return True
-    try:
-        with open(target, "rb") as file:
-            return _sha256(file.read()) == known["sha256"]
-    except OSError:
-        return False
-
-
-def prepare(catalogue, out, *, max_side=512, quality=92, workers=0, max_removed=REMOVED_MAX):
+def prepare(
+    catalogue: Catalogue,
+    out: str | Path,
+    *,
+    max_side: int = 512,
+    quality: int = 92,
+    workers: int = 0,
+    max_removed: float = REMOVED_MAX,
+) -> tuple[int, int, int]:
     """Makes a training copy of a catalogue's images and the table that describes it.
 
     A run that was killed goes on: images whose source and copy have the recorded checksums are
@@ -233,7 +258,11 @@ def prepare(catalogue, out, *, max_side=512, quality=92, workers=0, max_removed=
         _claim(out, settings)
         with open(out / JOURNAL, "a+", encoding="utf-8") as journal:
             _lock(journal, out)
-            return _copy_all(catalogue, out, settings, workers, journal, max_removed)
+            copy = _Copy(catalogue, out)
+            copy.check_removal(max_removed)
+            known = _read_journal(journal)
+            copy.make(copy.tasks(max_side, quality, known), workers, journal)
+            return copy.finish()
     except OSError as error:
         raise FirError(
             f"the copy could not be written to {out}: {error}. The same command goes on when there "
@@ -241,7 +270,7 @@ def prepare(catalogue, out, *, max_side=512, quality=92, workers=0, max_removed=
         ) from error
 
 
-def _check_apart(root, out):
+def _check_apart(root: Path, out: Path) -> None:
     root, target = root.resolve(), out.resolve()
     if root == target or root in target.parents or target in root.parents:
         raise FirError(
@@ -250,7 +279,7 @@ def _check_apart(root, out):
         )
 
 
-def _claim(out, settings):
+def _claim(out: Path, settings: Entry) -> None:
     """Makes sure that a folder is ours and its copy was made with the same settings."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         write_json(out / SETTINGS, settings)
@@ -275,7 +304,7 @@ def _claim(out, settings):
         )
 
 
-def _mark_outdated(path):
+def _mark_outdated(path: Path) -> None:
     """Rewrites a journal so that no copy is up to date, but those that are there stay known."""
     if path.is_file():
         with open(path, "r+", encoding="utf-8") as journal:
@@ -287,21 +316,21 @@ def _mark_outdated(path):
         write_text(path, "".join(lines))
 
 
-def _lock(journal, out):
+def _lock(journal: TextIO, out: Path) -> None:
     try:
         fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise FirError(f"{out} is being written by another run. Wait for it") from error
 
 
-def _read_journal(journal):
+def _read_journal(journal: TextIO) -> dict[str, Entry]:
     """Returns {source path: entry}; a line that a killed run left half-written does not count."""
     journal.seek(0)
     lines = journal.read().split("\n")
     if lines[-1]:
         # Everything in it is ASCII: letters are bytes.
         journal.truncate(sum(len(line) + 1 for line in lines[:-1]))
-    entries = {}
+    entries: dict[str, Entry] = {}
     for line in lines[:-1]:
         with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
             entry = json.loads(line)
@@ -309,7 +338,7 @@ def _read_journal(journal):
     return entries
 
 
-def _table_sources(out):
+def _table_sources(out: Path) -> set[str]:
     """Returns the sources' paths of an earlier copy, a set of str; empty where it has no table."""
     try:
         with open(out / TABLE, encoding="utf-8", newline="") as file:
@@ -323,109 +352,127 @@ def _table_sources(out):
         ) from error
 
 
-def _copy_all(catalogue, out, settings, workers, journal, max_removed):
-    known = _read_journal(journal)
-    names = [f"{IMAGES}/{name}" for name in copy_names(catalogue.path)]
-    tasks = [
-        (source, str(out / name), settings["max_side"], settings["quality"], known.get(path))
-        for source, name, path in zip(catalogue.files(), names, catalogue.path, strict=True)
-    ]
-    before = _table_sources(out)
-    gone = sorted(before.difference(catalogue.path))
-    check_removal(gone, len(before), max_removed, f"the copy {out}", str(catalogue.source))
-    entries, converted, held = [], 0, []
-    for path, entry in zip(
-        catalogue.path, parallel.run(convert_file, tasks, workers, "prepare"), strict=True
-    ):
-        converted += entry.pop("done")
-        if "held" in entry:
-            held.append(f"{path}: {entry.pop('held')}")
-        entries.append(entry)
-        if known.get(path) != entry:
-            journal.write(json.dumps({"path": path, **entry}) + "\n")
-            journal.flush()
-    bad = [row for row, entry in enumerate(entries) if "error" in entry]
-    _write_unreadable(catalogue, out, entries, bad)
-    if len(bad) == len(entries):
-        raise FirError(f"none of the {len(bad):,} images can be read, see {out / UNREADABLE}")
-    copies = [name for name, entry in zip(names, entries, strict=True) if "error" not in entry]
-    _check_there(out, copies)
-    _write_table(catalogue, out, names, entries)
-    _sweep(out, set(copies))
-    if held:
-        told = listed(held, "image", "images")
-        log.info(f"{told} cannot be read now; their earlier copies were kept")
-    if too_many_unreadable(len(held), len(entries)):
-        raise FirError(
-            f"{len(held):,} of {len(entries):,} images cannot be read now; is a share offline? "
-            f"Their earlier copies were kept, and the copy of the others is complete: {out / TABLE}"
-        )
-    if too_many_unreadable(len(bad), len(entries)):
-        raise FirError(
-            f"{len(bad):,} of {len(entries):,} images ({len(bad) / len(entries):.1%}) cannot be "
-            f"read, more than {BAD_SHARE_MAX:.0%}: {out / UNREADABLE} lists them. The copy of the "
-            f"others is complete: {out / TABLE}"
-        )
-    return converted, len(entries) - len(bad) - converted, len(bad)
+class _Copy:
+    """A copy that is being made.
 
+    Args:
+        catalogue: Catalogue, of the sources.
+        out: Path, the folder.
+    """
 
-def _check_there(out, copies):
-    """Raises FirError if copies went while others were made: the table must not promise them."""
-    gone = [name for name in copies if not (out / name).is_file()]
-    if gone:
-        raise FirError(
-            f"{listed(gone, 'copy', 'copies')} went from {out} while others were made. Is "
-            "something else at work there? The same command makes them again"
-        )
+    def __init__(self, catalogue: Catalogue, out: Path) -> None:
+        self.catalogue, self.out = catalogue, out
+        self.names = [f"{IMAGES}/{name}" for name in copy_names(list(catalogue.path))]
+        self.entries: list[Entry] = []
+        self.held: list[str] = []
+        self.converted = 0
 
+    def check_removal(self, max_removed: float) -> None:
+        """Raises FirError if too much of an earlier copy is listed no more."""
+        before = _table_sources(self.out)
+        gone = sorted(before.difference(self.catalogue.path))
+        what = f"the copy {self.out}"
+        check_removal(gone, len(before), max_removed, what, str(self.catalogue.source))
 
-def _write_unreadable(catalogue, out, entries, bad):
-    if not bad:
-        (out / UNREADABLE).unlink(missing_ok=True)
-        return
-    log.info(f"{len(bad):,} images cannot be read:")
-    for row in bad[:_SHOWN]:
-        log.info(f"  {catalogue.location(row)}: {catalogue.path[row]}: {entries[row]['error']}")
-    if len(bad) > _SHOWN:
-        log.info(f"  ... and {len(bad) - _SHOWN:,} more, see {out / UNREADABLE}")
-    rows = [(catalogue.path[row], catalogue.location(row), entries[row]["error"]) for row in bad]
-    _write_csv(out / UNREADABLE, ("path", "listed", "reason"), rows)
-
-
-def _sweep(out, names):
-    """Removes copies whose source is gone and what a killed run left half-written."""
-    for folder, _, files in os.walk(out / IMAGES):
-        for name in files:
-            path = Path(folder, name)
-            if path.relative_to(out).as_posix() not in names:
-                path.unlink()
-
-
-def _write_table(catalogue, out, names, entries):
-    domains = {SHOP: "shop", CONSUMER: "consumer"}
-    rows = []
-    for row, (name, entry) in enumerate(zip(names, entries, strict=True)):
-        if "error" in entry:
-            continue
-        item, category = catalogue.item[row], catalogue.category[row]
-        rows.append(
-            (
-                name,
-                catalogue.items[item] if item >= 0 else "",
-                catalogue.categories[category] if category >= 0 else "",
-                domains.get(int(catalogue.domain[row]), ""),
-                catalogue.split[row],
-                catalogue.path[row],
-                entry["source_sha256"],
-                entry["sha256"],
-                entry["width"],
-                entry["height"],
+    def tasks(self, max_side: int, quality: int, known: Mapping[str, Entry]) -> list[Task]:
+        """Returns what is to be done, by what the journal knows."""
+        return [
+            Task(source, str(self.out / name), max_side, quality, known.get(path))
+            for source, name, path in zip(
+                self.catalogue.files(), self.names, self.catalogue.path, strict=True
             )
+        ]
+
+    def make(self, tasks: Sequence[Task], workers: int, journal: TextIO) -> None:
+        """Converts what is not there yet and notes it in the journal."""
+        found = parallel.run(convert_file, tasks, workers, "prepare")
+        for path, task, entry in zip(self.catalogue.path, tasks, found, strict=True):
+            self.converted += entry.pop("done")
+            if "held" in entry:
+                self.held.append(f"{path}: {entry.pop('held')}")
+            self.entries.append(entry)
+            if task.known != entry:
+                journal.write(json.dumps({"path": path, **entry}) + "\n")
+                journal.flush()
+
+    def finish(self) -> tuple[int, int, int]:
+        """Writes the tables and tidies up; returns what `prepare` does, or raises its errors."""
+        out, count = self.out, len(self.entries)
+        bad = [row for row, entry in enumerate(self.entries) if "error" in entry]
+        self._write_unreadable(bad)
+        if len(bad) == count:
+            raise FirError(f"none of the {len(bad):,} images can be read, see {out / UNREADABLE}")
+        good = [row for row, entry in enumerate(self.entries) if "error" not in entry]
+        copies = [self.names[row] for row in good]
+        self._check_there(copies)
+        _write_csv(out / TABLE, COLUMNS, map(self._row, good))
+        self._sweep(set(copies))
+        if self.held:
+            told = listed(self.held, "image", "images")
+            log.info(f"{told} cannot be read now; their earlier copies were kept")
+        if too_many_unreadable(len(self.held), count):
+            raise FirError(
+                f"{len(self.held):,} of {count:,} images cannot be read now; is a share offline? "
+                f"Their earlier copies were kept, and the copy of the others is complete: "
+                f"{out / TABLE}"
+            )
+        if too_many_unreadable(len(bad), count):
+            raise FirError(
+                f"{len(bad):,} of {count:,} images ({len(bad) / count:.1%}) cannot be read, more "
+                f"than {BAD_SHARE_MAX:.0%}: {out / UNREADABLE} lists them. The copy of the others "
+                f"is complete: {out / TABLE}"
+            )
+        return self.converted, len(good) - self.converted, len(bad)
+
+    def _write_unreadable(self, bad: Sequence[int]) -> None:
+        path = self.out / UNREADABLE
+        if not bad:
+            path.unlink(missing_ok=True)
+            return
+        listing = self.catalogue
+        rows = [
+            (listing.path[row], listing.location(row), self.entries[row]["error"]) for row in bad
+        ]
+        log.info(f"{len(bad):,} images cannot be read:")
+        for name, place, error in rows[:_SHOWN]:
+            log.info(f"  {place}: {name}: {error}")
+        if len(bad) > _SHOWN:
+            log.info(f"  ... and {len(bad) - _SHOWN:,} more, see {path}")
+        _write_csv(path, ("path", "listed", "reason"), rows)
+
+    def _check_there(self, copies: Iterable[str]) -> None:
+        """Raises FirError if copies went meanwhile: the table must not promise them."""
+        gone = [name for name in copies if not (self.out / name).is_file()]
+        if gone:
+            raise FirError(
+                f"{listed(gone, 'copy', 'copies')} went from {self.out} while others were made. Is "
+                "something else at work there? The same command makes them again"
+            )
+
+    def _sweep(self, names: set[str]) -> None:
+        """Removes copies whose source is gone and what a killed run left half-written."""
+        for folder, _, files in os.walk(self.out / IMAGES):
+            for name in files:
+                path = Path(folder, name)
+                if path.relative_to(self.out).as_posix() not in names:
+                    path.unlink()
+
+    def _row(self, row: int) -> tuple[object, ...]:
+        """Returns the cells of a copy, see `COLUMNS`."""
+        catalogue, entry = self.catalogue, self.entries[row]
+        item, category = catalogue.item[row], catalogue.category[row]
+        return (
+            self.names[row],
+            catalogue.items[item] if item >= 0 else "",
+            catalogue.categories[category] if category >= 0 else "",
+            {SHOP: "shop", CONSUMER: "consumer"}.get(int(catalogue.domain[row]), ""),
+            catalogue.split[row],
+            catalogue.path[row],
+            *(entry[name] for name in COLUMNS[-4:]),
         )
-    _write_csv(out / TABLE, COLUMNS, rows)
 
 
-def _write_csv(path, header, rows):
+def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         # Readers take a carriage return for a row's end, which the writer by itself does not quote.
@@ -433,59 +480,3 @@ def _write_csv(path, header, rows):
         writer.writerow(header)
         for row in rows:
             (quoting if any("\r" in str(cell) for cell in row) else writer).writerow(row)
-
-
-def main(argv=None):
-    """The command line of the preparation; `argv` is a list of str, by default the process's.
-
-    Returns:
-        int, 0 when the copy is complete.
-
-    Raises:
-        FirError: for bad usage, a data set that cannot be loaded, and as `prepare`.
-    """
-    parser = Parser(
-        prog="python -m fir_tf.datasets prepare",
-        description="Makes a training copy of a data set: upright RGB JPEGs of a bounded size "
-        "and a table with checksums. JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF and, with the extra "
-        "`heic`, HEIC come in. A killed run goes on when its command is given again.",
-        epilog="Exit status: 0 the copy is complete; 1 bad usage, no room, or more than 1 % of "
-        "the images cannot be read. JPEGs that need no change are copied as they are, with their "
-        "metadata.",
-    )
-    add_source(parser)
-    parser.add_argument("--out", required=True, help="folder of the copy")
-    parser.add_argument(
-        "--max_side",
-        type=int,
-        default=512,
-        help="bound of the longest side in pixels; smaller images stay as they are (%(default)s)",
-    )
-    parser.add_argument(
-        "--quality", type=int, default=92, help="quality of the JPEGs (%(default)s)"
-    )
-    parser.add_argument(
-        "--remove",
-        action="store_true",
-        help="remove what is not listed any more, however much of the copy it is",
-    )
-    parser.add_argument(
-        "--max_removed",
-        type=float,
-        default=REMOVED_MAX,
-        help="largest share of the copy that is removed without --remove (%(default)s)",
-    )
-    args = parser.parse_args(argv)
-    catalogue = load_source(args.dataset, args.data_dir)
-    log.info(catalogue.describe())
-    converted, kept, bad = prepare(
-        catalogue,
-        args.out,
-        max_side=args.max_side,
-        quality=args.quality,
-        workers=args.workers,
-        max_removed=1.0 if args.remove else args.max_removed,
-    )
-    log.info(f"{converted:,} images written, {kept:,} were there, {bad:,} cannot be read")
-    log.info(f"train on the copy with --dataset=table --data_dir={Path(args.out) / TABLE}")
-    return 0

@@ -1,0 +1,80 @@
+"""A data set by its name, and what a run trains on."""
+
+import inspect
+from pathlib import Path
+
+from fir_tf import registry
+from fir_tf.config import Config
+from fir_tf.datasets.catalogue import Catalogue, check_files, split_off_validation
+from fir_tf.datasets.sources import merge_training, parse_sources
+from fir_tf.errors import FirError
+
+
+def load(dataset: str, data_dir: str | Path) -> Catalogue:
+    """Loads a data set and checks that its image files exist.
+
+    Args:
+        dataset: str, a registered data set's name.
+        data_dir: str or Path, its folder, or the file of a table.
+
+    Returns:
+        Catalogue.
+
+    Raises:
+        FirError: for an unknown data set, anything the loader objects to, or missing files.
+    """
+    catalogue = registry.get("dataset", dataset)(data_dir)
+    check_files(catalogue)
+    return catalogue
+
+
+def load_unchecked(dataset: str, data_dir: str | Path) -> Catalogue:
+    """Loads a data set without asking whether its files exist, for `check` and `prepare`.
+
+    Where its loader has a parameter `with_others`, as that of plain folders, images count that
+    training cannot read (WebP, TIFF, HEIC ...).
+
+    Args:
+        dataset: str, a registered data set's name.
+        data_dir: str or Path, see `load`.
+
+    Returns:
+        Catalogue.
+
+    Raises:
+        FirError: for an unknown data set and anything the loader objects to.
+    """
+    loader = registry.get("dataset", dataset)
+    if "with_others" in inspect.signature(loader).parameters:
+        return loader(data_dir, with_others=True)
+    return loader(data_dir)
+
+
+def load_training(config: Config) -> Catalogue:
+    """Loads what a run trains and validates on: the data set, and the extra training images.
+
+    Args:
+        config: Config; `dataset`, `data_dir`, `val_fraction`, `extra_data`.
+
+    Returns:
+        Catalogue: the data set with its validation items split off, so that they are the same
+        whatever is added, and the training images of `extra_data` (see `merge_training`).
+
+    Raises:
+        FirError: as `load`, `split_off_validation` and `merge_training`.
+    """
+    extras = parse_sources(config.extra_data)
+    main = load(config.dataset, config.data_dir)
+    if not (main.split == "train").any():
+        parts = ", ".join(f"{name}: {count[0]}" for name, count in main.counts().items())
+        raise FirError(
+            f"the split 'train' is empty: {main.source} has no image to train on "
+            f"({parts}). Give more items, or rows of that split; evaluate.py measures a run on "
+            "such data"
+        )
+    main = split_off_validation(main, config.val_fraction)
+    if not extras:
+        return main
+    return merge_training(
+        main, [(f"{dataset}:{path}", load(dataset, path)) for dataset, path in extras]
+    )
