@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 
-def cut(contents, position, count):
+def cut(contents: tf.Tensor, position: tf.Tensor, count: tf.Tensor | int) -> tf.Tensor:
     """Cuts a part out of a string; there is no more of it than the string has.
 
     `tf.strings.substr` fails behind the end, with the string's bytes in its message.
@@ -19,7 +19,7 @@ def cut(contents, position, count):
     return tf.strings.substr(contents, tf.minimum(position, tf.strings.length(contents)), count)
 
 
-def read_bytes(contents, position, count):
+def read_bytes(contents: tf.Tensor, position: tf.Tensor, count: tf.Tensor | int) -> tf.Tensor:
     """Reads bytes of a string as numbers.
 
     Args:
@@ -35,7 +35,7 @@ def read_bytes(contents, position, count):
     return tf.ensure_shape(values, [count]) if isinstance(count, int) else values
 
 
-def unsigned(values, little_endian=False):
+def unsigned(values: tf.Tensor, little_endian: tf.Tensor | bool = False) -> tf.Tensor:
     """Joins bytes to a number.
 
     Args:

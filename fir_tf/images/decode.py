@@ -39,7 +39,7 @@ def halvings(available: tf.Tensor, wanted: float) -> tf.Tensor:
     return tf.reduce_sum(tf.cast(enough, tf.int32))
 
 
-def _everything(height, width):
+def _everything(height: tf.Tensor, width: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return tf.stack([0, 0, height, width]), tf.constant(0)
 
 
@@ -66,7 +66,7 @@ def decode(
     """
     contents = decodable(contents)
 
-    def from_jpeg():
+    def from_jpeg() -> tuple[tf.Tensor, tf.Tensor]:
         shape = tf.io.extract_jpeg_shape(contents)
         window, count = choose(shape[0], shape[1])
         # Whatever is wanted, a side keeps a block of 8: what fills up a smaller one is no picture.
@@ -80,7 +80,7 @@ def decode(
         )
         return pixels, tf.cast(window[2:], tf.float32) / tf.cast(2**count, tf.float32)
 
-    def from_other():
+    def from_other() -> tuple[tf.Tensor, tf.Tensor]:
         pixels = _other_pixels(contents)
         shape = tf.shape(pixels)
         window, _ = choose(shape[0], shape[1])
@@ -92,7 +92,9 @@ def decode(
     return tf.ensure_shape(pixels, [None, None, 3]), extent
 
 
-def _jpeg_window(contents, window, ratio, height):
+def _jpeg_window(
+    contents: tf.Tensor, window: tf.Tensor, ratio: int, height: tf.Tensor
+) -> tf.Tensor:
     # Edges go to the nearest pixel of the smaller image.
     edges = (tf.stack([window[:2], window[:2] + window[2:]]) + ratio // 2) // ratio
     # A long and thin photo keeps a pixel of its short side.
@@ -105,12 +107,12 @@ def _jpeg_window(contents, window, ratio, height):
     return pixels[: sides[0]]
 
 
-def _other_pixels(contents):
+def _other_pixels(contents: tf.Tensor) -> tf.Tensor:
     """Decodes what is no JPEG to uint8 [height, width, 3 or 4]."""
 
-    def decoded(has_alpha, decoder):
+    def decoded(has_alpha: tf.Tensor, decoder: Callable[..., tf.Tensor]) -> tf.Tensor:
         return tf.cond(
-            has_alpha(contents),
+            has_alpha,
             lambda: decoder(contents, channels=4),
             lambda: decoder(contents, channels=3),
         )
@@ -118,9 +120,9 @@ def _other_pixels(contents):
     pixels = tf.switch_case(
         other_format(contents),
         [
-            lambda: decoded(png.has_alpha, tf.io.decode_png),
+            lambda: decoded(png.has_alpha(contents), tf.io.decode_png),
             lambda: gif.decode_frame(contents),
-            lambda: decoded(bmp_has_alpha, tf.io.decode_bmp),
+            lambda: decoded(bmp_has_alpha(contents), tf.io.decode_bmp),
             # Refused, with the decoder's words.
             lambda: tf.io.decode_png(contents, channels=3),
         ],
@@ -128,10 +130,10 @@ def _other_pixels(contents):
     return tf.ensure_shape(pixels, [None, None, None])
 
 
-def _on_white(pixels):
+def _on_white(pixels: tf.Tensor) -> tf.Tensor:
     """uint8 [height, width, 3 or 4] -> [height, width, 3]."""
 
-    def blended():
+    def blended() -> tf.Tensor:
         alpha = tf.cast(pixels[..., 3:], tf.float32) * (1 / 255)
         colour = tf.cast(pixels[..., :3], tf.float32)
         return tf.cast(255.5 + (colour - 255.0) * alpha, tf.uint8)
@@ -172,7 +174,9 @@ def fit(
     return _resample(pixels, corner, tf.stack([side, side]), (image_size, image_size))
 
 
-def _resample(pixels, corner, sides, size):
+def _resample(
+    pixels: tf.Tensor, corner: tf.Tensor, sides: tf.Tensor, size: tf.Tensor | tuple[int, int]
+) -> tf.Tensor:
     """Resizes a window whose edges may lie between pixels, antialiased (triangle filter).
 
     Args:
@@ -200,7 +204,7 @@ def _resample(pixels, corner, sides, size):
     return tf.clip_by_value(resized, 0.0, 255.0)
 
 
-def _pad(pixels, extent, image_size):
+def _pad(pixels: tf.Tensor, extent: tf.Tensor, image_size: int) -> tf.Tensor:
     sides = tf.cast(tf.round(extent * image_size / tf.reduce_max(extent)), tf.int32)
     sides = tf.maximum(sides, 1)
     resized = _resample(pixels, tf.zeros([2]), extent, sides)
@@ -218,7 +222,7 @@ def decode_and_fit(contents: tf.Tensor, image_size: int, resize: str) -> tf.Tens
     A JPEG much larger than `image_size` is decoded at reduced size.
     """
 
-    def choose(height, width):
+    def choose(height: tf.Tensor, width: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         sides = tf.stack([height, width])
         kept = tf.reduce_max(sides) if resize == "pad" else tf.reduce_min(sides)
         wanted = image_size / CROP_FRACTION if resize == "crop" else image_size
@@ -288,7 +292,7 @@ def guarded_rows(
     nested = tf.nest.is_nested(arguments)
 
     @tf.autograph.experimental.do_not_convert
-    def apply(place, argument):
+    def apply(place: tf.Tensor, argument: Any) -> tuple[tf.Tensor, tf.Tensor]:
         return place, function(*argument) if nested else function(argument)
 
     examples = tf.data.Dataset.from_tensor_slices((tf.range(count), arguments)).map(apply)
@@ -297,7 +301,7 @@ def guarded_rows(
     places, values = good.concatenate(none).take(1).get_single_element()
     places = places[:, None]
 
-    def with_gaps():
+    def with_gaps() -> tf.Tensor:
         return tf.scatter_nd(places, values, tf.concat([[count], shape], axis=0))
 
     complete = tf.equal(tf.size(places), count)

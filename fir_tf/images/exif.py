@@ -20,7 +20,7 @@ _SHORT, _LONG = 3, 4
 _ANY_LENGTH = (False, False, True, True) + (False,) * 6
 
 
-def orientation(contents):
+def orientation(contents: tf.Tensor) -> tf.Tensor:
     """Reads the EXIF orientation of an image file.
 
     Args:
@@ -46,7 +46,7 @@ def orientation(contents):
     )
 
 
-def upright(pixels, orientation):
+def upright(pixels: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     """Turns an image the way it was seen.
 
     Args:
@@ -57,7 +57,7 @@ def upright(pixels, orientation):
         The turned image; height and width change places for orientations 5 to 8.
     """
 
-    def turn():
+    def turn() -> tf.Tensor:
         turned = tf.cond(
             orientation >= 5, lambda: tf.transpose(pixels, [1, 0, 2]), lambda: tf.identity(pixels)
         )
@@ -72,19 +72,19 @@ def upright(pixels, orientation):
     return result
 
 
-def _order(count, backwards):
+def _order(count: tf.Tensor, backwards: tf.Tensor) -> tf.Tensor:
     forward = tf.range(count)
     return tf.where(backwards, count - 1 - forward, forward)
 
 
-def _exif_segment(contents):
+def _exif_segment(contents: tf.Tensor) -> tf.Tensor:
     """Returns the TIFF structure of the first EXIF segment, "" if there is none."""
 
-    def is_metadata(segment):
+    def is_metadata(segment: tf.Tensor) -> tf.Tensor:
         # APP0 to APP15 and comments.
         return (segment[0] == 0xFF) & ((segment[1] & 0xF0 == 0xE0) | (segment[1] == 0xFE))
 
-    def advance(position, segment):
+    def advance(position: tf.Tensor, segment: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         position += 2 + segment[2] * 256 + segment[3]
         return position, read_bytes(contents, position, 10)
 
@@ -99,12 +99,12 @@ def _exif_segment(contents):
     return tf.where(_is_exif(segment), tf.strings.substr(contents, start, length), "")
 
 
-def _is_exif(segment):
+def _is_exif(segment: tf.Tensor) -> tf.Tensor:
     same = tf.equal(segment, [0xFF, 0xE1, 0, 0, *b"Exif\0\0"])
     return tf.reduce_all(tf.logical_or(same, _ANY_LENGTH))
 
 
-def _of_exif(tiff):
+def _of_exif(tiff: tf.Tensor) -> tf.Tensor:
     """Returns the orientation that the first directory of a TIFF structure states."""
     head = read_bytes(tiff, 0, 8)
     little = tf.equal(head[0], ord("I"))
@@ -113,7 +113,7 @@ def _of_exif(tiff):
     count = tf.minimum(count, _ENTRIES_MAX)
     entries = tf.reshape(read_bytes(tiff, first + 2, 12 * count), [-1, 12])
 
-    def pair(column):
+    def pair(column: int) -> tf.Tensor:
         low, high = entries[:, column], entries[:, column + 1]
         return tf.where(little, low + 256 * high, 256 * low + high)
 

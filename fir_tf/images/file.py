@@ -9,15 +9,14 @@ import dataclasses
 import io
 import os
 import warnings
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageCms
 
 from fir_tf.files import NO_FILE, open_file
-
-# The largest image that is unpacked here: a 108-megapixel phone's photos pass.
-MAX_PIXELS = 2**27
-MAX_BYTES = 2**29
+from fir_tf.images.limits import CONVERTIBLE_BYTES, CONVERTIBLE_PIXELS
 
 _ORIENTATION_TAG = 0x0112
 _TURNS = {
@@ -44,7 +43,7 @@ class UnreadableImageError(Exception):
         reason: str, in words.
     """
 
-    def __init__(self, kind, reason):
+    def __init__(self, kind: str, reason: str) -> None:
         super().__init__(reason)
         self.kind = kind
         self.reason = reason
@@ -76,7 +75,7 @@ class Header:
     single: bool
 
 
-def read(path):
+def read(path: str | Path) -> bytes:
     """Returns a file's bytes.
 
     Raises:
@@ -85,9 +84,10 @@ def read(path):
     try:
         with open_file(path) as file:
             size = os.fstat(file.fileno()).st_size
-            if size > MAX_BYTES:
+            if size > CONVERTIBLE_BYTES:
                 raise UnreadableImageError(
-                    "too_large", f"{size:,} bytes, more than the {MAX_BYTES:,} that are read"
+                    "too_large",
+                    f"{size:,} bytes, more than the {CONVERTIBLE_BYTES:,} that are read",
                 )
             contents = file.read()
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -101,7 +101,7 @@ def read(path):
 
 
 @contextlib.contextmanager
-def opened(contents):
+def opened(contents: bytes) -> Iterator[tuple[Image.Image, Header]]:
     """Opens an image file without unpacking its pixels.
 
     Whatever a decoder objects to inside the block becomes an UnreadableImageError.
@@ -114,21 +114,22 @@ def opened(contents):
 
     Raises:
         UnreadableImageError: if the file is no image, is cut off, or would unpack to more than
-            MAX_PIXELS pixels (a decompression bomb).
+            CONVERTIBLE_PIXELS pixels (a decompression bomb).
     """
     with warnings.catch_warnings():
         # Pillow warns of odd metadata and of sizes below our own bound.
         warnings.simplefilter("ignore")
         try:
             with Image.open(io.BytesIO(contents)) as image:
-                if image.width * image.height > MAX_PIXELS:
+                if image.width * image.height > CONVERTIBLE_PIXELS:
                     raise Image.DecompressionBombError
                 yield image, _header(image, contents)
         except UnreadableImageError:
             raise
         except Image.DecompressionBombError as error:
             raise UnreadableImageError(
-                "too_large", f"it would unpack to more than the {MAX_PIXELS:,} pixels allowed"
+                "too_large",
+                f"it would unpack to more than the {CONVERTIBLE_PIXELS:,} pixels allowed",
             ) from error
         except Exception as error:
             # Decoders raise OSError, SyntaxError, ValueError, struct.error and more: whichever it
@@ -140,13 +141,13 @@ def opened(contents):
             raise UnreadableImageError("truncated" if cut else "unreadable", text) from error
 
 
-def _header(image, contents):
+def _header(image: Image.Image, contents: bytes) -> Header:
     multi = image.format == "MPO"
     deep = image.mode.startswith(("I", "F")) or (
         image.format == "PNG" and len(contents) > 24 and contents[24] == 16
     )
     return Header(
-        format="JPEG" if multi else image.format,
+        format="JPEG" if multi else image.format or "",
         mode=image.mode,
         width=image.width,
         height=image.height,
@@ -157,7 +158,7 @@ def _header(image, contents):
     )
 
 
-def _orientation(image):
+def _orientation(image: Image.Image) -> int:
     try:
         value = image.getexif().get(_ORIENTATION_TAG, 1)
     except Exception:
@@ -166,7 +167,7 @@ def _orientation(image):
     return value if value in _TURNS else 1
 
 
-def _is_animated(image):
+def _is_animated(image: Image.Image) -> bool:
     try:
         return bool(getattr(image, "is_animated", False))
     except Exception:
@@ -174,20 +175,20 @@ def _is_animated(image):
         return True
 
 
-def has_transparency(image):
+def has_transparency(image: Image.Image) -> bool:
     """Returns whether any pixel of a PIL image (loaded) is not opaque."""
     if not image.has_transparency_data:
         return False
-    return image.convert("RGBA").getchannel("A").getextrema()[0] < 255
+    return bool(np.asarray(image.convert("RGBA").getchannel("A")).min() < 255)
 
 
-def is_srgb(image):
+def is_srgb(image: Image.Image) -> bool:
     """Returns whether a PIL image's colours are sRGB, or nothing says otherwise."""
     profile = _profile(image)
     return profile is None or "srgb" in ImageCms.getProfileDescription(profile).lower()
 
 
-def _profile(image):
+def _profile(image: Image.Image) -> ImageCms.ImageCmsProfile | None:
     """The embedded colour profile, None if there is none that fits the pixels."""
     raw = image.info.get("icc_profile")
     space = {"RGB": "RGB", "CMYK": "CMYK"}.get(image.mode)
@@ -200,14 +201,14 @@ def _profile(image):
         return None
 
 
-def upright(image, orientation):
+def upright(image: Image.Image, orientation: int) -> Image.Image:
     """Returns a PIL image turned as its EXIF orientation (int, 1 to 8) asks for."""
     for turn in _TURNS.get(orientation, ()):
         image = image.transpose(turn)
     return image
 
 
-def bounded(image, max_side, sides):
+def bounded(image: Image.Image, max_side: int | None, sides: tuple[int, int]) -> Image.Image:
     """Resizes a PIL image whose longest side is over `max_side` pixels (None for any) to that.
 
     Args:
@@ -221,11 +222,11 @@ def bounded(image, max_side, sides):
     if max_side is None or max(image.size) <= max_side:
         return image
     scale = max_side / max(sides)
-    size = tuple(max(1, round(side * scale)) for side in sides)
-    return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    width, height = (max(1, round(side * scale)) for side in sides)
+    return image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
 
 
-def to_rgb(image, orientation, max_side=None):
+def to_rgb(image: Image.Image, orientation: int, max_side: int | None = None) -> Image.Image:
     """Turns any opened image into upright RGB of a bounded size.
 
     Transparent parts become white, the ground of most catalogue photos. 16-bit gray is scaled to
@@ -256,7 +257,7 @@ def to_rgb(image, orientation, max_side=None):
     return upright(_srgb(image), orientation)
 
 
-def _flat(image):
+def _flat(image: Image.Image) -> Image.Image:
     """Returns the image as L, RGB or CMYK: 8 bits a channel and nothing to see through."""
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image)
@@ -271,12 +272,11 @@ def _flat(image):
     return image if image.mode in ("L", "RGB", "CMYK") else image.convert("RGB")
 
 
-def _srgb(image):
-    profile = _profile(image)
+def _srgb(image: Image.Image) -> Image.Image:
+    profile, converted = _profile(image), None
     if profile is not None and not is_srgb(image):
         # A profile that cannot be used leaves the plain conversion.
         with contextlib.suppress(ImageCms.PyCMSError):
-            return ImageCms.profileToProfile(
-                image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB"
-            )
-    return image.convert("RGB")
+            target = ImageCms.createProfile("sRGB")
+            converted = ImageCms.profileToProfile(image, profile, target, outputMode="RGB")
+    return converted or image.convert("RGB")

@@ -15,7 +15,7 @@ _HEAD, _DESCRIPTOR = 13, 10
 _EXTENSION, _CONTROL, _FRAME = 0x21, 0xF9, 0x2C
 
 
-def first_frame(contents):
+def first_frame(contents: tf.Tensor) -> tf.Tensor:
     """Cuts a GIF down to its first frame.
 
     Args:
@@ -32,7 +32,7 @@ def first_frame(contents):
     data = start + _DESCRIPTOR + own
     end = _skip_sub_blocks(contents, data + 1)
 
-    def part(first, last):
+    def part(first: tf.Tensor, last: tf.Tensor) -> tf.Tensor:
         return cut(contents, first, last - first)
 
     tables = part(_HEAD, _HEAD + shared), part(start + _DESCRIPTOR, data)
@@ -48,7 +48,7 @@ def first_frame(contents):
     return tf.where(is_frame, tf.strings.join(parts), "")
 
 
-def canvas(frame):
+def canvas(frame: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Says where a frame lies.
 
     Args:
@@ -61,14 +61,14 @@ def canvas(frame):
     screen = read_bytes(frame, 6, 4)
     place = read_bytes(frame, _start(frame) + 1, 8)
 
-    def pair(values):
+    def pair(values: tf.Tensor) -> tf.Tensor:
         return tf.stack([values[2] + 256 * values[3], values[0] + 256 * values[1]])
 
     corner = pair(place[:4])
     return corner, tf.maximum(pair(screen), corner + pair(place[4:]))
 
 
-def decode_frame(frame):
+def decode_frame(frame: tf.Tensor) -> tf.Tensor:
     """Decodes a GIF of one frame.
 
     Args:
@@ -88,17 +88,17 @@ def decode_frame(frame):
     return tf.pad(pixels, margins, constant_values=255)
 
 
-def _start(frame):
+def _start(frame: tf.Tensor) -> tf.Tensor:
     return _HEAD + _table_bytes(read_bytes(frame, 10, 1)[0])
 
 
-def _table_bytes(flags):
+def _table_bytes(flags: tf.Tensor) -> tf.Tensor:
     """The bytes of the colour table that a GIF's flags announce."""
     size = 3 * tf.bitwise.left_shift(2, tf.bitwise.bitwise_and(flags, 7))
     return tf.where(flags >= 128, size, 0)
 
 
-def _whitened(table, colour):
+def _whitened(table: tf.Tensor, colour: tf.Tensor) -> tf.Tensor:
     """Makes one colour of a table white; a number that is not in the table changes nothing."""
     place = 3 * tf.maximum(colour, 0)
     is_there = (colour >= 0) & (place + 3 <= tf.strings.length(table))
@@ -107,11 +107,11 @@ def _whitened(table, colour):
     return tf.where(is_there, white, table)
 
 
-def _skip_sub_blocks(contents, position):
+def _skip_sub_blocks(contents: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
     """The position behind a chain of sub-blocks, each led by its length, 0 at the end."""
     length = tf.strings.length(contents)
 
-    def advance(position, _):
+    def advance(position: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         size = read_bytes(contents, position, 1)[0]
         return position + 1 + size, (size > 0) & (position < length)
 
@@ -124,10 +124,10 @@ def _skip_sub_blocks(contents, position):
     return tf.minimum(position, length)
 
 
-def _skip_extensions(contents, position):
+def _skip_extensions(contents: tf.Tensor, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns int32 scalars: where the frame begins, and its transparent colour, -1 for none."""
 
-    def advance(position, clear):
+    def advance(position: tf.Tensor, clear: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         block = read_bytes(contents, position, 7)
         own = tf.where(tf.equal(block[3] % 2, 1), block[6], -1)
         clear = tf.where(tf.equal(block[1], _CONTROL), own, clear)

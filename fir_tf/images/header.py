@@ -8,12 +8,9 @@ import tensorflow as tf
 
 from fir_tf.images import gif
 from fir_tf.images.binary import read_bytes, unsigned
+from fir_tf.images.limits import MAX_BYTES, MAX_PIXELS
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP")
-
-# 64 Mi pixels: a phone's 64-megapixel photo passes. Decoded they take 192 MiB.
-MAX_PIXELS = 64 * 2**20
-MAX_BYTES = 32 * 2**20
 
 # The formats other than JPEG, in the order of `other_format`.
 _PNG, _GIF, _BMP = 0, 1, 2
@@ -25,28 +22,28 @@ _BMP_ALPHA = 0xFF000000
 _BMP_PLAIN, _BMP_FIELDS = 0, 3
 
 
-def is_jpeg(contents):
+def is_jpeg(contents: tf.Tensor) -> tf.Tensor:
     """Returns a bool scalar, whether the string scalar `contents` begins as a JPEG does."""
     return tf.equal(tf.strings.substr(contents, 0, 3), b"\xff\xd8\xff")
 
 
-def is_png(contents):
+def is_png(contents: tf.Tensor) -> tf.Tensor:
     """Returns a bool scalar, whether the string scalar `contents` begins as a PNG does."""
     return tf.equal(tf.strings.substr(contents, 0, 8), _STARTS[_PNG])
 
 
-def is_known(contents):
+def is_known(contents: tf.Tensor) -> tf.Tensor:
     """Returns a bool scalar, whether the string scalar begins as JPEG, PNG, GIF or BMP do."""
     return is_jpeg(contents) | (other_format(contents) < len(_STARTS))
 
 
-def other_format(contents):
+def other_format(contents: tf.Tensor) -> tf.Tensor:
     """Returns an int32 scalar: 0 if the file is a PNG, 1 GIF, 2 BMP, 3 none of these."""
     found = [tf.equal(tf.strings.substr(contents, 0, len(start)), start) for start in _STARTS]
     return tf.argmax(tf.stack([*found, True]), output_type=tf.int32)
 
 
-def dimensions(contents):
+def dimensions(contents: tf.Tensor) -> tf.Tensor:
     """Reads the size an image claims, without decoding it.
 
     Args:
@@ -67,7 +64,7 @@ def dimensions(contents):
     )
 
 
-def decodable(contents):
+def decodable(contents: tf.Tensor) -> tf.Tensor:
     """Passes a file on only if decoding it is bounded; to be used inside `guarded`.
 
     Args:
@@ -82,11 +79,11 @@ def decodable(contents):
         tf.errors.InvalidArgumentError: when run, for a JPEG without a readable header.
     """
 
-    def other():
+    def other() -> tf.Tensor:
         kept = _without_animation(contents)
         return tf.where(_is_bounded(_other_dimensions(kept)), kept, "")
 
-    def jpeg():
+    def jpeg() -> tf.Tensor:
         sides = tf.image.extract_jpeg_shape(contents, tf.int64)[:2]
         return tf.where(_is_bounded(sides), contents, "")
 
@@ -95,7 +92,7 @@ def decodable(contents):
     return tf.where(tf.strings.length(contents) <= MAX_BYTES, passed, "")
 
 
-def bmp_has_alpha(contents):
+def bmp_has_alpha(contents: tf.Tensor) -> tf.Tensor:
     """Returns a bool scalar: whether the BMP `contents` (string scalar) says what is transparent.
 
     Without fields the fourth byte of a pixel means nothing and is 0 more often than not.
@@ -107,7 +104,7 @@ def bmp_has_alpha(contents):
     )
 
 
-def _without_animation(contents):
+def _without_animation(contents: tf.Tensor) -> tf.Tensor:
     return tf.cond(
         tf.equal(other_format(contents), _GIF),
         lambda: gif.first_frame(contents),
@@ -115,26 +112,26 @@ def _without_animation(contents):
     )
 
 
-def _is_bounded(sides):
+def _is_bounded(sides: tf.Tensor) -> tf.Tensor:
     """Returns a bool scalar, whether an image of int64 [2] `sides` has 1 to MAX_PIXELS pixels."""
     # Sides come from 32 bits at most; beyond 2^31 their product could leave 64 bits.
     pixels = tf.reduce_prod(tf.minimum(sides, 2**31))
     return (pixels > 0) & (pixels <= MAX_PIXELS)
 
 
-def _number(contents, position):
+def _number(contents: tf.Tensor, position: int) -> tf.Tensor:
     """The 4 bytes from int `position` on, the lowest first, as an int64 scalar."""
     return unsigned(read_bytes(contents, position, 4), True)
 
 
-def _other_dimensions(contents):
+def _other_dimensions(contents: tf.Tensor) -> tf.Tensor:
     """`dimensions` of what is no JPEG; of a GIF the first frame alone is given."""
 
-    def png():
+    def png() -> tf.Tensor:
         head = read_bytes(contents, 16, 8)
         return tf.stack([unsigned(head[4:]), unsigned(head[:4])])
 
-    def bmp():
+    def bmp() -> tf.Tensor:
         sides = tf.stack([_number(contents, 22), _number(contents, 18)])
         # A negative height stands for rows from top to bottom.
         sides = tf.where(sides >= 2**31, 2**32 - sides, sides)
@@ -147,7 +144,7 @@ def _other_dimensions(contents):
     )
 
 
-def _is_plain_bmp(contents):
+def _is_plain_bmp(contents: tf.Tensor) -> tf.Tensor:
     bits = unsigned(read_bytes(contents, 28, 2), True)
     packing = _number(contents, 30)
     masks = [

@@ -6,6 +6,7 @@ what training does not read at all, and finds words for what is wrong.
 
 import dataclasses
 import io
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -14,7 +15,8 @@ from PIL import Image
 from fir_tf.images.decode import decode, halvings
 from fir_tf.images.exif import orientation
 from fir_tf.images.file import UnreadableImageError, bounded, opened, to_rgb, upright
-from fir_tf.images.header import FORMATS, MAX_BYTES, MAX_PIXELS, dimensions, is_known
+from fir_tf.images.header import FORMATS, dimensions, is_known
+from fir_tf.images.limits import MAX_BYTES, MAX_PIXELS
 
 # What may be wrong with a file of which `see_or_convert` makes a picture all the same.
 CONVERTIBLE = ("format", "too_large")
@@ -38,14 +40,14 @@ class Picture:
     height: int
     orientation: int
 
-    def jpeg(self, **options):
+    def jpeg(self, **options: Any) -> bytes:
         """Returns the image as a JPEG file's bytes; `options` are Pillow's, such as `quality`."""
         buffer = io.BytesIO()
         self.image.save(buffer, "JPEG", **options)
         return buffer.getvalue()
 
 
-def claimed_size(contents):
+def claimed_size(contents: bytes) -> tuple[int, int]:
     """Reads an image's header as training does.
 
     Args:
@@ -82,7 +84,7 @@ def claimed_size(contents):
     return height, width
 
 
-def see(contents, max_side=None):
+def see(contents: bytes, max_side: int | None = None) -> Picture:
     """Decodes an image as training, evaluation, the index and serving do.
 
     Args:
@@ -106,14 +108,14 @@ def see(contents, max_side=None):
     return Picture(upright(image, int(turn)), width, height, int(turn))
 
 
-def _converted(contents, max_side):
+def _converted(contents: bytes, max_side: int | None) -> Picture:
     """Reads an image that training does not read; see `see`."""
     with opened(contents) as (image, header):
         rgb = to_rgb(image, header.orientation, max_side)
         return Picture(rgb, header.width, header.height, header.orientation)
 
 
-def see_or_convert(contents, max_side=None):
+def see_or_convert(contents: bytes, max_side: int | None = None) -> tuple[Picture, str]:
     """Reads any image: as training does, or, where that is a matter of its format, by Pillow.
 
     Args:
@@ -134,7 +136,7 @@ def see_or_convert(contents, max_side=None):
         return _converted(contents, max_side), error.kind
 
 
-def _explained(contents):
+def _explained(contents: bytes) -> UnreadableImageError:
     """Returns the UnreadableImageError of a file that the graph refuses, in Pillow's words."""
     try:
         with opened(contents) as (image, _):
@@ -146,14 +148,14 @@ def _explained(contents):
 
 # Nothing here is for AutoGraph, whose conversion takes seconds at the first image.
 @tf.function(input_signature=[_CONTENTS], autograph=False)
-def _header(contents):
+def _header(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     with tf.device("CPU:0"):
         return is_known(contents), dimensions(contents)
 
 
 @tf.function(input_signature=[_CONTENTS, tf.TensorSpec([], tf.float32)], autograph=False)
-def _pixels(contents, wanted):
-    def choose(height, width):
+def _pixels(contents: tf.Tensor, wanted: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def choose(height: tf.Tensor, width: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         longest = tf.maximum(height, width)
         return tf.stack([0, 0, height, width]), halvings(longest, wanted)
 

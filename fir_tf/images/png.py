@@ -13,7 +13,7 @@ _END_BYTES = 2**17
 _HAS_ALPHA = 4
 
 
-def has_alpha(contents):
+def has_alpha(contents: tf.Tensor) -> tf.Tensor:
     """Returns a bool scalar: whether the PNG `contents` (string scalar) may be transparent."""
     kind = read_bytes(contents, 25, 1)[0]
     return tf.cond(
@@ -23,7 +23,7 @@ def has_alpha(contents):
     )
 
 
-def exif(contents):
+def exif(contents: tf.Tensor) -> tf.Tensor:
     """Returns the TIFF structure of the eXIf chunk, before or behind the image data.
 
     Args:
@@ -46,14 +46,16 @@ def exif(contents):
     return tf.where(tf.equal(name, b"eXIf"), body, "")
 
 
-def _length(contents, place):
+def _length(contents: tf.Tensor, place: tf.Tensor) -> tf.Tensor:
     """The bytes of a chunk's body, at most those there are."""
     claimed = unsigned(read_bytes(contents, place, 4))
     left = tf.cast(tf.strings.length(contents) - place, tf.int64)
     return tf.cast(tf.minimum(claimed, left), tf.int32)
 
 
-def _walk(contents, place, wanted, last):
+def _walk(
+    contents: tf.Tensor, place: tf.Tensor | int, wanted: bytes, last: bytes
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Steps from chunk to chunk to the first of one of two names.
 
     Args:
@@ -66,10 +68,10 @@ def _walk(contents, place, wanted, last):
         there is none of these).
     """
 
-    def name_at(place):
+    def name_at(place: tf.Tensor | int) -> tf.Tensor:
         return cut(contents, place + 4, 4)
 
-    def advance(place, _):
+    def advance(place: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         # Beside its body a chunk has its length, its name and its checksum.
         place = tf.minimum(place + _length(contents, place) + 12, tf.strings.length(contents))
         return place, name_at(place)

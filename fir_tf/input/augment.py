@@ -4,6 +4,7 @@ import math
 
 import tensorflow as tf
 
+from fir_tf.config import InputSettings
 from fir_tf.images.decode import decode, halvings
 from fir_tf.images.exif import orientation, upright
 
@@ -16,7 +17,7 @@ _FLIP, _GRAYSCALE, _JITTER = 22, 23, slice(24, 27)
 DRAWS = 27
 
 
-def window(height, width, draws, area_min):
+def window(height: tf.Tensor, width: tf.Tensor, draws: tf.Tensor, area_min: float) -> tf.Tensor:
     """Draws the window of a random resized crop.
 
     The law is torchvision's RandomResizedCrop: ten draws of a uniform area share in
@@ -39,13 +40,13 @@ def window(height, width, draws, area_min):
     fits = (widths > 0) & (widths <= columns) & (heights > 0) & (heights <= rows)
     size = tf.stack([rows, columns])
 
-    def drawn():
+    def drawn() -> tuple[tf.Tensor, tf.Tensor]:
         first = tf.argmax(fits)
         box = tf.stack([heights[first], widths[first]])
         # Rounding may reach the number of places itself.
         return tf.minimum(tf.floor(draws[_PLACE] * (size - box + 1.0)), size - box), box
 
-    def centred():
+    def centred() -> tuple[tf.Tensor, tf.Tensor]:
         whole_ratio = tf.clip_by_value(columns / rows, 3 / 4, 4 / 3)
         box = tf.round(tf.stack([columns / whole_ratio, rows * whole_ratio]))
         box = tf.maximum(tf.minimum(box, size), 1.0)
@@ -55,7 +56,9 @@ def window(height, width, draws, area_min):
     return tf.cast(tf.concat([corner, box], axis=0), tf.int32)
 
 
-def random_crop(contents, image_size, draws, area_min):
+def random_crop(
+    contents: tf.Tensor, image_size: int, draws: tf.Tensor, area_min: float
+) -> tf.Tensor:
     """Decodes a random window of an image.
 
     A JPEG is decoded from the window's top down and in the window's columns alone, and at reduced
@@ -72,14 +75,14 @@ def random_crop(contents, image_size, draws, area_min):
         uint8 [height, width, 3], as stored: the EXIF orientation is left to the caller.
     """
 
-    def choose(height, width):
+    def choose(height: tf.Tensor, width: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         box = window(height, width, draws, area_min)
         return box, halvings(box[2:], image_size)
 
     return decode(contents, choose)[0]
 
 
-def shrink_or_grow(pixels, image_size):
+def shrink_or_grow(pixels: tf.Tensor, image_size: int) -> tf.Tensor:
     """Resizes a window to the model's input size without aliasing.
 
     A window that shrinks in both directions is averaged over areas, at a third of the cost of
@@ -107,27 +110,27 @@ def shrink_or_grow(pixels, image_size):
     return tf.minimum(tf.ensure_shape(resized, (*size, 3)), 255.0)
 
 
-def flip(pixels, draw):
+def flip(pixels: tf.Tensor, draw: tf.Tensor) -> tf.Tensor:
     """Mirrors the image left to right where `draw`, uniform in [0, 1), is below 1/2."""
     # A stride of -1 does the same and takes thirty times as long.
     return tf.cond(draw < 0.5, lambda: tf.reverse(pixels, [1]), lambda: tf.identity(pixels))
 
 
-def grayscale(pixels, draw, probability):
+def grayscale(pixels: tf.Tensor, draw: tf.Tensor, probability: float) -> tf.Tensor:
     """Takes the colour out of the image (three equal channels) where `draw` < `probability`.
 
     An item's colour variants carry one label (In-Shop), so some colour invariance is worth
     learning.
     """
 
-    def gray():
+    def gray() -> tf.Tensor:
         mean = tf.reduce_sum(pixels * tf.constant([0.299, 0.587, 0.114]), axis=-1, keepdims=True)
         return tf.broadcast_to(mean, tf.shape(pixels))
 
     return tf.cond(draw < probability, gray, lambda: tf.identity(pixels))
 
 
-def colour_jitter(pixels, draws, strength):
+def colour_jitter(pixels: tf.Tensor, draws: tf.Tensor, strength: float) -> tf.Tensor:
     """Scales brightness, contrast and saturation by factors in [1 - strength, 1 + strength].
 
     Args:
@@ -146,7 +149,7 @@ def colour_jitter(pixels, draws, strength):
     return tf.clip_by_value(gray + (pixels - gray) * factor[2], 0.0, 255.0)
 
 
-def training_view(contents, draws, settings):
+def training_view(contents: tf.Tensor, draws: tf.Tensor, settings: InputSettings) -> tf.Tensor:
     """Makes one training view of an image: a pure function of the bytes, the draws and settings.
 
     Args:

@@ -2,8 +2,8 @@
 
 import collections
 import functools
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import tensorflow as tf
 
@@ -14,6 +14,8 @@ from fir_tf.images.decode import decode_and_fit, guarded_rows
 from fir_tf.input.augment import DRAWS, training_view
 from fir_tf.parallel import cores
 from fir_tf.samplers.sampler import Sampler
+
+Batch = dict[str, tf.Tensor]
 
 # Images that one call decodes, one after the other; cores share the calls.
 _ROWS_PER_CALL = 32
@@ -64,15 +66,12 @@ def training_batches(
             f"`batch_size` must divide the reader's share of {share} of {sampler.size} images. "
             f"Received: {batch_size}"
         )
-    files = tf.constant(catalogue.files())
-    category, item = tf.constant(catalogue.category), tf.constant(catalogue.item)
+    rows_per_call = _rows_per_call(batch_size)
     # Another stream than the sampler's own, so that crops and choice of images are independent.
     base = tf.constant([settings.seed, 2], tf.int32)
-    shape = (settings.image_size, settings.image_size, 3)
-    rows_per_call = _rows_per_call(batch_size)
 
     @tf.autograph.experimental.do_not_convert
-    def calls(step):
+    def calls(step: tf.Tensor) -> tf.data.Dataset:
         # Drawn for the whole batch: a share has the numbers of its places in it.
         draws = tf.random.stateless_uniform([sampler.size, DRAWS], tf.random.fold_in(base, step))
         chosen = (sampler(step)[first : first + share], draws[first : first + share])
@@ -80,22 +79,8 @@ def training_batches(
             tuple(tf.reshape(part, [-1, rows_per_call, *part.shape[1:]]) for part in chosen)
         )
 
-    @tf.autograph.experimental.do_not_convert
-    def load(rows, draws):
-        images, valid = guarded_rows(
-            lambda path, draws: training_view(tf.io.read_file(path), draws, settings),
-            (tf.gather(files, rows), draws),
-            shape,
-        )
-        return {
-            "images": images,
-            "category": tf.where(valid, tf.gather(category, rows), -1),
-            "item": tf.where(valid, tf.gather(item, rows), -1),
-            "row": rows,
-            "valid": valid,
-        }
-
     dataset = tf.data.Dataset.counter(start=start_step).flat_map(calls)
+    load = _training_loader(catalogue, settings)
     dataset = dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     groups = batch_size // rows_per_call
     if groups > 1:
@@ -105,7 +90,32 @@ def training_batches(
     return dataset.prefetch(2)
 
 
-def _share(size, shard):
+def _training_loader(
+    catalogue: Catalogue, settings: InputSettings
+) -> Callable[[tf.Tensor, tf.Tensor], Batch]:
+    """Returns the function from rows, int32 [n], and draws, float32 [n, DRAWS], to a batch."""
+    files = tf.constant(catalogue.files())
+    category, item = tf.constant(catalogue.category), tf.constant(catalogue.item)
+
+    @tf.autograph.experimental.do_not_convert
+    def load(rows: tf.Tensor, draws: tf.Tensor) -> Batch:
+        images, valid = guarded_rows(
+            lambda path, draws: training_view(tf.io.read_file(path), draws, settings),
+            (tf.gather(files, rows), draws),
+            (settings.image_size, settings.image_size, 3),
+        )
+        return {
+            "images": images,
+            "category": tf.where(valid, tf.gather(category, rows), -1),
+            "item": tf.where(valid, tf.gather(item, rows), -1),
+            "row": rows,
+            "valid": valid,
+        }
+
+    return load
+
+
+def _share(size: int, shard: tuple[int, int]) -> tuple[int, int]:
     index, count = shard
     if not 0 <= index < count or size % count:
         raise FirError(
@@ -115,13 +125,13 @@ def _share(size, shard):
     return index * (size // count), size // count
 
 
-def _rows_per_call(batch_size):
+def _rows_per_call(batch_size: int) -> int:
     """Returns the largest number of rows that divides a batch and suits a call."""
     return max(n for n in range(1, min(batch_size, _ROWS_PER_CALL) + 1) if batch_size % n == 0)
 
 
 @tf.autograph.experimental.do_not_convert
-def _joined(groups):
+def _joined(groups: Batch) -> Batch:
     """Joins groups of rows, tensors [groups, rows, ...], to a batch."""
     return {
         name: tf.reshape(value, [value.shape[0] * value.shape[1], *value.shape[2:]])
@@ -129,7 +139,7 @@ def _joined(groups):
     }
 
 
-def _rand_augment(settings):
+def _rand_augment(settings: InputSettings) -> Callable[[Batch], Batch]:
     # Imported here: keras-cv costs half a second and 140 MB, and the option is off by default.
     from keras_cv.layers import RandAugment
 
@@ -137,7 +147,7 @@ def _rand_augment(settings):
         value_range=(0, 255), augmentations_per_image=2, magnitude=0.3, seed=settings.seed
     )
 
-    def apply(batch):
+    def apply(batch: Batch) -> Batch:
         images = tf.cast(layer(batch["images"], training=True), tf.float32)
         # Its arithmetic leaves the range by a rounding now and then.
         return {**batch, "images": tf.clip_by_value(images, 0.0, 255.0)}
@@ -147,7 +157,7 @@ def _rand_augment(settings):
 
 def ordered_batches(
     files: Sequence[str], image_size: int, resize: str, batch_size: int
-) -> tuple[Iterator[dict[str, tf.Tensor]], int]:
+) -> tuple[Iterator[Batch], int]:
     """Returns images in order, preprocessed as in serving.
 
     Args:
@@ -169,7 +179,7 @@ def ordered_batches(
     starts = range(0, len(padded), rows)
     calls = _ahead(lambda start: load(tf.constant(padded[start : start + rows])), starts)
 
-    def joined():
+    def joined() -> Iterator[Batch]:
         for _ in range(batches):
             groups = [next(calls) for _ in range(batch_size // rows)]
             yield {
@@ -181,7 +191,7 @@ def ordered_batches(
 
 
 @functools.cache
-def _loader(image_size, resize, rows):
+def _loader(image_size: int, resize: str, rows: int) -> Callable[[tf.Tensor], Batch]:
     """Returns the function from paths, string [rows], to `images` and `valid`.
 
     A tf.data pipeline would be built anew for each pass over some files, which takes more than
@@ -189,7 +199,7 @@ def _loader(image_size, resize, rows):
     """
 
     @tf.function(input_signature=[tf.TensorSpec([rows], tf.string)], autograph=False)
-    def load(paths):
+    def load(paths: tf.Tensor) -> Batch:
         images, valid = guarded_rows(
             lambda path: decode_and_fit(tf.io.read_file(path), image_size, resize),
             paths,
@@ -200,10 +210,11 @@ def _loader(image_size, resize, rows):
     return load
 
 
-def _ahead(function, arguments):
+def _ahead(function: Callable[[int], Batch], arguments: Iterable[int]) -> Iterator[Batch]:
     """Yields `function` of each argument in order; threads work ahead of the reader."""
     count = cores()
-    pool, running = ThreadPoolExecutor(count), collections.deque()
+    pool = ThreadPoolExecutor(count)
+    running: collections.deque[Future[Batch]] = collections.deque()
     try:
         for argument in arguments:
             running.append(pool.submit(function, argument))

@@ -1,6 +1,6 @@
 """Which sampler a run needs: what its losses say."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -49,7 +49,7 @@ class Wish:
         return tuple(dict.fromkeys([*nouns, *(self.single if config.category_fraction else ())]))
 
 
-def _ordered(labels):
+def _ordered(labels: Iterable[str]) -> tuple[str, ...]:
     found = set(labels)
     return tuple(label for label in LABELS if label in found)
 
@@ -123,7 +123,7 @@ def make_sampler(catalogue: Catalogue, config: Config) -> Sampler:
     if wish.sampler != ANY:
         extra = _extra(config, wish)
 
-    def make(name, labels, size, seed):
+    def make(name: str, labels: Sequence[str], size: int, seed: int) -> Sampler:
         columns = {label: getattr(catalogue, label) for label in labels}
         request = Request(columns, rows, size, config.images_per_item, seed)
         return registry.get("sampler", name)(request)
@@ -140,7 +140,7 @@ def make_sampler(catalogue: Catalogue, config: Config) -> Sampler:
     return sampler
 
 
-def _extra(config, wish):
+def _extra(config: Config, wish: Wish) -> int:
     """The images of a batch that are drawn for the losses on single images alone."""
     extra = round(config.batch_size * config.category_fraction)
     if config.category_fraction and (not wish.single or not 0 < extra < config.batch_size):
@@ -153,7 +153,7 @@ def _extra(config, wish):
     return extra
 
 
-def _check_sources(catalogue, rows, nouns):
+def _check_sources(catalogue: Catalogue, rows: np.ndarray, nouns: Sequence[str]) -> None:
     drawn = drawn_rows(catalogue, nouns)
     for origin in np.unique(catalogue.origin[rows]):
         if not (catalogue.origin[drawn] == origin).any():

@@ -1,11 +1,13 @@
 """Random draws that depend on a seed alone."""
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
 _SORT_MAX = 4096
 
 
-def integers(seed, shape, high):
+def integers(seed: tf.Tensor, shape: Sequence[int], high: tf.Tensor | int) -> tf.Tensor:
     """Uniform integers in [0, high); `high` may be a tensor that broadcasts to `shape`."""
     high = tf.cast(high, tf.int32)
     fraction = tf.random.stateless_uniform(shape, seed, dtype=tf.float64)
@@ -13,7 +15,7 @@ def integers(seed, shape, high):
     return tf.clip_by_value(value, 0, tf.maximum(high - 1, 0))
 
 
-def shuffled(position, seed, count):
+def shuffled(position: tf.Tensor, seed: tf.Tensor, count: int) -> tf.Tensor:
     """Positions in a random permutation of range(count).
 
     `index_shuffle` needs no table, but its cipher is far from uniform on small ranges (on 62

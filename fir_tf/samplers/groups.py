@@ -1,6 +1,7 @@
 """Rows by label."""
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fir_tf.errors import FirError
 
@@ -14,27 +15,25 @@ class Groups:
         group: int32 [m], the group of each of `rows`.
     """
 
-    def __init__(self, labels, rows):
-        rows = np.asarray(rows)[labels[rows] >= 0]
-        order = np.argsort(labels[rows], kind="stable")
-        self.rows = rows[order].astype(np.int32)
-        _, self.start, self.group, self.length = np.unique(
+    def __init__(self, labels: np.ndarray, rows: ArrayLike) -> None:
+        drawn = np.asarray(rows, np.int32)
+        drawn = drawn[labels[drawn] >= 0]
+        self.rows = drawn[np.argsort(labels[drawn], kind="stable")]
+        _, *places = np.unique(
             labels[self.rows], return_index=True, return_inverse=True, return_counts=True
         )
-        self.start, self.group, self.length = (
-            value.astype(np.int32) for value in (self.start, self.group, self.length)
-        )
+        self.start, self.group, self.length = (value.astype(np.int32) for value in places)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.length)
 
 
-def plural(noun):
+def plural(noun: str) -> str:
     """Returns the plural of a label's name."""
     return {"category": "categories"}.get(noun, noun + "s")
 
 
-def check_groups(groups, noun):
+def check_groups(groups: Groups, noun: str) -> None:
     """Raises FirError unless a triplet can be formed: a second image of a group, a second group.
 
     Args:

@@ -3,7 +3,8 @@
 import tensorflow as tf
 
 from fir_tf.images.decode import decode_and_fit, fit, guarded_rows
-from fir_tf.images.header import MAX_BYTES, MAX_PIXELS, dimensions, is_known
+from fir_tf.images.header import dimensions, is_known
+from fir_tf.images.limits import MAX_BYTES, MAX_PIXELS
 from fir_tf.keras_versions import tensor_of
 
 # What stands in `error` of a row that is not valid.
