@@ -10,7 +10,7 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from conftest import write_jpeg
+from small_sets import write_jpeg
 from stub_encoder import StubEncoder, index_options, stored
 
 from fir_tf.datasets import load, walk

@@ -1,5 +1,4 @@
 import base64
-import csv
 import io
 import json
 from html.parser import HTMLParser
@@ -9,7 +8,8 @@ import numpy as np
 import pytest
 from odd_images import encoded, odd_images, picture, turned
 from PIL import Image, ImageEnhance
-from test_input import preprocessed
+from reading import preprocessed
+from small_sets import clean_set, write_set
 
 from fir_tf.datasets.__main__ import main
 from fir_tf.datasets.table import load_table
@@ -28,32 +28,6 @@ KINDS = ERRORS | {
     "sixteen_bit",
     "grayscale",
 }
-
-
-def write_set(root, images, header="path,item,category,split"):
-    """Writes a table data set from {path: (bytes or None for no file, item, category, split)}."""
-    root.mkdir(parents=True, exist_ok=True)
-    for path, (contents, *_) in images.items():
-        if contents is not None:
-            (root / path).parent.mkdir(parents=True, exist_ok=True)
-            (root / path).write_bytes(contents)
-    with open(root / "photos.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(header.split(","))
-        writer.writerows([path, *labels] for path, (_, *labels) in images.items())
-    return root / "photos.csv"
-
-
-def clean_set(items=12, first_seed=1000, each=3):
-    """A data set without fault: 12 training photos of 4 items a category, and tested items."""
-    images = {}
-    for item in range(items):
-        for view in range(each):
-            seed = first_seed + 10 * item + view
-            split = "train" if item < items - 2 else ("query", "gallery")[view % 2]
-            labels = (f"item{item}", ("dress", "coat")[item % 2], split)
-            images[f"good/{item}_{view}.jpg"] = (encoded(picture(seed), "JPEG"), *labels)
-    return images
 
 
 def run_check(table, out, *options):

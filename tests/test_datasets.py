@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import inshop_rows, write_inshop, write_jpeg
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_sets import inshop_rows, write_inshop, write_jpeg
 
 from fir_tf import registry
 from fir_tf.datasets import load

@@ -22,10 +22,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from commands import call, done
-from conftest import write_jpeg
 from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 from odd_images import animated, encoded, picture, sixteen_bit, transparent, turned
+from small_sets import write_jpeg
 from test_index import make_run
 
 from fir_tf.datasets import load

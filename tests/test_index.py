@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import done
-from conftest import write_jpeg
 from PIL import Image
+from small_sets import write_jpeg
 
 from fir_tf.config import Config
 from fir_tf.errors import FirError

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
+from reading import cheap_view, preprocessed
 
 from fir_tf.config import Config
 from fir_tf.datasets import load
@@ -62,19 +63,6 @@ def encoded(image, kind="PNG", **options):
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
-
-
-@functools.cache
-def _graph(image_size, resize):
-    """`preprocess` of files as a graph, which takes a second to build."""
-    return tf.function(
-        lambda contents: preprocess(contents, image_size, resize),
-        input_signature=[tf.TensorSpec([], tf.string)],
-    )
-
-
-def preprocessed(contents, image_size, resize):
-    return _graph(image_size, resize)(tf.constant(contents))
 
 
 @pytest.mark.parametrize("size", [(300, 400), (401, 299), (90, 61)])
@@ -320,16 +308,6 @@ def digests(stream, count):
         ).hexdigest()
         for batch in stream.take(count)
     ]
-
-
-def cheap_view(contents, draws, config):
-    """A view for tests of what surrounds the views: its graph takes a tenth of the time.
-
-    Like the real one it needs every draw, and fails for a file that is broken.
-    """
-    pixels = tf.image.resize(tf.io.decode_jpeg(contents), [config.image_size] * 2)
-    weights = tf.range(1.0, DRAWS + 1.0)
-    return pixels * tf.reduce_sum(draws * weights) / tf.reduce_sum(weights)
 
 
 @pytest.fixture

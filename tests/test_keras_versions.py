@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import write_jpeg
+from small_sets import write_jpeg
 
 from fir_tf.config import Config
 from fir_tf.errors import FirError

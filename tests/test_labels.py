@@ -7,8 +7,8 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import write_jpeg
 from pandas._libs.parsers import STR_NA_VALUES
+from small_sets import write_jpeg
 from stub_encoder import StubEncoder, index_options, stored
 
 from fir_tf.datasets import load

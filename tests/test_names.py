@@ -6,7 +6,7 @@ import unicodedata
 
 import numpy as np
 import pytest
-from conftest import write_jpeg
+from small_sets import write_jpeg
 from stub_encoder import StubEncoder, index_options, stored
 from test_engines import ENGINES
 

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import inshop_rows, write_inshop, write_jpeg
+from small_sets import inshop_rows, write_inshop, write_jpeg
 from test_index import make_photos, make_run
 
 from fir_tf import datasets

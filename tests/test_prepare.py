@@ -22,7 +22,7 @@ from odd_images import (
     turned,
 )
 from PIL import Image
-from test_check import clean_set, write_set
+from small_sets import clean_set, write_set
 
 from fir_tf.datasets import load
 from fir_tf.datasets.__main__ import main

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from commands import done
-from conftest import write_jpeg
+from small_sets import write_jpeg
 
 from fir_tf import registry
 from fir_tf.config import Config

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reading import batches_of
 
 from fir_tf.errors import FirError
 from fir_tf.samplers.mixed import MixedSampler
@@ -38,12 +39,6 @@ def catalogues(draw, items_min=2):
 def epoch_of(sampler, number=0):
     first = number * sampler.steps_per_epoch
     return [sampler(np.int64(first + step)).numpy() for step in range(sampler.steps_per_epoch)]
-
-
-def batches_of(sampler, count):
-    """The rows [count, size] of the first `count` batches, made in one graph: thousands a second."""
-    steps = tf.data.Dataset.range(count).map(sampler).batch(count)
-    return steps.get_single_element().numpy()
 
 
 @pytest.mark.parametrize("count", [2, 5, 62])

@@ -16,9 +16,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import inshop_rows, write_inshop
 from PIL import Image
 from shallow import shallow_backbones
+from small_sets import inshop_rows, write_inshop
 
 from fir_tf import datasets, onednn
 from fir_tf.config import Config, ModelSettings

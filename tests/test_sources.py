@@ -10,12 +10,11 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import inshop_rows, write_inshop, write_jpeg
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from objectives import make_objective
-from test_input import cheap_view
-from test_samplers import batches_of
+from reading import batches_of, cheap_view
+from small_sets import inshop_rows, write_inshop, write_jpeg
 
 from fir_tf.config import Config
 from fir_tf.datasets import load, load_training

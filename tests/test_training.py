@@ -14,10 +14,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import inshop_rows, write_inshop
 from objectives import make_objective
 from shallow import CODE as SHALLOW
 from shallow import TWO_STAGES, shallow_backbones
+from small_sets import inshop_rows, write_inshop
 
 from fir_tf.config import Config, LoopSettings, ModelSettings
 from fir_tf.datasets import load, load_training

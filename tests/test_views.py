@@ -7,8 +7,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import inshop_rows, write_inshop, write_jpeg
 from shallow import TWO_STAGES, shallow_backbones
+from small_sets import inshop_rows, write_inshop, write_jpeg
 
 from fir_tf import datasets
 from fir_tf.config import Config, ModelSettings

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_jpeg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from odd_images import encoded, picture
+from small_sets import write_jpeg
 from stub_encoder import StubEncoder, index_options
 
 from fir_tf.config import PHOTO_RULE
