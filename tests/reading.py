@@ -4,7 +4,7 @@ import functools
 
 import tensorflow as tf
 
-from fir_tf.images.decode import preprocess
+from fir_tf.images.decode import decode_and_fit, guarded_rows
 from fir_tf.input.augment import DRAWS
 
 
@@ -14,9 +14,21 @@ def batches_of(sampler, count):
     return steps.get_single_element().numpy()
 
 
+def guarded(function, contents, shape):
+    """Calls `function` on one file as the pipeline does on many: (its result, whether it worked)."""
+    values, valid = guarded_rows(function, contents[None], shape)
+    return values[0], valid[0]
+
+
+def preprocess(contents, image_size, resize):
+    """Decodes and fits one file: (pixels, zeros for a bad one; whether it is valid)."""
+    shape = (image_size, image_size, 3)
+    return guarded(lambda file: decode_and_fit(file, image_size, resize), contents, shape)
+
+
 @functools.cache
 def _graph(image_size, resize):
-    """`preprocess` of files as a graph, which takes a second to build."""
+    """`preprocess` as a graph, which takes a second to build."""
     return tf.function(
         lambda contents: preprocess(contents, image_size, resize),
         input_signature=[tf.TensorSpec([], tf.string)],
@@ -24,6 +36,7 @@ def _graph(image_size, resize):
 
 
 def preprocessed(contents, image_size, resize):
+    """Returns `preprocess` of a file's bytes."""
     return _graph(image_size, resize)(tf.constant(contents))
 
 

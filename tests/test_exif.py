@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
+from reading import guarded
 
 from fir_tf.images import header
-from fir_tf.images.decode import guarded
 from fir_tf.images.exif import orientation, upright
 
 ORIENTATIONS = range(1, 9)

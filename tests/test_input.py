@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
-from reading import cheap_view, preprocessed
+from reading import cheap_view, preprocess, preprocessed
 
 from fir_tf.config import Config
 from fir_tf.datasets import load
 from fir_tf.errors import FirError
-from fir_tf.images.decode import decode, fit, guarded_rows, halvings, preprocess
+from fir_tf.images.decode import decode, fit, guarded_rows, halvings
 from fir_tf.input import batches
 from fir_tf.input.augment import (
     DRAWS,

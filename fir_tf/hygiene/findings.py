@@ -9,7 +9,6 @@ import os
 import re
 import time
 import zlib
-from collections.abc import Iterator
 
 import numpy as np
 
@@ -91,31 +90,33 @@ def label_findings(catalogue: Catalogue) -> list[Finding]:
     Returns:
         list of Finding.
     """
-    looks = (
-        _shared_items,
-        _queries_without_match,
-        _spellings,
-        _rounded_numbers,
-        _two_categories,
-        _crowded_items,
-        _single_images,
-        _untrained,
-        _sizes,
+    labels = (
+        _Label("item", "items", catalogue.item, catalogue.items),
+        _Label("category", "categories", catalogue.category, catalogue.categories),
     )
-    return [finding for look in looks for finding in look(catalogue)]
+    findings = (
+        _shared_items(catalogue),
+        _queries_without_match(catalogue),
+        *map(_spellings, labels),
+        *map(_rounded_numbers, labels),
+        _two_categories(catalogue),
+        _crowded_items(catalogue),
+        _single_images(catalogue),
+        _untrained(catalogue),
+        _sizes(catalogue),
+    )
+    return [finding for finding in findings if finding.examples]
 
 
-def _shared_items(catalogue: Catalogue) -> Iterator[Finding]:
+def _shared_items(catalogue: Catalogue) -> Finding:
     known = np.flatnonzero(catalogue.item >= 0)
     train = known[catalogue.split[known] == "train"]
     held_out = known[np.isin(catalogue.split[known], HELD_OUT)]
     items, first = np.unique(catalogue.item[train], return_index=True)
     others, second = np.unique(catalogue.item[held_out], return_index=True)
     shared, left, right = np.intersect1d(items, others, return_indices=True)
-    if not len(shared):
-        return
     pairs = zip(shared, train[first[left]], held_out[second[right]], strict=True)
-    yield Finding(
+    return Finding(
         "shared_items",
         "error",
         f"{plural(len(shared), 'item')} in train and in a held-out split",
@@ -131,56 +132,65 @@ def _shared_items(catalogue: Catalogue) -> Iterator[Finding]:
     )
 
 
-def _queries_without_match(catalogue: Catalogue) -> Iterator[Finding]:
+def _queries_without_match(catalogue: Catalogue) -> Finding:
     queries = np.flatnonzero(catalogue.split == "query")
     gallery = np.unique(catalogue.item[(catalogue.split == "gallery") & (catalogue.item >= 0)])
     lost = queries[~np.isin(catalogue.item[queries], gallery)]
-    if len(lost):
-        yield Finding(
-            "queries_without_match",
-            "warning",
-            f"{plural(len(lost), 'query', 'queries')} of {len(queries):,} without an image of the "
-            "same item in the gallery",
-            "They count as misses. Add the items to the gallery or take the queries out.",
-            [Example((int(row),)) for row in lost],
-        )
+    return Finding(
+        "queries_without_match",
+        "warning",
+        f"{plural(len(lost), 'query', 'queries')} of {len(queries):,} without an image of the "
+        "same item in the gallery",
+        "They count as misses. Add the items to the gallery or take the queries out.",
+        [Example((int(row),)) for row in lost],
+    )
 
 
-def _labels(catalogue: Catalogue) -> Iterator[tuple[str, str, tuple[str, ...], dict[int, int]]]:
-    """Yields (what it is, its plural, the values' names, {value that is used: its first row})."""
-    for noun, many, column, names in (
-        ("item", "items", catalogue.item, catalogue.items),
-        ("category", "categories", catalogue.category, catalogue.categories),
-    ):
-        values, first = np.unique(column, return_index=True)
-        used = {
-            int(value): int(row) for value, row in zip(values, first, strict=True) if value >= 0
-        }
-        yield noun, many, names, used
+@dataclasses.dataclass(frozen=True)
+class _Label:
+    """A column of labels.
+
+    Attributes:
+        noun, many: str, what a label is, one and several.
+        column: int array [n], index into `names`, -1 where unknown.
+        names: tuple of str.
+    """
+
+    noun: str
+    many: str
+    column: np.ndarray
+    names: tuple[str, ...]
+
+    def used(self) -> list[tuple[str, int]]:
+        """Returns (name, the first row that has it) of the labels that occur, by their numbers."""
+        values, first = np.unique(self.column, return_index=True)
+        return [
+            (self.names[value], int(row))
+            for value, row in zip(values, first, strict=True)
+            if value >= 0
+        ]
 
 
-def _spellings(catalogue: Catalogue) -> Iterator[Finding]:
+def _spellings(label: _Label) -> Finding:
     """One label written in several ways: case, blanks, invisible letters, 12 and 012 and 12.0."""
-    for noun, many, names, used in _labels(catalogue):
-        alike = collections.defaultdict(list)
-        for value in used:
-            alike[_alike(names[value])].append(value)
-        groups = [group for group in alike.values() if len(group) > 1]
-        if groups:
-            yield Finding(
-                f"{noun}_spellings",
-                "warning",
-                f"{plural(len(groups), noun, many)} written in more than one way, as by case, "
-                "blanks or look-alike letters",
-                "Each way counts as another label. Write it in one.",
-                [
-                    Example(
-                        tuple(used[value] for value in group[:2]),
-                        f"{noun} " + ", ".join(ascii(names[value]) for value in group),
-                    )
-                    for group in groups
-                ],
+    alike = collections.defaultdict(list)
+    for name, row in label.used():
+        alike[_alike(name)].append((name, row))
+    groups = [group for group in alike.values() if len(group) > 1]
+    return Finding(
+        f"{label.noun}_spellings",
+        "warning",
+        f"{plural(len(groups), label.noun, label.many)} written in more than one way, as by case, "
+        "blanks or look-alike letters",
+        "Each way counts as another label. Write it in one.",
+        [
+            Example(
+                tuple(row for _, row in group[:2]),
+                f"{label.noun} " + ", ".join(ascii(name) for name, _ in group),
             )
+            for group in groups
+        ],
+    )
 
 
 def _alike(name: str) -> str:
@@ -189,124 +199,113 @@ def _alike(name: str) -> str:
     return number[1] if number else name
 
 
-def _rounded_numbers(catalogue: Catalogue) -> Iterator[Finding]:
-    for noun, many, names, used in _labels(catalogue):
-        rounded = [value for value in used if _SCIENTIFIC.fullmatch(names[value])]
-        if rounded:
-            yield Finding(
-                f"rounded_{many}",
-                "warning",
-                f"{plural(len(rounded), noun, many)} with a number in scientific notation",
-                "A spreadsheet has rounded long numbers, so that different ones became the same. "
-                "Export the column as text.",
-                [Example((used[value],), f"{noun} {names[value]}") for value in rounded],
-            )
+def _rounded_numbers(label: _Label) -> Finding:
+    rounded = [(name, row) for name, row in label.used() if _SCIENTIFIC.fullmatch(name)]
+    return Finding(
+        f"rounded_{label.many}",
+        "warning",
+        f"{plural(len(rounded), label.noun, label.many)} with a number in scientific notation",
+        "A spreadsheet has rounded long numbers, so that different ones became the same. "
+        "Export the column as text.",
+        [Example((row,), f"{label.noun} {name}") for name, row in rounded],
+    )
 
 
-def _two_categories(catalogue: Catalogue) -> Iterator[Finding]:
+def _two_categories(catalogue: Catalogue) -> Finding:
     rows = np.flatnonzero((catalogue.item >= 0) & (catalogue.category >= 0))
     items, first, group = np.unique(catalogue.item[rows], return_index=True, return_inverse=True)
     differs = catalogue.category[rows] != catalogue.category[rows[first[group]]]
     split, other = np.unique(group[differs], return_index=True)
-    if len(split):
-        pairs = zip(rows[first[split]], rows[differs][other], strict=True)
-        yield Finding(
-            "two_categories",
-            "warning",
-            f"{plural(len(split), 'item')} of {len(items):,} with images in two categories",
-            "An item is one garment. Correct its category, or give the garments items of their "
-            "own.",
-            [
-                Example(
-                    (int(one), int(two)),
-                    f"item {catalogue.items[catalogue.item[one]]}: "
-                    f"{catalogue.categories[catalogue.category[one]]} and "
-                    f"{catalogue.categories[catalogue.category[two]]}",
-                )
-                for one, two in pairs
-            ],
-        )
+    return Finding(
+        "two_categories",
+        "warning",
+        f"{plural(len(split), 'item')} of {len(items):,} with images in two categories",
+        "An item is one garment. Correct its category, or give the garments items of their own.",
+        [
+            Example(
+                (int(one), int(two)),
+                f"item {catalogue.items[catalogue.item[one]]}: "
+                f"{catalogue.categories[catalogue.category[one]]} and "
+                f"{catalogue.categories[catalogue.category[two]]}",
+            )
+            for one, two in zip(rows[first[split]], rows[differs][other], strict=True)
+        ],
+    )
 
 
-def _crowded_items(catalogue: Catalogue) -> Iterator[Finding]:
+def _crowded_items(catalogue: Catalogue) -> Finding:
     rows = np.flatnonzero(catalogue.item >= 0)
     items, first, count = np.unique(catalogue.item[rows], return_index=True, return_counts=True)
-    if not len(items):
-        return
-    usual = int(np.percentile(count, 90, method="lower"))
+    usual = int(np.percentile(count, 90, method="lower")) if len(items) else 0
     crowded = np.flatnonzero((count >= _CROWD) & (count > _CROWDED * usual))
-    if len(crowded):
-        yield Finding(
-            "crowded_items",
-            "warning",
-            f"{plural(len(crowded), 'item')} of suspiciously many images (nine of ten items have "
-            f"at most {usual})",
-            "Is the name one that stands for unknown? Then leave it empty: all its images count "
-            "as one garment.",
-            [
-                Example(
-                    (int(rows[first[place]]),),
-                    f"item {catalogue.items[items[place]]}: {plural(int(count[place]), 'image')}",
-                )
-                for place in crowded[np.argsort(-count[crowded], kind="stable")]
-            ],
-        )
+    return Finding(
+        "crowded_items",
+        "warning",
+        f"{plural(len(crowded), 'item')} of suspiciously many images (nine of ten items have "
+        f"at most {usual})",
+        "Is the name one that stands for unknown? Then leave it empty: all its images count "
+        "as one garment.",
+        [
+            Example(
+                (int(rows[first[place]]),),
+                f"item {catalogue.items[items[place]]}: {plural(int(count[place]), 'image')}",
+            )
+            for place in crowded[np.argsort(-count[crowded], kind="stable")]
+        ],
+    )
 
 
-def _single_images(catalogue: Catalogue) -> Iterator[Finding]:
+def _single_images(catalogue: Catalogue) -> Finding:
     rows = np.flatnonzero((catalogue.split == "train") & (catalogue.item >= 0))
     _, first, count = np.unique(catalogue.item[rows], return_index=True, return_counts=True)
     alone = rows[first[count == 1]]
-    if len(alone):
-        yield Finding(
-            "single_images",
-            "note",
-            f"{len(alone):,} of {plural(len(count), 'training item')} "
-            f"{'has' if len(alone) == 1 else 'have'} one image",
-            "They serve as negatives only: a triplet needs two images of its item.",
-            [Example((int(row),), f"item {catalogue.items[catalogue.item[row]]}") for row in alone],
-        )
+    return Finding(
+        "single_images",
+        "note",
+        f"{len(alone):,} of {plural(len(count), 'training item')} "
+        f"{'has' if len(alone) == 1 else 'have'} one image",
+        "They serve as negatives only: a triplet needs two images of its item.",
+        [Example((int(row),), f"item {catalogue.items[catalogue.item[row]]}") for row in alone],
+    )
 
 
-def _untrained(catalogue: Catalogue) -> Iterator[Finding]:
+def _untrained(catalogue: Catalogue) -> Finding:
     known = catalogue.category >= 0
     train = catalogue.split == "train"
     trained = np.unique(catalogue.category[known & train])
     rows = np.flatnonzero(known & ~train & ~np.isin(catalogue.category, trained))
     names, first = np.unique(catalogue.category[rows], return_index=True)
-    if len(names):
-        yield Finding(
-            "untrained_categories",
-            "warning",
-            f"{plural(len(names), 'category', 'categories')} without a training image",
-            "Their images are classified wrong. Give them training images or another category.",
-            [
-                Example((int(rows[place]),), f"category {catalogue.categories[name]}")
-                for name, place in zip(names, first, strict=True)
-            ],
-        )
+    return Finding(
+        "untrained_categories",
+        "warning",
+        f"{plural(len(names), 'category', 'categories')} without a training image",
+        "Their images are classified wrong. Give them training images or another category.",
+        [
+            Example((int(row),), f"category {catalogue.categories[name]}")
+            for name, row in zip(names, rows[first], strict=True)
+        ],
+    )
 
 
-def _sizes(catalogue: Catalogue) -> Iterator[Finding]:
+def _sizes(catalogue: Catalogue) -> Finding:
     rows = np.flatnonzero((catalogue.split == "train") & (catalogue.category >= 0))
     names, first, count = np.unique(catalogue.category[rows], return_index=True, return_counts=True)
     small = np.flatnonzero(count < _FEW_IMAGES)
-    if len(small):
-        yield Finding(
-            "small_categories",
-            "note",
-            f"{plural(len(small), 'category', 'categories')} of {len(names):,} with fewer than "
-            f"{_FEW_IMAGES} training images (the largest has {count.max():,})",
-            "Little can be learned about them; join them with others or add photos.",
-            [
-                Example(
-                    (int(rows[first[place]]),),
-                    f"category {catalogue.categories[names[place]]}: "
-                    f"{plural(int(count[place]), 'training image')}",
-                )
-                for place in small[np.argsort(count[small], kind="stable")]
-            ],
-        )
+    return Finding(
+        "small_categories",
+        "note",
+        f"{plural(len(small), 'category', 'categories')} of {len(names):,} with fewer than "
+        f"{_FEW_IMAGES} training images (the largest has {count.max(initial=0):,})",
+        "Little can be learned about them; join them with others or add photos.",
+        [
+            Example(
+                (int(rows[first[place]]),),
+                f"category {catalogue.categories[names[place]]}: "
+                f"{plural(int(count[place]), 'training image')}",
+            )
+            for place in small[np.argsort(count[small], kind="stable")]
+        ],
+    )
 
 
 def quick_check(catalogue: Catalogue, seconds: float = 1.0) -> list[str]:

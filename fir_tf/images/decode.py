@@ -233,43 +233,6 @@ def decode_and_fit(contents: tf.Tensor, image_size: int, resize: str) -> tf.Tens
     return tf.ensure_shape(fitted, (image_size, image_size, 3))
 
 
-def preprocess(contents: tf.Tensor, image_size: int, resize: str) -> tuple[tf.Tensor, tf.Tensor]:
-    """Decodes and fits one image; a bad one is marked and harms nothing else.
-
-    Args:
-        contents: string scalar, an image file's bytes.
-        image_size: int, side of the result in pixels.
-        resize: "crop", "squash" or "pad", see `fit`.
-
-    Returns:
-        pixels: float32 [image_size, image_size, 3] in [0, 255]; zeros where not valid.
-        valid: bool scalar, whether the image could be decoded.
-    """
-    return guarded(
-        lambda value: decode_and_fit(value, image_size, resize),
-        contents,
-        (image_size, image_size, 3),
-    )
-
-
-def guarded(
-    function: Callable[..., tf.Tensor], argument: Any, shape: tuple[int, ...]
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Runs `function` on one example so that its failure stays its own.
-
-    Args:
-        function: callable, `argument` -> float32 tensor of `shape`.
-        argument: tensor or structure of tensors, one example.
-        shape: tuple of int, the static shape of the result.
-
-    Returns:
-        (float32 tensor of `shape`, bool scalar: whether `function` succeeded).
-    """
-    arguments = tf.nest.map_structure(lambda value: tf.convert_to_tensor(value)[None], argument)
-    values, valid = guarded_rows(function, arguments, shape)
-    return tf.ensure_shape(values[0], shape), tf.ensure_shape(valid[0], ())
-
-
 def guarded_rows(
     function: Callable[..., tf.Tensor], arguments: Any, shape: tuple[int, ...]
 ) -> tuple[tf.Tensor, tf.Tensor]:

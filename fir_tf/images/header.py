@@ -65,7 +65,7 @@ def dimensions(contents: tf.Tensor) -> tf.Tensor:
 
 
 def decodable(contents: tf.Tensor) -> tf.Tensor:
-    """Passes a file on only if decoding it is bounded; to be used inside `guarded`.
+    """Passes a file on only if decoding it is bounded; to be used inside `guarded_rows`.
 
     Args:
         contents: string scalar.
