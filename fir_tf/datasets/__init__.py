@@ -2,13 +2,17 @@
 
 import importlib
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fir_tf.interrupt import end_quietly
 
 if sys.argv[:1] == ["-m"]:
     # `python -m fir_tf.datasets` imports this package before its own first line; it is "-m" then.
     end_quietly()
+
+if TYPE_CHECKING:
+    from fir_tf.datasets.catalogue import Catalogue
+    from fir_tf.datasets.loading import load, load_training
 
 __all__ = ["Catalogue", "load", "load_training"]
 
