@@ -4,7 +4,7 @@ import abc
 import collections
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -12,6 +12,8 @@ from numpy.typing import ArrayLike
 from fir_tf.errors import FirError
 
 DOMAIN_NAMES = ("", "shop", "consumer")
+
+_Rows = TypeVar("_Rows", Sequence[Any], np.ndarray)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,14 +77,17 @@ class Filter:
     categories: tuple[str, ...] = ()
     domains: tuple[str, ...] = ()
 
+    def fields(self) -> dict[str, tuple[str, ...]]:
+        """Returns {field of a Record: its allowed values} of the fields that are restricted."""
+        fields = {"category": self.categories, "domain": self.domains}
+        return {name: allowed for name, allowed in fields.items() if allowed}
+
     def __bool__(self) -> bool:
-        return bool(self.categories or self.domains)
+        return bool(self.fields())
 
     def allows(self, record: Record) -> bool:
         """Whether a Record may be found."""
-        return (not self.categories or record.category in self.categories) and (
-            not self.domains or record.domain in self.domains
-        )
+        return all(getattr(record, name) in allowed for name, allowed in self.fields().items())
 
 
 class Engine(abc.ABC):
@@ -178,16 +183,22 @@ class Engine(abc.ABC):
     def close(self) -> None:  # noqa: B027
         """Releases files and connections."""
 
-    def __enter__(self):
+    def __enter__(self) -> "Engine":
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 
 def in_order(hits: Iterable[Hit]) -> list[Hit]:
     """Returns Hits by falling score, equal scores by path."""
     return sorted(hits, key=lambda hit: (-hit.score, hit.record.path))
+
+
+def in_pieces(rows: _Rows, size: int) -> Iterator[_Rows]:
+    """Yields a sequence or an array in pieces of at most `size` rows."""
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
 
 
 def check_vectors(name: str, vectors: ArrayLike, dimension: int) -> np.ndarray:

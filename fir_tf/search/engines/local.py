@@ -9,13 +9,24 @@ import json
 import os
 import sqlite3
 import threading
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 
 from fir_tf.checks import check_positive
 from fir_tf.errors import FirError
-from fir_tf.search.engines.base import Engine, Hit, Record, Scheme, check_vectors, in_order
+from fir_tf.search.engines.base import (
+    Engine,
+    Filter,
+    Hit,
+    Record,
+    Scheme,
+    check_vectors,
+    in_order,
+    in_pieces,
+)
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS info (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -32,6 +43,9 @@ _PIECE = 8192
 # A share of dead vectors that is worth rewriting the file for.
 _DEAD_MAX = 0.2
 
+Nearest = tuple[np.ndarray, np.ndarray]
+"""Scores float32 [q, k] and positions int64 [q, k], -1 where there is none."""
+
 
 class LocalEngine(Engine):
     """Exact search in a memory-mapped file, in bounded memory and on all cores.
@@ -44,33 +58,38 @@ class LocalEngine(Engine):
         FirError: `folder` holds no index, or something else.
     """
 
-    def __init__(self, folder, create=False):
+    def __init__(self, folder: str | Path, create: bool = False) -> None:
         self.folder = Path(folder)
+        self._database = self.folder / _DATABASE
         self._lock = threading.RLock()
-        database = self.folder / _DATABASE
-        if not database.is_file():
+        # What the last look found: vectors float32 [rows, dimension], the dead among them.
+        self._version: tuple[int, int] | None = None
+        self._vectors = np.zeros((0, 0), np.float32)
+        self._alive = 0
+        self._living: np.ndarray | None = None
+        if not self._database.is_file():
             self._check_new(create)
         self._connect()
-        self._version = None
         self._refresh()
 
-    def _connect(self):
-        database = self.folder / _DATABASE
+    def _connect(self) -> None:
         # Without the right to write, a state of the files that no writer changes; else None.
-        self._frozen = None
+        self._frozen: tuple[int, ...] | None = None
         try:
-            if database.is_file() and not (_writable(database) and _writable(self.folder)):
-                self._connection = self._read_only(database)
+            if self._database.is_file() and not all(map(_writable, (self._database, self.folder))):
+                self._connection = self._read_only()
                 return
-            self._connection = _open(database)
+            self._connection = _open(self._database)
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.executescript(_SCHEMA)
         except sqlite3.Error as error:
-            raise FirError(f"{database} must be an index's table. Received: {error}") from error
+            raise FirError(
+                f"{self._database} must be an index's table. Received: {error}"
+            ) from error
 
-    def _read_only(self, database):
+    def _read_only(self) -> sqlite3.Connection:
         """Opens the table without the lock and log files that SQLite keeps beside it."""
-        connection = _open(database, "?mode=ro")
+        connection = _open(self._database, "?mode=ro")
         try:
             # While a writer elsewhere keeps them, they can be read too.
             connection.execute("SELECT count(*) FROM record")
@@ -78,22 +97,21 @@ class LocalEngine(Engine):
         except sqlite3.OperationalError:
             connection.close()
         self._frozen = self._files_state()
-        if self._frozen[1]:
+        if self._frozen[-1]:
             raise FirError(
-                f"{self.folder} cannot be written to, and {database.name}-wal in it holds changes "
+                f"{self.folder} cannot be written to, and {_DATABASE}-wal in it holds changes "
                 "that a writer has not finished. Let search.py index run there once more, or copy "
                 "the index's whole folder to a place that can be written to"
             )
-        return _open(database, "?mode=ro&immutable=1")
+        return _open(self._database, "?mode=ro&immutable=1")
 
-    def _files_state(self):
-        """Returns what changes when a writer changes the table, and the log's length in bytes."""
-        database = self.folder / _DATABASE
-        found, log = database.stat(), database.with_name(f"{_DATABASE}-wal")
-        state = (found.st_mtime_ns, found.st_size, found.st_ino)
-        return state, log.stat().st_size if log.is_file() else 0
+    def _files_state(self) -> tuple[int, ...]:
+        """Returns what changes when a writer changes the table; last the log's length in bytes."""
+        found, log = self._database.stat(), self.folder / f"{_DATABASE}-wal"
+        length = log.stat().st_size if log.is_file() else 0
+        return found.st_mtime_ns, found.st_size, found.st_ino, length
 
-    def _check_new(self, create):
+    def _check_new(self, create: bool) -> None:
         if not create:
             raise FirError(
                 f"`index` must be the folder of an index. Received: {self.folder}, which has no "
@@ -106,106 +124,88 @@ class LocalEngine(Engine):
             )
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def info(self):
+    def info(self) -> dict[str, Any]:
         """See `Engine`."""
         with self._lock:
             return json.loads(self._value("info", "{}"))
 
-    def set_info(self, info):
+    def set_info(self, info: dict[str, Any]) -> None:
         """See `Engine`."""
-        with self._lock, self._connection:
-            self._connection.execute("BEGIN IMMEDIATE")
-            before = json.loads(self._value("info", "{}")).get("dimension")
-            if before not in (None, info["dimension"]) and self._rows:
+        with self._writing():
+            before = self.info().get("dimension")
+            if before not in (None, info["dimension"]) and len(self._vectors):
                 raise FirError(
                     f"`dimension` must stay {before}, the length of the index's vectors. "
                     f"Received: {info['dimension']}"
                 )
             self._set_value("info", json.dumps(info))
-        self._refresh()
 
-    def upsert(self, records, vectors):
+    def upsert(self, records: Sequence[Record], vectors: np.ndarray) -> None:
         """See `Engine`."""
         if not records:
             return
-        vectors = check_vectors("vectors", vectors, self._dimension)
-        with self._lock, self._connection:
-            self._connection.execute("BEGIN IMMEDIATE")
-            rows = int(self._value("rows", "0"))
-            with open(self._vectors_path(), "r+b") as file:
-                file.seek(rows * self._row_bytes)
+        with self._writing():
+            rows, dimension = self._vectors.shape
+            vectors = check_vectors("vectors", vectors, dimension)
+            with _durable(self._vectors_path(), "r+b") as file:
+                file.seek(4 * rows * dimension)
                 file.write(vectors.tobytes())
-                file.flush()
-                os.fsync(file.fileno())
             self._connection.executemany(
                 f"INSERT OR REPLACE INTO record (position, {_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)",
                 [
-                    (rows + number, r.path, r.item, r.category, r.domain, r.checksum)
-                    for number, r in enumerate(records)
+                    (position, r.path, r.item, r.category, r.domain, r.checksum)
+                    for position, r in enumerate(records, rows)
                 ],
             )
             self._set_value("rows", rows + len(records))
-        self._refresh()
 
-    def delete(self, paths):
+    def delete(self, paths: Iterable[str]) -> None:
         """See `Engine`."""
-        with self._lock, self._connection:
-            self._connection.execute("BEGIN IMMEDIATE")
+        with self._writing():
             self._connection.executemany(
                 "DELETE FROM record WHERE path = ?", [(path,) for path in paths]
             )
-        self._refresh()
 
-    def search(self, queries, k, where=None):
+    def search(self, queries: np.ndarray, k: int, where: Filter | None = None) -> list[list[Hit]]:
         """See `Engine`."""
         k = check_positive("k", k)
         with self._reading():
             if not self._alive:
                 return [[] for _ in queries]
-            queries = check_vectors("queries", queries, self._dimension)
-            scores, positions = self._nearest(queries, k, where)
-            records = self._records(np.unique(positions[positions >= 0]))
+            queries = check_vectors("queries", queries, self._vectors.shape[1])
+            scores, positions = self._nearest(queries, min(k, self._alive), self._positions(where))
+            records = self._select("position", np.unique(positions[positions >= 0]).tolist())
         return [
             in_order(
-                Hit(float(score), records[int(position)])
+                Hit(score, records[position])
                 for score, position in zip(*row, strict=True)
                 if position >= 0
             )
-            for row in zip(scores, positions, strict=True)
+            for row in zip(scores.tolist(), positions.tolist(), strict=True)
         ]
 
-    def _nearest(self, queries, k, where):
-        """Returns scores float32 [q, k] and positions int64 [q, k], -1 where there is none."""
-        return self._exact(queries, min(k, self._alive), self._positions(where))
-
-    def _exact(self, queries, k, positions):
+    def _nearest(self, queries: np.ndarray, k: int, positions: np.ndarray | None) -> Nearest:
+        """Searches the vectors at some positions, in order, or at all of them where None."""
         # TensorFlow takes seconds to import, which --help has not.
         from fir_tf.neighbours import top_k
 
         return top_k(queries, self._vectors, k, gallery_rows=positions)
 
-    def _positions(self, where):
+    def _positions(self, where: Filter | None) -> np.ndarray | None:
         """Returns the positions that may be found, in order, or None for all of them."""
-        if not where:
-            if self._alive == self._rows:
-                return None
-            if self._living is None:
-                self._living = self._column("SELECT position FROM record ORDER BY position")
-            return self._living
-        clauses, values = [], []
-        for column, allowed in (("category", where.categories), ("domain", where.domains)):
-            if allowed:
-                clauses.append(f"{column} IN ({', '.join('?' * len(allowed))})")
-                values += allowed
-        return self._column(
-            f"SELECT position FROM record WHERE {' AND '.join(clauses)} ORDER BY position", values
-        )
+        if where:
+            return self._column(where.fields())
+        if self._alive == len(self._vectors):
+            return None
+        if self._living is None:
+            self._living = self._column({})
+        return self._living
 
-    def __len__(self):
+    def __len__(self) -> int:
         self._refresh()
         return self._alive
 
-    def scan(self, vectors=False):
+    def scan(self, vectors: bool = False) -> Iterator[tuple[list[Record], np.ndarray | None]]:
         """See `Engine`."""
         last = -1
         while True:
@@ -221,15 +221,16 @@ class LocalEngine(Engine):
                 read = self._vectors[[row[0] for row in rows]] if vectors else None
             yield [Record(*row[1:]) for row in rows], read
 
-    def fetch(self, paths):
+    def fetch(self, paths: Sequence[str]) -> list[tuple[Record, np.ndarray]]:
         """See `Engine`."""
-        paths = list(paths)
         with self._reading():
-            rows = self._select("path", paths)
-            found = {row[1]: (Record(*row[1:]), np.array(self._vectors[row[0]])) for row in rows}
+            found = {
+                record.path: (record, np.array(self._vectors[position]))
+                for position, record in self._select("path", list(paths)).items()
+            }
         return [found[path] for path in paths if path in found]
 
-    def labels(self):
+    def labels(self) -> dict[str, dict[str, int]]:
         """See `Engine`."""
         with self._lock:
             return {
@@ -241,46 +242,49 @@ class LocalEngine(Engine):
                 for column in ("category", "domain")
             }
 
-    def flush(self):
+    def flush(self) -> None:
         """Rewrites the vectors without the dead ones where these are more than a fifth."""
         with self._lock:
             self._refresh()
-            if self._rows - self._alive > _DEAD_MAX * self._rows:
+            rows = len(self._vectors)
+            if rows - self._alive > _DEAD_MAX * rows:
                 self._compact()
             self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
-    def _compact(self):
-        with self._connection:
-            self._connection.execute("BEGIN IMMEDIATE")
-            # What another writer has added since the last look.
-            self._look()
-            old = self._vectors_path()
-            number = int(self._value("file", "0")) + 1
-            positions = self._column("SELECT position FROM record ORDER BY position")
-            with open(self._file(number), "wb") as file:
-                for start in range(0, len(positions), _PIECE):
-                    file.write(self._vectors[positions[start : start + _PIECE]].tobytes())
-                file.flush()
-                os.fsync(file.fileno())
+    def _compact(self) -> None:
+        with self._writing():
+            old, positions = self._vectors_path(), self._column({})
+            self._set_value("file", int(self._value("file", "0")) + 1)
+            with _durable(self._vectors_path(), "wb") as file:
+                for piece in in_pieces(positions, _PIECE):
+                    file.write(self._vectors[piece].tobytes())
             # In rising order no new position meets one that is still in use.
             self._connection.executemany(
                 "UPDATE record SET position = ? WHERE position = ?",
-                ((new, int(old)) for new, old in enumerate(positions)),
+                enumerate(positions.tolist()),
             )
             self._set_value("rows", len(positions))
-            self._set_value("file", number)
-        self._refresh()
         # Readers that have it mapped keep it until they look again.
         old.unlink(missing_ok=True)
 
-    def close(self):
+    def close(self) -> None:
         """See `Engine`."""
         with self._lock:
             self._connection.close()
-            self._vectors = None
+            self._vectors = np.zeros((0, 0), np.float32)
 
     @contextlib.contextmanager
-    def _reading(self):
+    def _writing(self) -> Iterator[None]:
+        """Makes changes wholly or not at all, in sight of what other writers have changed."""
+        with self._lock:
+            with self._connection:
+                self._connection.execute("BEGIN IMMEDIATE")
+                self._look()
+                yield
+            self._refresh()
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
         """Keeps records and vectors of one state together, whatever others write meanwhile."""
         with self._lock:
             self._begin()
@@ -289,7 +293,8 @@ class LocalEngine(Engine):
             finally:
                 self._connection.execute("COMMIT")
 
-    def _begin(self):
+    def _begin(self) -> None:
+        """Starts a transaction on the state that the index has now."""
         if self._frozen and self._frozen != self._files_state():
             self._connection.close()
             self._connect()
@@ -306,81 +311,89 @@ class LocalEngine(Engine):
                 if self._state() == state:
                     raise
 
-    def _refresh(self):
+    def _refresh(self) -> None:
         """Takes over what has changed since the last look, here or in another process."""
         with self._reading():
             pass
 
-    def _state(self):
+    def _state(self) -> tuple[int, int]:
         """Returns what differs after any change, here or in another process."""
-        return (
-            self._connection.execute("PRAGMA data_version").fetchone()[0],
-            self._connection.total_changes,
-        )
+        (version,) = self._connection.execute("PRAGMA data_version").fetchone()
+        return version, self._connection.total_changes
 
-    def _look(self):
+    def _look(self) -> None:
         """Takes over what has changed since the last look; inside a transaction."""
         version = self._state()
         if version == self._version:
             return
-        rows = int(self._value("rows", "0"))
-        alive = self._connection.execute("SELECT count(*) FROM record").fetchone()[0]
-        dimension = json.loads(self._value("info", "{}")).get("dimension", 0)
-        path, row_bytes, shape = self._vectors_path(), 4 * dimension, (rows, dimension)
+        rows, dimension = int(self._value("rows", "0")), self.info().get("dimension", 0)
+        path = self._vectors_path()
         if dimension and not rows and not path.exists():
             path.touch()
-        if rows and path.stat().st_size < rows * row_bytes:
+        if rows and path.stat().st_size < 4 * rows * dimension:
             raise FirError(
                 f"{path} must hold {rows} vectors of {dimension} numbers. "
                 f"Received: {path.stat().st_size} bytes. Copy the index's whole folder again"
             )
         # Copy on write, so that TensorFlow may use the pages where they lie.
         self._vectors = (
-            np.memmap(path, np.float32, "c", shape=shape) if rows else np.zeros(shape, np.float32)
+            np.memmap(path, np.float32, "c", shape=(rows, dimension))
+            if rows
+            else np.zeros((rows, dimension), np.float32)
         )
-        self._rows, self._alive, self._living = rows, alive, None
-        self._dimension, self._row_bytes = dimension, row_bytes
+        (self._alive,) = self._connection.execute("SELECT count(*) FROM record").fetchone()
+        self._living = None
         self._version = version
 
-    def _file(self, number):
-        return self.folder / f"vectors-{number:06d}.f32"
+    def _vectors_path(self) -> Path:
+        return self.folder / f"vectors-{int(self._value('file', '0')):06d}.f32"
 
-    def _vectors_path(self):
-        return self._file(int(self._value("file", "0")))
-
-    def _value(self, name, default):
+    def _value(self, name: str, default: str) -> str:
         row = self._connection.execute("SELECT value FROM info WHERE name = ?", (name,)).fetchone()
         return row[0] if row else default
 
-    def _set_value(self, name, value):
+    def _set_value(self, name: str, value: str | int) -> None:
         self._connection.execute("INSERT OR REPLACE INTO info VALUES (?, ?)", (name, str(value)))
 
-    def _column(self, statement, values=()):
-        rows = self._connection.execute(statement, values)
+    def _column(self, allowed: dict[str, tuple[str, ...]]) -> np.ndarray:
+        """Returns the positions, in order, of the records whose columns have allowed values."""
+        clauses = [f"{column} IN ({_marks(values)})" for column, values in allowed.items()]
+        rows = self._connection.execute(
+            f"SELECT position FROM record WHERE {' AND '.join(clauses) or '1'} ORDER BY position",
+            [value for values in allowed.values() for value in values],
+        )
         return np.fromiter((row[0] for row in rows), np.int64)
 
-    def _select(self, column, values):
-        rows = []
-        for start in range(0, len(values), _VARIABLES):
-            part = values[start : start + _VARIABLES]
-            rows += self._connection.execute(
-                f"SELECT position, {_COLUMNS} FROM record "
-                f"WHERE {column} IN ({', '.join('?' * len(part))})",
-                part,
-            ).fetchall()
-        return rows
-
-    def _records(self, positions):
-        rows = self._select("position", positions.tolist())
-        return {row[0]: Record(*row[1:]) for row in rows}
+    def _select(self, column: str, values: Sequence[Any]) -> dict[int, Record]:
+        """Returns {position: Record} of the records whose column has one of the values."""
+        found = {}
+        for part in in_pieces(values, _VARIABLES):
+            for position, *fields in self._connection.execute(
+                f"SELECT position, {_COLUMNS} FROM record WHERE {column} IN ({_marks(part)})", part
+            ):
+                found[position] = Record(*fields)
+        return found
 
 
-def _writable(path):
+def _marks(values: Sequence[Any]) -> str:
+    return ", ".join("?" * len(values))
+
+
+def _writable(path: Path) -> bool:
     effective = os.access in os.supports_effective_ids
     return os.access(path, os.W_OK, effective_ids=effective)
 
 
-def _open(database, how=""):
+@contextlib.contextmanager
+def _durable(path: Path, mode: str) -> Iterator[IO[bytes]]:
+    """Opens a file whose bytes are on the disk when the block has ended."""
+    with open(path, mode) as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _open(database: Path, how: str = "") -> sqlite3.Connection:
     # A name with `?`, `#` or `%` is quoted.
     return sqlite3.connect(
         database.absolute().as_uri() + how,

@@ -1,8 +1,11 @@
 """Milvus: a cluster by its URL, or the same client on a file of its own (milvus-lite)."""
 
+import dataclasses
 import json
 import os
 import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
@@ -10,15 +13,23 @@ import numpy as np
 from fir_tf.checks import check_positive
 from fir_tf.errors import FirError
 from fir_tf.extras import require
-from fir_tf.search.engines.base import Engine, Hit, Record, Scheme, check_vectors, in_order
+from fir_tf.search.engines.base import (
+    Engine,
+    Filter,
+    Hit,
+    Record,
+    Scheme,
+    check_vectors,
+    in_order,
+    in_pieces,
+)
 
 KINDS = ("flat", "hnsw")
-_FIELDS = ("path", "item", "category", "domain", "checksum")
 # Milvus' own limits: results of one search, bytes of a string; and messages of some megabytes.
 _MOST = 16_384
 _TEXT = 65_535
 _MESSAGE = 2**22
-# Bytes of each field. A longer path has no room in a primary key of every Milvus version.
+# Bytes of each field, the key first. A longer path has no room in a key of every Milvus version.
 _SIZES = {"path": 4096, "item": 4096, "category": 4096, "domain": 2048, "checksum": 128}
 # The client writes keys between quotes without escaping them.
 _UNSAFE = re.compile(r"[%\"'\\\x00-\x1f\x7f]")
@@ -38,7 +49,9 @@ class MilvusEngine(Engine):
             collection.
     """
 
-    def __init__(self, uri, collection="catalogue", kind="flat", create=False):
+    def __init__(
+        self, uri: str, collection: str = "catalogue", kind: str = "flat", create: bool = False
+    ) -> None:
         if kind not in KINDS:
             raise FirError(f"`kind` must be one of {', '.join(KINDS)}. Received: {kind!r}")
         self._pymilvus = require("pymilvus", "milvus")
@@ -58,18 +71,18 @@ class MilvusEngine(Engine):
                 f"{collection!r}. Make one with search.py index"
             )
         if not there:
-            self._create(self._notes, 2, [("name", 64, True), ("value", _TEXT, False)], "flat")
+            self._create(self._notes, 2, {"name": 64, "value": _TEXT}, "flat")
         self._client.load_collection(self._notes)
         self._dimension = self.info().get("dimension", 0)
         if self._dimension and self._client.has_collection(collection):
             self._client.load_collection(collection)
 
-    def info(self):
+    def info(self) -> dict[str, Any]:
         """See `Engine`."""
         rows = self._client.get(self._notes, ids=["info"], output_fields=["value"])
         return json.loads(rows[0]["value"]) if rows else {}
 
-    def set_info(self, info):
+    def set_info(self, info: dict[str, Any]) -> None:
         """See `Engine`."""
         dimension = info["dimension"]
         if self._dimension not in (0, dimension) and len(self):
@@ -79,18 +92,18 @@ class MilvusEngine(Engine):
             )
         if self._dimension != dimension:
             self._client.drop_collection(self.collection)
-            fields = [(name, _SIZES[name], name == "path") for name in _FIELDS]
-            self._create(self.collection, dimension, fields, self.kind)
+            self._create(self.collection, dimension, _SIZES, self.kind)
             self._client.load_collection(self.collection)
         row = {"name": "info", "value": json.dumps(info), "vector": [0.0, 0.0]}
         self._client.upsert(self._notes, [row])
         self._dimension = dimension
 
-    def _create(self, name, dimension, fields, kind):
+    def _create(self, name: str, dimension: int, sizes: Mapping[str, int], kind: str) -> None:
+        """Makes a collection of vectors with strings of some bytes, the first of them the key."""
         types = self._pymilvus.DataType
         schema = self._client.create_schema(auto_id=False)
-        for field, length, key in fields:
-            schema.add_field(field, types.VARCHAR, max_length=length, is_primary=key)
+        for number, (field, size) in enumerate(sizes.items()):
+            schema.add_field(field, types.VARCHAR, max_length=size, is_primary=not number)
         schema.add_field("vector", types.FLOAT_VECTOR, dim=dimension)
         index = self._client.prepare_index_params()
         params = {"M": 32, "efConstruction": 200} if kind == "hnsw" else {}
@@ -100,44 +113,41 @@ class MilvusEngine(Engine):
             name, schema=schema, index_params=index, consistency_level="Strong"
         )
 
-    def upsert(self, records, vectors):
+    def _message_rows(self) -> int:
+        return max(1, _MESSAGE // (4 * self._dimension))
+
+    def upsert(self, records: Sequence[Record], vectors: np.ndarray) -> None:
         """See `Engine`."""
         if not records:
             return
         vectors = check_vectors("vectors", vectors, self._dimension)
-        rows = [_row(record) for record in records]
-        step = max(1, _MESSAGE // (4 * self._dimension))
-        for start in range(0, len(records), step):
-            part = slice(start, start + step)
-            self._client.upsert(
-                self.collection,
-                [
-                    {**row, "vector": vector}
-                    for row, vector in zip(rows[part], vectors[part], strict=True)
-                ],
-            )
+        rows = [
+            {**_row(record), "vector": vector}
+            for record, vector in zip(records, vectors, strict=True)
+        ]
+        for part in in_pieces(rows, self._message_rows()):
+            self._client.upsert(self.collection, part)
 
-    def delete(self, paths):
+    def delete(self, paths: Iterable[str]) -> None:
         """See `Engine`."""
-        paths = [_key(path) for path in paths]
-        for start in range(0, len(paths), 1000):
-            self._client.delete(self.collection, ids=paths[start : start + 1000])
+        for part in in_pieces(list(map(_key, paths)), 1000):
+            self._client.delete(self.collection, ids=part)
 
-    def search(self, queries, k, where=None):
+    def search(self, queries: np.ndarray, k: int, where: Filter | None = None) -> list[list[Hit]]:
         """See `Engine`."""
         k = check_positive("k", k)
         if not self._dimension:
             return [[] for _ in queries]
         queries = check_vectors("queries", queries, self._dimension)
         params = {"params": {"ef": max(256, k)}} if self.kind == "hnsw" else {}
-        found = []
-        for start in range(0, len(queries), 256):
+        found: list[Any] = []
+        for part in in_pieces(queries, 256):
             found += self._client.search(
                 self.collection,
-                data=list(queries[start : start + 256]),
+                data=list(part),
                 limit=min(k, _MOST),
                 filter=_expression(where),
-                output_fields=list(_FIELDS),
+                output_fields=list(_SIZES),
                 search_params=params,
             )
         return [
@@ -145,19 +155,19 @@ class MilvusEngine(Engine):
             for row in found
         ]
 
-    def __len__(self):
+    def __len__(self) -> int:
         if not self._dimension:
             return 0
         return self._client.query(self.collection, output_fields=["count(*)"])[0]["count(*)"]
 
-    def scan(self, vectors=False):
+    def scan(self, vectors: bool = False) -> Iterator[tuple[list[Record], np.ndarray | None]]:
         """See `Engine`."""
         if not self._dimension:
             return
-        fields = [*_FIELDS, *(["vector"] if vectors else [])]
-        step = max(1, min(4096, _MESSAGE // (4 * self._dimension)))
         iterator = self._client.query_iterator(
-            self.collection, batch_size=step, output_fields=fields
+            self.collection,
+            batch_size=min(4096, self._message_rows()),
+            output_fields=[*_SIZES, *(["vector"] if vectors else [])],
         )
         try:
             while rows := iterator.next():
@@ -166,56 +176,51 @@ class MilvusEngine(Engine):
         finally:
             iterator.close()
 
-    def fetch(self, paths):
+    def fetch(self, paths: Sequence[str]) -> list[tuple[Record, np.ndarray]]:
         """See `Engine`."""
-        paths = list(paths)
         if not paths or not self._dimension:
             return []
         rows = self._client.get(
-            self.collection, ids=list(map(_key, paths)), output_fields=[*_FIELDS, "vector"]
+            self.collection, ids=list(map(_key, paths)), output_fields=[*_SIZES, "vector"]
         )
         records = [(_record(row), np.array(row["vector"], np.float32)) for row in rows]
         found = {record.path: (record, vector) for record, vector in records}
         return [found[path] for path in paths if path in found]
 
-    def flush(self):
+    def flush(self) -> None:
         """See `Engine`."""
         if self._dimension:
             self._client.flush(self.collection)
             self._client.load_collection(self.collection)
 
-    def close(self):
+    def close(self) -> None:
         """See `Engine`."""
         self._client.close()
 
 
-def _expression(where):
+def _expression(where: Filter | None) -> str:
     """Returns a Filter in Milvus' language."""
-    parts = []
-    for field, allowed in (
-        (("category", where.categories), ("domain", where.domains)) if where else ()
-    ):
-        if allowed:
-            parts.append(f"{field} in [{', '.join(map(_quoted, allowed))}]")
-    return " and ".join(parts)
+    return " and ".join(
+        f"{field} in [{', '.join(map(_quoted, allowed))}]"
+        for field, allowed in (where.fields() if where else {}).items()
+    )
 
 
-def _quoted(text):
+def _quoted(text: str) -> str:
     """Returns a string as Milvus' language writes it; of controls it knows these escapes alone."""
     for letter, escape in (("\\", "\\\\"), ('"', '\\"'), ("\n", "\\n"), ("\r", "\\r")):
         text = text.replace(letter, escape)
     return f'"{text}"'
 
 
-def _key(path):
+def _key(path: str) -> str:
     """Returns a path without letters that end a string in Milvus' language: those as %XX."""
     return _UNSAFE.sub(lambda found: f"%{ord(found[0]):02X}", path)
 
 
-def _row(record):
+def _row(record: Record) -> dict[str, Any]:
     """Returns a Record as Milvus stores it; FirError if a field has no room."""
-    row = {name: getattr(record, name) for name in _FIELDS}
-    row["path"] = _key(record.path)
+    row = {**dataclasses.asdict(record), "path": _key(record.path)}
     for name, text in row.items():
         if len(text.encode()) > _SIZES[name]:
             raise FirError(
@@ -225,24 +230,23 @@ def _row(record):
     return row
 
 
-def _record(row):
+def _record(row: Mapping[str, Any]) -> Record:
     path = re.sub("%([0-9A-F]{2})", lambda found: chr(int(found[1], 16)), row["path"])
-    return Record(path, *(row[name] for name in _FIELDS[1:]))
+    return Record(**{**{name: row[name] for name in _SIZES}, "path": path})
 
 
-def _open(variant, place, create, effort):
-    if variant:
-        parts = urlsplit(f"{variant}:{place}")
-        uri, name, query = f"{parts.scheme}://{parts.netloc}", parts.path.strip("/"), parts.query
-    else:
-        path, _, query = place.partition("?")
-        if not path.endswith(".db"):
-            raise FirError(f"`index` must be milvus:FILE.db. Received: milvus:{place!r}")
-        uri, name = path, ""
+def _open(variant: str, place: str, create: bool, effort: float) -> MilvusEngine:
     if variant not in ("", "http", "https"):
         raise FirError(
             f"`index` must be milvus+http://HOST:PORT/NAME. Received: milvus+{variant}:{place}"
         )
+    if variant:
+        parts = urlsplit(f"{variant}:{place}")
+        uri, name, query = f"{parts.scheme}://{parts.netloc}", parts.path.strip("/"), parts.query
+    else:
+        (uri, _, query), name = place.partition("?"), ""
+        if not uri.endswith(".db"):
+            raise FirError(f"`index` must be milvus:FILE.db. Received: milvus:{place!r}")
     kind = parse_qs(query).get("kind", ["flat"])[0]
     return MilvusEngine(uri, name or "catalogue", kind, create)
 
