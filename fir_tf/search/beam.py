@@ -27,7 +27,7 @@ from fir_tf import registry
 from fir_tf.errors import FirError
 from fir_tf.files import open_file
 from fir_tf.search.encoder import Encoder
-from fir_tf.search.engines import Engine, Record, open_engine
+from fir_tf.search.engines import Engine, Record, has_one_writer, open_engine
 from fir_tf.search.indexing import PIECE, changed, checksum, concluded, held, prepared
 from fir_tf.search_options import IndexOptions
 
@@ -70,7 +70,7 @@ def build(options: IndexOptions) -> dict[str, Any]:
         FirError: no photos, no model, an index of another model or one that only one process
             can write, wrong options, or a pipeline that failed.
     """
-    if options.index.startswith("milvus:"):
+    if has_one_writer(options.index):
         raise FirError(
             "`index` must be one that several processes can write: a folder on one machine, "
             f"milvus+http://HOST:19530/NAME on a cluster. Received: {options.index}"
@@ -151,7 +151,7 @@ def pipeline_options(text: str) -> PipelineOptions:
     return options
 
 
-def _names(cls):
+def _names(cls: type[PipelineOptions]) -> Iterable[str]:
     return cls(["--"]).get_all_options(current_only=True)
 
 
@@ -184,15 +184,15 @@ def _listed(records: Sequence[Record], settings: PipelineOptions) -> Iterator[st
         FileSystems.delete([path, *_lost_files(path)])
 
 
-def _lost_files(path):
+def _lost_files(path: str) -> list[str]:
     """Returns the files that workers wrote beside the list of photos: those that cannot be read."""
     (match,) = FileSystems.match([f"{path}{_LOST}*"])
     return [found.path for found in match.metadata_list]
 
 
-def _read_lost(path):
+def _read_lost(path: str) -> dict[str, bool]:
     """Returns {path of a photo that cannot be read: whether it could not even be opened}."""
-    lost = {}
+    lost: dict[str, bool] = {}
     for name in _lost_files(path):
         with FileSystems.open(name) as file:
             lost.update(json.loads(line) for line in file.read().splitlines())
@@ -204,7 +204,7 @@ def _progress(engine: Engine, count: int) -> Iterator[None]:
     """Shows how many images are in the index while a pipeline fills it."""
     done = threading.Event()
 
-    def watch(bar):
+    def watch(bar: tqdm) -> None:
         while not done.wait(_LOOK):
             bar.update(len(engine) - bar.n)
 
@@ -218,7 +218,9 @@ def _progress(engine: Engine, count: int) -> Iterator[None]:
             watching.join()
 
 
-def _pipeline(path, address, root, handler, settings):
+def _pipeline(
+    path: str, address: str, root: str, handler: "EncoderHandler", settings: PipelineOptions
+) -> apache_beam.Pipeline:
     """Returns the pipeline from the list of photos to the index."""
     pipeline = apache_beam.Pipeline(options=settings)
     size = handler.batch_size
@@ -246,7 +248,7 @@ def _pipeline(path, address, root, handler, settings):
     return pipeline
 
 
-def _run(pipeline, address):
+def _run(pipeline: apache_beam.Pipeline, address: str) -> dict[str, Any]:
     """Runs a pipeline to its end; returns its counts."""
     again = f"What the index {address} holds stays; the same command goes on from there"
     try:
@@ -259,9 +261,8 @@ def _run(pipeline, address):
         raise FirError(f"the pipeline failed: {reason.strip()}\n{again}") from error
     if state not in (None, PipelineState.DONE):
         raise FirError(f"the pipeline must end as DONE. Received: {state}. {again}")
-    found = result.metrics().query(MetricsFilter().with_namespace(__name__))["counters"]
-    counts = dict.fromkeys(_COUNTS, 0)
-    for counter in found:
+    counts: dict[str, Any] = dict.fromkeys(_COUNTS, 0)
+    for counter in result.metrics().query(MetricsFilter().with_namespace(__name__))["counters"]:
         if counter.key.metric.name in counts:
             counts[counter.key.metric.name] += counter.result
     return counts
@@ -316,16 +317,16 @@ class EncoderHandler(ModelHandler[bytes, tuple[np.ndarray, str, bool], Encoder])
 class _AtIndex(apache_beam.DoFn):
     """Work at an index that each worker opens for itself."""
 
-    def __init__(self, address):
+    def __init__(self, address: str) -> None:
         self.address = address
         self.plugins = registry.loaded()
 
-    def setup(self):
+    def setup(self) -> None:
         registry.load_plugins(self.plugins)
         self._engine = open_engine(self.address)
         self._counters = {name: Metrics.counter(__name__, name) for name in _COUNTS}
 
-    def teardown(self):
+    def teardown(self) -> None:
         self._engine.close()
 
 
@@ -355,7 +356,9 @@ class Compare(_AtIndex):
 
     def process(self, batch: list[Record]) -> Iterator[Any]:
         """See `apache_beam.DoFn`."""
-        known = {record.path: (record, vector) for record, vector in self._fetch(batch)}
+        stored = self._engine.fetch([record.path for record in batch])
+        known = {record.path: record for record, _ in stored}
+        vectors = {record.path: vector for record, vector in stored}
         relabelled = []
         for listed in batch:
             try:
@@ -365,7 +368,7 @@ class Compare(_AtIndex):
                 yield TaggedOutput(_LOST, (listed.path, True))
                 continue
             record = dataclasses.replace(listed, checksum=checksum(contents))
-            new = changed(record, known.get(record.path, (None, None))[0])
+            new = changed(record, known.get(record.path))
             if new is record:
                 yield record, contents
             elif new:
@@ -373,12 +376,10 @@ class Compare(_AtIndex):
             else:
                 self._counters["kept"].inc()
         if relabelled:
-            vectors = np.stack([known[record.path][1] for record in relabelled])
-            self._engine.upsert(relabelled, vectors)
+            self._engine.upsert(
+                relabelled, np.stack([vectors[record.path] for record in relabelled])
+            )
             self._counters["relabelled"].inc(len(relabelled))
-
-    def _fetch(self, batch):
-        return self._engine.fetch([record.path for record in batch])
 
 
 class Store(_AtIndex):

@@ -36,17 +36,42 @@ def open_engine(address: str | Path, create: bool = False, effort: float = 1.0) 
     Raises:
         FirError: the address is unknown, or there is no index and `create` is off.
     """
+    scheme, variant, place = _parsed(address)
+    return scheme.open(variant, place, create, effort)
+
+
+def has_one_writer(address: str) -> bool:
+    """Whether one process alone can write to the index of an address, see `Scheme`.
+
+    Raises:
+        FirError: the address is unknown.
+    """
+    scheme, variant, _ = _parsed(address)
+    return variant in scheme.one_writer
+
+
+def _parsed(address: str | Path) -> tuple[Scheme, str, str]:
+    """Returns (Scheme, variant, place) of an address."""
     address = str(address)
-    scheme, separator, place = address.partition(":")
     if not address.strip():
         raise FirError("`index` must be an index's address. Received: nothing")
+    scheme, separator, place = address.partition(":")
     # One letter is a drive.
     if not separator or len(scheme) == 1:
         scheme, place = DEFAULT, address
     name, _, variant = scheme.partition("+")
     if name not in registry.names("engine"):
         raise FirError(f"`index` must be an index's address. Received: {address!r}.\n{addresses()}")
-    return registry.get("engine", name).open(variant, place, create, effort)
+    return registry.get("engine", name), variant, place
 
 
-__all__ = ["Engine", "Filter", "Hit", "Record", "Scheme", "addresses", "open_engine"]
+__all__ = [
+    "Engine",
+    "Filter",
+    "Hit",
+    "Record",
+    "Scheme",
+    "addresses",
+    "has_one_writer",
+    "open_engine",
+]
