@@ -152,7 +152,7 @@ config = Config(image_size=48, run=str(folder / "run"))
 model = build_fir(ModelSettings(backbone="efficientnet_lite0", relaxation_width=4), 48, 3)
 model.save(open_run(config) / "model.keras")
 (folder / "run" / "labels.json").write_text('{"categories": ["a", "b", "c"]}')
-servable = Servable(inference_model(model), config, ["a", "b", "c"], 2)
+servable = Servable(inference_model(model), 48, config.resize, ["a", "b", "c"], 2)
 tf.saved_model.save(servable, str(folder / "served"), signatures=servable.signatures())
 np.save(folder / "embedding.npy", servable.embed(tf.constant([photo.read_bytes()]))["embedding"])
 """

@@ -321,7 +321,7 @@ class Network:
 def served(tmp_path_factory):
     """The `embed` of a saved and loaded graph: list of bytes -> (pixels [n, 8, 8, 3], valid)."""
     folder = str(tmp_path_factory.mktemp("model"))
-    servable = Servable(Network(), Config(image_size=SIZE, resize="squash"), ["dress"], 1)
+    servable = Servable(Network(), SIZE, "squash", ["dress"], 1)
     tf.saved_model.save(servable, folder, servable.signatures())
     loaded = tf.saved_model.load(folder)
 

@@ -4,6 +4,8 @@ In inference a batch norm is a scale and an offset a channel, which the convolut
 do itself (Jacob et al. 2018, section 3.2). TensorFlow does not fold saved graphs.
 """
 
+from typing import Any
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -30,7 +32,9 @@ _BFLOAT16 = (
 )
 
 
-def inference_model(model, fold=True, precision="float32"):
+def inference_model(
+    model: keras.Model, fold: bool = True, precision: str = "float32"
+) -> keras.Model:
     """Returns a copy of `model` for inference.
 
     Args:
@@ -49,7 +53,7 @@ def inference_model(model, fold=True, precision="float32"):
     absorbed = {id(norm) for norm in pairs.values()}
     copies = {}
 
-    def clone(layer):
+    def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
         if isinstance(layer, keras.Model):
             return clone_model(layer, clone, call)
         if id(layer) in absorbed:
@@ -62,57 +66,53 @@ def inference_model(model, fold=True, precision="float32"):
         copies[id(layer)] = type(layer).from_config(config)
         return copies[id(layer)]
 
-    def call(layer, inputs, *args, **kwargs):
+    def call(layer: keras.layers.Layer, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         # The recorded call of a batch norm has arguments that an identity does not take.
-        if isinstance(layer, keras.layers.Identity):
-            return inputs
-        return layer(inputs, *args, **kwargs)
+        identity = isinstance(layer, keras.layers.Identity)
+        return inputs if identity else layer(inputs, *args, **kwargs)
 
     copy = clone_model(model, clone, call)
     for layer in model._flatten_layers(include_self=False):
-        if id(layer) not in copies or not layer.weights:
-            continue
-        norm = pairs.get(id(layer))
-        weights = _folded_weights(layer, norm) if norm else layer.get_weights()
-        copies[id(layer)].set_weights(weights)
+        if id(layer) in copies and layer.weights:
+            norm = pairs.get(id(layer))
+            weights = _folded_weights(layer, norm) if norm else layer.get_weights()
+            copies[id(layer)].set_weights(weights)
     return copy
 
 
-def _foldable(model):
+def _foldable(model: keras.Model) -> dict[int, keras.layers.Layer]:
     """Returns {id of a convolution: the batch norm that alone reads its output}."""
     pairs = {}
-    models = [
-        model,
-        *(part for part in model._flatten_layers(include_self=False) if _is_functional(part)),
-    ]
-    for part in models:
+    for part in filter(_is_functional, model._flatten_layers()):
+        readers: dict[int, list[Any]] = {}
+        # An output is read by who has the model.
+        for tensor in tf.nest.flatten(part.output):
+            readers.setdefault(id(tensor), []).append(part)
         leaves = [layer for layer in part.layers if not isinstance(layer, keras.layers.InputLayer)]
-        readers = {}
         for layer in leaves:
             for tensor in tf.nest.flatten(layer.input):
                 readers.setdefault(id(tensor), []).append(layer)
-        results = {id(tensor) for tensor in tf.nest.flatten(part.output)}
         for layer in leaves:
-            output = None if _is_functional(layer) else layer.output
-            reader = readers.get(id(output), [])
-            if (
-                isinstance(layer, _CONVOLUTIONS)
-                and getattr(layer, "activation", None) in (None, keras.activations.linear)
-                and len(reader) == 1
-                and isinstance(reader[0], keras.layers.BatchNormalization)
-                and id(output) not in results
-            ):
-                pairs[id(layer)] = reader[0]
+            if isinstance(layer, _CONVOLUTIONS) and _is_linear(layer):
+                first, *others = readers.get(id(layer.output), [None])
+                if isinstance(first, keras.layers.BatchNormalization) and not others:
+                    pairs[id(layer)] = first
     return pairs
 
 
-def _is_functional(layer):
+def _is_functional(layer: keras.layers.Layer) -> bool:
     return isinstance(layer, keras.Model)
 
 
-def _folded_weights(layer, norm):
+def _is_linear(layer: keras.layers.Layer) -> bool:
+    return getattr(layer, "activation", None) in (None, keras.activations.linear)
+
+
+def _folded_weights(
+    layer: keras.layers.Layer, norm: keras.layers.BatchNormalization
+) -> list[np.ndarray]:
     """Returns [kernel, bias] of the convolution that does its batch norm's work as well."""
-    kernel, *bias = (value.astype(np.float64) for value in layer.get_weights())
+    kernel, *biases = (value.astype(np.float64) for value in layer.get_weights())
     mean, variance = (
         np.asarray(value, np.float64) for value in (norm.moving_mean, norm.moving_variance)
     )
@@ -120,7 +120,7 @@ def _folded_weights(layer, norm):
     if norm.scale:
         factor = factor * np.asarray(norm.gamma, np.float64)
     offset = np.asarray(norm.beta, np.float64) if norm.center else 0.0
-    bias = (bias[0] if bias else 0.0) - mean
+    bias = sum(biases) - mean
     # A depthwise kernel ends in [channels, multiplier], which the output channels run through.
     shape = kernel.shape[2:] if isinstance(layer, keras.layers.DepthwiseConv2D) else (-1,)
     return [kernel * factor.reshape(shape), bias * factor + offset]

@@ -44,7 +44,7 @@ class GalleryTable:
     source: str
 
 
-def load_gallery(spec: str, split: str, embedder: Embedder) -> tuple["GalleryTable", Catalogue]:
+def load_gallery(spec: str, split: str, embedder: Embedder) -> tuple[GalleryTable, Catalogue]:
     """Embeds the images that the export's gallery is to hold.
 
     Args:
@@ -174,28 +174,26 @@ class Gallery(tf.Module):
         vectors = self.vectors.read_value()
         count = tf.shape(queries)[0]
 
-        def advance(start, best_score, best_row):
+        def advance(
+            start: tf.Tensor, best_score: tf.Tensor, best_row: tf.Tensor
+        ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             stop = tf.minimum(start + block, rows)
             # Only a block at a time exists in float32.
             part = tf.cast(vectors[start:stop], tf.float32)
             score = tf.matmul(queries, part, transpose_b=True) * self.scale[start:stop]
 
-            def limited():
+            def limited() -> tf.Tensor:
                 same = tf.equal(code[:, None], self.category[None, start:stop])
                 return tf.where(same | (code[:, None] < 0), score, -float("inf"))
 
             score = tf.cond(restricted, limited, lambda: score)
             return stop, *merge_best(score, best_score, best_row, tf.range(start, stop))
 
-        start = (
-            tf.constant(0),
-            tf.fill([count, width], -float("inf")),
-            tf.fill([count, width], -1),
-        )
+        none = tf.fill([count, width], -float("inf")), tf.fill([count, width], -1)
         anything = tf.TensorShape([None, None])
         return tf.while_loop(
             lambda start, *_: start < rows,
             advance,
-            start,
+            (tf.constant(0), *none),
             shape_invariants=(tf.TensorShape([]), anything, anything),
         )[1:]

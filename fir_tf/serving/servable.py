@@ -1,11 +1,16 @@
 """The exported graph: image bytes -> embedding, categories, item ids; no Python, no file read."""
 
+from collections.abc import Callable, Sequence
+
+import keras
 import tensorflow as tf
 
+from fir_tf.errors import FirError
 from fir_tf.images.decode import decode_and_fit, fit, guarded_rows
 from fir_tf.images.header import dimensions, is_known
 from fir_tf.images.limits import MAX_BYTES, MAX_PIXELS
 from fir_tf.keras_versions import tensor_of
+from fir_tf.serving.gallery import Gallery
 
 # What stands in `error` of a row that is not valid.
 EMPTY = "EMPTY"
@@ -19,6 +24,9 @@ _IMAGES = tf.TensorSpec([None], tf.string, name="image_bytes")
 _K = tf.TensorSpec([None], tf.int32, name="k")
 _CATEGORY = tf.TensorSpec([None], tf.string, name="category")
 
+Tensors = dict[str, tf.Tensor]
+"""Tensors by the names that they have in a signature, a row an image."""
+
 
 class Servable(tf.Module):
     """Preprocessing, network and gallery in one.
@@ -30,13 +38,22 @@ class Servable(tf.Module):
     Args:
         network: keras.Model, see `fir_tf.models.fir.build_fir` and
             `fir_tf.serving.fold.inference_model`.
-        config: Config; `image_size` and `resize` as in evaluation.
+        image_size: int, side of the network's images in pixels.
+        resize: str, how photos are fitted, as in evaluation, see `fir_tf.images.decode.fit`.
         categories: list of str, the names of the category output.
         top: int, categories returned for each image.
         gallery: fir_tf.serving.gallery.Gallery or None.
     """
 
-    def __init__(self, network, config, categories, top, gallery=None):
+    def __init__(
+        self,
+        network: keras.Model,
+        image_size: int,
+        resize: str,
+        categories: Sequence[str],
+        top: int,
+        gallery: Gallery | None = None,
+    ) -> None:
         super().__init__(name="fir")
         # TensorFlow would save a Keras model's variables twice, and its C++ loader restore the
         # copies that no signature reads: the plain variables are tracked, the model is not.
@@ -44,14 +61,14 @@ class Servable(tf.Module):
         self._network = lambda pixels: network(pixels, training=False)
         self.gallery = gallery
         self.top = min(top, len(categories))
-        self._size = config.image_size
-        self._resize = config.resize
+        self._size, self._resize = image_size, resize
         self._names = tf.constant(categories)
-        self._fitted = tf.TensorSpec([None, self._size, self._size, 3], tf.float32, name="pixels")
+        self._fitted = tf.TensorSpec([None, image_size, image_size, 3], tf.float32, name="pixels")
         # What the signatures share is traced, saved and loaded once.
-        self._run, self._outputs = _traced(self._run, _IMAGES), _traced(self._outputs, self._fitted)
+        self._run = _traced(self._of_files, _IMAGES)
+        self._outputs = _traced(self._of_pixels, self._fitted)
 
-    def signatures(self):
+    def signatures(self) -> dict[str, tf.types.experimental.GenericFunction]:
         """Returns {name: tf.function with an input signature}, what the SavedModel offers."""
         decoded = tf.TensorSpec([None, None, None, 3], tf.uint8, name="pixels")
         embed = _traced(self.embed, _IMAGES)
@@ -69,7 +86,7 @@ class Servable(tf.Module):
             found["search_embedding"] = _traced(self.search_embedding, vector, _K, _CATEGORY)
         return found
 
-    def embed(self, image_bytes):
+    def embed(self, image_bytes: tf.Tensor) -> Tensors:
         """Embeds images.
 
         Args:
@@ -80,14 +97,10 @@ class Servable(tf.Module):
             dict: `embedding` float32 [n, d], unit length; `valid` bool [n]; `error` string [n],
             "" or EMPTY, UNSUPPORTED_FORMAT, TOO_LARGE or CORRUPT.
         """
-        outputs, valid, error = self._run(image_bytes)
-        return {
-            "embedding": outputs["embedding"] * _mask(valid),
-            "valid": valid,
-            "error": error,
-        }
+        outputs, state = self._run(image_bytes)
+        return {"embedding": outputs["embedding"] * _mask(state), **state}
 
-    def classify(self, image_bytes):
+    def classify(self, image_bytes: tf.Tensor) -> Tensors:
         """Classifies images.
 
         Args:
@@ -97,16 +110,12 @@ class Servable(tf.Module):
             dict: `category` string [n, top], names in descending order of `score` float32
             [n, top], softmax; `valid` and `error` as in `embed`.
         """
-        outputs, valid, error = self._run(image_bytes)
+        outputs, state = self._run(image_bytes)
         score, index = tf.math.top_k(outputs["category"], self.top)
-        return {
-            "category": tf.where(valid[:, None], tf.gather(self._names, index), ""),
-            "score": score * _mask(valid),
-            "valid": valid,
-            "error": error,
-        }
+        names = tf.where(state["valid"][:, None], tf.gather(self._names, index), "")
+        return {"category": names, "score": score * _mask(state), **state}
 
-    def embed_pixels(self, pixels):
+    def embed_pixels(self, pixels: tf.Tensor) -> Tensors:
         """Embeds images that are fitted already (`fir_tf.images.decode.fit`).
 
         Args:
@@ -119,13 +128,9 @@ class Servable(tf.Module):
         embedding = self._outputs(pixels)["embedding"]
         # A ReLU can turn NaN into a number.
         valid = tf.reduce_all(tf.math.is_finite(pixels), axis=[1, 2, 3]) & _finite(embedding)
-        return {
-            "embedding": tf.where(valid[:, None], embedding, 0.0),
-            "valid": valid,
-            "error": tf.where(valid, "", NOT_FINITE),
-        }
+        return {"embedding": tf.where(valid[:, None], embedding, 0.0), **_finite_state(valid)}
 
-    def embed_pixels_uint8(self, pixels):
+    def embed_pixels_uint8(self, pixels: tf.Tensor) -> Tensors:
         """Embeds decoded images of one size, which are fitted as image files are.
 
         Args:
@@ -134,15 +139,14 @@ class Servable(tf.Module):
         Returns:
             dict as `embed_pixels`.
         """
-        shape = (self._size, self._size, 3)
         fitted = tf.map_fn(
             lambda image: fit(image, self._size, self._resize),
             pixels,
-            fn_output_signature=tf.TensorSpec(shape, tf.float32),
+            fn_output_signature=tf.TensorSpec(self._fitted.shape[1:], tf.float32),
         )
         return self.embed_pixels(fitted)
 
-    def search(self, image_bytes, k, category):
+    def search(self, image_bytes: tf.Tensor, k: tf.Tensor, category: tf.Tensor) -> Tensors:
         """Finds the gallery's nearest images.
 
         Args:
@@ -156,10 +160,10 @@ class Servable(tf.Module):
             at most the size of the gallery. Places behind a row's results are "" and 0. `valid`
             bool [n]; `error` string [n], as in `embed` or UNKNOWN_CATEGORY.
         """
-        outputs, valid, error = self._run(image_bytes)
-        return self._search(outputs["embedding"], k, category, valid, error)
+        outputs, state = self._run(image_bytes)
+        return self._search(outputs["embedding"], k, category, state)
 
-    def search_embedding(self, embedding, k, category):
+    def search_embedding(self, embedding: tf.Tensor, k: tf.Tensor, category: tf.Tensor) -> Tensors:
         """Finds the gallery images nearest to embeddings that `embed` gave.
 
         Args:
@@ -172,9 +176,10 @@ class Servable(tf.Module):
         """
         valid = _finite(embedding)
         embedding = tf.where(valid[:, None], embedding, 0.0)
-        return self._search(embedding, k, category, valid, tf.where(valid, "", NOT_FINITE))
+        return self._search(embedding, k, category, _finite_state(valid))
 
-    def _run(self, image_bytes):
+    def _of_files(self, image_bytes: tf.Tensor) -> tuple[Tensors, Tensors]:
+        """Returns the network's outputs, and which rows are valid and why others are not."""
         pixels, valid = guarded_rows(
             lambda contents: decode_and_fit(contents, self._size, self._resize),
             image_bytes,
@@ -184,26 +189,33 @@ class Servable(tf.Module):
         bad = tf.where(~valid)
         reasons = _reasons(tf.gather(image_bytes, bad[:, 0]))
         error = tf.scatter_nd(bad, reasons, tf.shape(valid, tf.int64))
-        return self._outputs(pixels), valid, error
+        return self._outputs(pixels), {"valid": valid, "error": error}
 
-    def _outputs(self, pixels):
+    def _of_pixels(self, pixels: tf.Tensor) -> Tensors:
         """Runs the network, also on no image, which oneDNN's fused convolutions refuse."""
         count = tf.shape(pixels)[0]
         some = tf.cond(tf.equal(count, 0), lambda: tf.zeros([1, *pixels.shape[1:]]), lambda: pixels)
         some = tf.ensure_shape(some, pixels.shape)
         return {name: value[:count] for name, value in self._network(some).items()}
 
-    def _search(self, embedding, k, category, valid, error):
+    def _search(
+        self, embedding: tf.Tensor, k: tf.Tensor, category: tf.Tensor, state: Tensors
+    ) -> Tensors:
+        if self.gallery is None:
+            raise FirError("there is nothing to search: the model was exported without a gallery")
+        valid = state["valid"]
         found, known = self.gallery.search(embedding, tf.where(valid, k, 0), category)
-        error = tf.where(valid & ~known, UNKNOWN_CATEGORY, error)
+        error = tf.where(valid & ~known, UNKNOWN_CATEGORY, state["error"])
         return {**found, "valid": valid & known, "error": error}
 
 
-def _traced(method, *signature):
+def _traced(
+    method: Callable[..., tf.Tensor], *signature: tf.TensorSpec
+) -> tf.types.experimental.GenericFunction:
     return tf.function(method, input_signature=signature, autograph=False)
 
 
-def _reasons(image_bytes):
+def _reasons(image_bytes: tf.Tensor) -> tf.Tensor:
     """Says why images (string [n]) that failed to decode did: string [n], a code each."""
     # A JPEG without a readable header has no size and is corrupt.
     sides, _ = guarded_rows(
@@ -217,9 +229,13 @@ def _reasons(image_bytes):
     return tf.where(lengths > 0, reasons, EMPTY)
 
 
-def _mask(valid):
-    return tf.cast(valid, tf.float32)[:, None]
+def _mask(state: Tensors) -> tf.Tensor:
+    return tf.cast(state["valid"], tf.float32)[:, None]
 
 
-def _finite(embedding):
+def _finite_state(valid: tf.Tensor) -> Tensors:
+    return {"valid": valid, "error": tf.where(valid, "", NOT_FINITE)}
+
+
+def _finite(embedding: tf.Tensor) -> tf.Tensor:
     return tf.reduce_all(tf.math.is_finite(embedding), axis=1)

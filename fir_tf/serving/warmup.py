@@ -4,6 +4,9 @@ Without them the first requests pay for tracing, oneDNN's choices and memory. Re
 `assets.extra/tf_serving_warmup_requests`, a TFRecord file of PredictionLog messages.
 """
 
+from collections.abc import Mapping
+from pathlib import Path
+
 import numpy as np
 import tensorflow as tf
 
@@ -13,7 +16,9 @@ RELATIVE_PATH = "assets.extra/tf_serving_warmup_requests"
 BATCH_SIZES = (1, 8)
 
 
-def warmup_inputs(signature, count):
+def warmup_inputs(
+    signature: tf.types.experimental.GenericFunction, count: int
+) -> dict[str, tf.Tensor | np.ndarray]:
     """Makes one request's inputs.
 
     Args:
@@ -23,7 +28,7 @@ def warmup_inputs(signature, count):
     Returns:
         {input name: tensor or array} that the signature accepts and answers as valid.
     """
-    inputs = {}
+    inputs: dict[str, tf.Tensor | np.ndarray] = {}
     for spec in signature.input_signature:
         shape = [count, *(64 if side is None else side for side in spec.shape[1:])]
         if spec.name == "image_bytes":
@@ -37,7 +42,9 @@ def warmup_inputs(signature, count):
     return inputs
 
 
-def write_warmup(folder, signatures, name):
+def write_warmup(
+    folder: Path, signatures: Mapping[str, tf.types.experimental.GenericFunction], name: str
+) -> bool:
     """Writes a SavedModel's warm-up requests: every signature in batches of 1 and 8.
 
     Args:
@@ -68,7 +75,7 @@ def write_warmup(folder, signatures, name):
     return True
 
 
-def _photo():
+def _photo() -> tf.Tensor:
     """A JPEG of a photo's usual size, smooth as photos are."""
     noise = tf.random.stateless_uniform([6, 4, 3], seed=[0, 0], maxval=256.0)
     pixels = tf.cast(tf.image.resize(noise, [533, 400], method="bicubic"), tf.int32)

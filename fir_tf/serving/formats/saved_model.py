@@ -48,7 +48,9 @@ def write_saved_model(export: Export, folder: Path) -> dict[str, dict[str, Any]]
         facts["gallery"] = f"{len(table.item_id)} images of {table.source}, {options.gallery_dtype}"
         if options.gallery_dtype != "float32":
             found["gallery"] = _compare_vectors(table, options.gallery_dtype, embedder, queries)
-    servable = Servable(network, config, export.categories, options.top, gallery)
+    servable = Servable(
+        network, config.image_size, config.resize, export.categories, options.top, gallery
+    )
     signatures = servable.signatures()
     tf.saved_model.save(servable, str(folder), signatures=signatures)
     check_operations(folder)
