@@ -136,7 +136,8 @@ def pipeline_options(text: str) -> PipelineOptions:
         raise FirError(f"{expected}. Received: {text!r} ({reason})") from error
     runner = options.view_as(StandardOptions).runner or "DirectRunner"
     if runner == "DirectRunner":
-        known = {name for cls in PipelineOptions.__subclasses__() for name in _names(cls)}
+        kinds = [cls(["--"]) for cls in PipelineOptions.__subclasses__()]
+        known = {name for kind in kinds for name in kind.get_all_options(current_only=True)}
         stray += [f"--{name}" for name in everything if name not in known]
     if stray:
         raise FirError(f"{expected}. Received: {', '.join(stray)}")
@@ -149,10 +150,6 @@ def pipeline_options(text: str) -> PipelineOptions:
     # Otherwise every worker tells of every connection and of what Beam has not installed.
     workers.default_sdk_harness_log_level = workers.default_sdk_harness_log_level or "ERROR"
     return options
-
-
-def _names(cls: type[PipelineOptions]) -> Iterable[str]:
-    return cls(["--"]).get_all_options(current_only=True)
 
 
 @contextlib.contextmanager
