@@ -8,6 +8,7 @@ from typing import Any
 from fir_tf import registry
 from fir_tf.errors import FirError
 from fir_tf.settings import PLUGINS_HELP, option
+from fir_tf.shell import quiet_import
 
 log = logging.getLogger(__package__)
 
@@ -132,11 +133,14 @@ class ExportOptions:
         registry.load_plugins(self.plugins)
         at_least(self, 1, "top")
         at_least(self, 0, "version")
-        if self.format != "saved_model" and (self.gallery or self.precision != "float32"):
-            raise FirError(
-                "`gallery` and `precision` are for --format=saved_model. "
-                f"Received: --format={self.format}"
-            )
+        taken = ("gallery", "precision")
+        asked = [name for name in taken if getattr(self, name) != getattr(ExportOptions, name)]
+        if asked:
+            # A format's file imports TensorFlow, which takes seconds.
+            with quiet_import():
+                from fir_tf.serving.formats import check_taken
+
+                check_taken(self.format, asked)
 
 
 def at_least(options: Any, bound: int, *names: str) -> None:

@@ -110,9 +110,9 @@ KINDS = {
     ),
     "format": Kind(
         "format",
-        "a function of (fir_tf.serving.formats.Export, folder) that writes it there",
+        "a function of (fir_tf.serving.formats.Export, folder) that writes it there, or a Format",
         {
-            "saved_model": "fir_tf.serving.formats.saved_model:write_saved_model",
+            "saved_model": "fir_tf.serving.formats.saved_model:SAVED_MODEL",
             "openvino": "fir_tf.serving.formats.openvino:write_openvino",
             "tflite": "fir_tf.serving.formats.tflite:write_tflite",
             "onnx": "fir_tf.serving.formats.onnx:write_onnx",

@@ -1,16 +1,18 @@
 """What a cheaper form of the network costs, with networks that are a line of arithmetic."""
 
 import csv
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import write_jpeg
 
+from fir_tf.config import Config
+from fir_tf.options import ExportOptions
+from fir_tf.serving.formats import Export
 from fir_tf.serving.quality import compare_networks
 
-SIDE = 16
+SIDE = 32
 
 
 def thumbnails(pixels):
@@ -48,15 +50,14 @@ def write_photos(folder, rows):
 
 
 def compared(table, networks, gallery_scope="test"):
-    config = SimpleNamespace(
+    config = Config(
         dataset="table",
         data_dir=str(table),
         gallery_scope=gallery_scope,
         image_size=SIDE,
         resize="squash",
     )
-    options = SimpleNamespace(data_dir="")
-    export = SimpleNamespace(config=config, options=options, model=thumbnails)
+    export = Export(ExportOptions(), config, [], thumbnails, thumbnails, "fir", {})
     return compare_networks(export, networks)
 
 

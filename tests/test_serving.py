@@ -20,7 +20,7 @@ from PIL import Image
 from shallow import shallow_backbones
 from small_sets import inshop_rows, write_inshop
 
-from fir_tf import datasets, onednn
+from fir_tf import datasets, onednn, registry
 from fir_tf.config import Config, ModelSettings
 from fir_tf.errors import FirError
 from fir_tf.evaluation.embedder import Embedder
@@ -34,6 +34,7 @@ from fir_tf.serving import gallery as gallery_module
 from fir_tf.serving.client import Client
 from fir_tf.serving.export import export
 from fir_tf.serving.fold import inference_model
+from fir_tf.serving.formats import Format, get_format
 from fir_tf.serving.formats.saved_model import check_operations
 from fir_tf.serving.gallery import Gallery, GalleryTable, quantise
 
@@ -728,6 +729,46 @@ def test_the_kit_is_what_tf_serving_parses(name):
     else:
         # Its message is in no Python package: the option's name alone can be looked for.
         assert "tensorflow" in text and "auto_mixed_precision_onednn_bfloat16: ON" in text
+
+
+def write_nothing(export, folder):
+    """Nothing at all."""
+    folder.mkdir()
+    return {"nothing": {"text": "not measured"}}
+
+
+@pytest.fixture
+def own_formats(monkeypatch):
+    """A format that is a function, and one that takes an option."""
+    cheap = Format("Cheap", write_nothing, takes=["precision"], folder="low")
+    for name, part in {"plain": write_nothing, "cheap": cheap}.items():
+        monkeypatch.setitem(registry._registered, ("format", name), part)
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "able"),
+    [
+        ("tflite", {"gallery": "shop"}, "saved_model"),
+        ("plain", {"precision": "bfloat16"}, "saved_model, cheap"),
+        ("cheap", {"gallery": "shop", "precision": "bfloat16"}, "saved_model"),
+    ],
+)
+def test_a_format_refuses_what_it_does_not_take(own_formats, name, asked, able):
+    with pytest.raises(FirError) as error:
+        ExportOptions(format=name, **asked)
+    assert str(error.value) == (
+        f"`gallery` and `precision` are for --format={able}. Received: --format={name}"
+    )
+    ExportOptions(format=name)
+    ExportOptions(format=able.split(", ")[-1], **asked)
+
+
+def test_a_format_has_a_folder_of_its_own(own_formats, run):
+    for name, folder in (("plain", "fir_plain"), ("cheap", "low")):
+        target = export(ExportOptions(run=str(run), format=name))
+        assert target == run / "export" / folder / "1"
+        assert "| measured: nothing | not measured |" in (target / "MODEL_CARD.md").read_text()
+    assert get_format("saved_model").folder == "fir"
 
 
 @pytest.mark.slow

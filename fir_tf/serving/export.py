@@ -6,7 +6,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from fir_tf import __version__, registry
+from fir_tf import __version__
 from fir_tf.errors import FirError
 from fir_tf.files import replacing, write_json, write_text
 from fir_tf.options import ExportOptions, find_run
@@ -14,7 +14,7 @@ from fir_tf.run import load_run
 from fir_tf.search.opened import FACTS
 from fir_tf.serving.card import model_card
 from fir_tf.serving.fold import inference_model
-from fir_tf.serving.formats import Export
+from fir_tf.serving.formats import Export, get_format
 
 log = logging.getLogger(__package__)
 
@@ -40,9 +40,8 @@ def export(options: ExportOptions) -> Path:
     """
     run = find_run(options.run)
     model, config, categories = load_run(run)
-    write = registry.get("format", options.format)
-    name = "fir" if options.format == ExportOptions.format else f"fir_{options.format}"
-    base = Path(options.output) if options.output else run / "export" / name
+    form = get_format(options.format)
+    base = Path(options.output) if options.output else run / "export" / form.folder
     target = base / str(options.version or _next_version(base))
     if target.exists():
         raise FirError(
@@ -58,13 +57,10 @@ def export(options: ExportOptions) -> Path:
     }
     job = Export(options, config, categories, model, network, base.resolve().name, facts)
     with replacing(target) as temporary:
-        measured = write(job, temporary)
-        for form, found in measured.items():
-            facts[f"measured: {form}"] = found["text"]
-        extra = temporary / FACTS
-        extra.parent.mkdir(exist_ok=True)
+        measured = form.write(job, temporary)
+        facts.update((f"measured: {name}", found["text"]) for name, found in measured.items())
         write_json(
-            extra,
+            temporary / FACTS,
             {
                 **facts,
                 "image_size": config.image_size,
@@ -80,6 +76,6 @@ def export(options: ExportOptions) -> Path:
     return target
 
 
-def _next_version(base):
+def _next_version(base: Path) -> int:
     taken = [int(path.name) for path in base.glob("*") if path.name.isdecimal()]
     return max(taken, default=0) + 1

@@ -7,21 +7,18 @@ from typing import Any
 import keras
 import numpy as np
 
-from fir_tf import datasets
 from fir_tf.errors import FirError
-from fir_tf.evaluation.embedder import Embedder, Network
+from fir_tf.evaluation.embedder import Network
 from fir_tf.evaluation.measure import Procedure, measure
 from fir_tf.evaluation.measured import Measured
-from fir_tf.serving.formats import Export
+from fir_tf.serving.formats import Export, Measures
 
 log = logging.getLogger(__package__)
 
 RECALLS = ("recall@1", "recall@5", "recall@10", "recall@20")
 
 
-def compare_networks(
-    export: Export, networks: Mapping[str, Network | keras.Model]
-) -> dict[str, dict[str, Any]]:
+def compare_networks(export: Export, networks: Mapping[str, Network | keras.Model]) -> Measures:
     """Measures cheaper forms of the network beside the model in float32, and prints what they cost.
 
     Both sides of the search are embedded by the same form. It is measured on the run's test set,
@@ -34,15 +31,13 @@ def compare_networks(
     Returns:
         {form: what `report` returns}, or why nothing was measured.
     """
-    config = export.config
-    how = Procedure(gallery_scope=config.gallery_scope, classifies=False)
+    how = Procedure(gallery_scope=export.config.gallery_scope, classifies=False)
 
-    def measured(network):
-        return measure(Embedder(network, config.image_size, config.resize), catalogue, how)
+    def measured(network: Network | keras.Model) -> Measured | None:
+        return measure(export.embedder(network), catalogue, how)
 
     try:
-        catalogue = datasets.load(config.dataset, export.options.data_dir or config.data_dir)
-        catalogue = catalogue.part("query", "gallery", "val")
+        catalogue = export.catalogue().part("query", "gallery", "val")
         reference = measured(export.model)
     except FirError as error:
         log.info(f"note: the loss of recall was not measured: {error}")
@@ -51,8 +46,9 @@ def compare_networks(
         log.info("note: the loss of recall was not measured: the data set has no queries")
         return {"recall": {"text": "not measured: the run's data has no queries"}}
     return {
-        form: report(form, _compare(reference, measured(network)))
+        form: report(form, _compare(reference, other))
         for form, network in networks.items()
+        if (other := measured(network))
     }
 
 

@@ -1,16 +1,26 @@
 """Export formats, one file each.
 
 A format is a function of (export, folder): it writes the network of an `Export` into a folder that
-it makes, and returns what was measured, {form: {"text": str, ...}}.
+it makes, and returns what was measured, {form: {"text": str, ...}}. One with more to say of itself
+is a `Format` around that function.
 """
 
 import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
 
+from fir_tf import datasets, registry
 from fir_tf.config import Config
+from fir_tf.datasets.catalogue import Catalogue
+from fir_tf.errors import FirError
+from fir_tf.evaluation.embedder import Embedder, Network
 from fir_tf.options import ExportOptions
+
+Measures = dict[str, dict[str, Any]]
+"""What was measured of each form that was written: `text` for the model card, and numbers."""
 
 
 @dataclasses.dataclass
@@ -34,3 +44,55 @@ class Export:
     network: keras.Model
     name: str
     facts: dict[str, Any]
+
+    def embedder(self, network: Network | keras.Model) -> Embedder:
+        """Returns what embeds photos by a form of the network, with the run's preprocessing."""
+        return Embedder(network, self.config.image_size, self.config.resize)
+
+    def catalogue(self) -> Catalogue:
+        """Loads the run's data, or that of `options.data_dir`.
+
+        Raises:
+            FirError: it cannot be loaded.
+        """
+        return datasets.load(self.config.dataset, self.options.data_dir or self.config.data_dir)
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """An export format.
+
+    Attributes:
+        description: str, one line for lists.
+        write: function of (Export, Path of a folder that it makes) that returns Measures.
+        takes: sequence of str, which of the options `gallery` and `precision` it can do; the
+            others are refused.
+        folder: str, the folder of its versions below the run's `export/`, which is also the
+            served model's name; `fir_<format>` where empty.
+    """
+
+    description: str
+    write: Callable[[Export, Path], Measures]
+    takes: Sequence[str] = ()
+    folder: str = ""
+
+
+def get_format(name: str) -> Format:
+    """Returns the Format of that name, also of one that was registered as a function."""
+    part = registry.get("format", name)
+    found = part if isinstance(part, Format) else Format(registry.summary("format", name), part)
+    return dataclasses.replace(found, folder=found.folder or f"fir_{name}")
+
+
+def check_taken(name: str, options: Sequence[str]) -> None:
+    """Raises FirError, naming the formats that do, unless a format takes these options."""
+
+    def takes(each: str) -> bool:
+        return set(options) <= set(get_format(each).takes)
+
+    if not takes(name):
+        able = filter(takes, registry.names("format"))
+        raise FirError(
+            f"`gallery` and `precision` are for --format={', '.join(able)}. "
+            f"Received: --format={name}"
+        )

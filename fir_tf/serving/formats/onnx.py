@@ -1,23 +1,19 @@
 """ONNX."""
 
-import numpy as np
-import tensorflow as tf
+from pathlib import Path
+
+import keras
 
 from fir_tf.errors import FirError
+from fir_tf.evaluation.embedder import Network
 from fir_tf.extras import require
-from fir_tf.serving.formats.network import network_function
+from fir_tf.serving.formats import Export, Measures
+from fir_tf.serving.formats.network import OUTPUTS, as_network, network_function
 from fir_tf.serving.quality import compare_networks
 
 
-def write_onnx(export, folder):
+def write_onnx(export: Export, folder: Path) -> Measures:
     """Writes `model.onnx` with tf2onnx.
-
-    Args:
-        export: Export.
-        folder: Path, created.
-
-    Returns:
-        What was measured, in onnxruntime.
 
     Raises:
         FirError: see `convert_onnx`.
@@ -25,7 +21,7 @@ def write_onnx(export, folder):
     return compare_networks(export, {"model.onnx": convert_onnx(export.network, folder)})
 
 
-def convert_onnx(network, folder):
+def convert_onnx(network: keras.Model, folder: Path) -> Network:
     """Writes the network as `model.onnx`.
 
     Args:
@@ -33,7 +29,7 @@ def convert_onnx(network, folder):
         folder: Path, created.
 
     Returns:
-        function float32 [n, s, s, 3] -> {"embedding", "category"} that runs it in onnxruntime.
+        Network that runs it in onnxruntime.
 
     Raises:
         FirError: if tf2onnx or onnxruntime is missing or cannot convert the network.
@@ -42,18 +38,15 @@ def convert_onnx(network, folder):
     runtime = require("onnxruntime", "onnx")
     forward = network_function(network)
     folder.mkdir()
-    path = folder / "model.onnx"
+    path = str(folder / "model.onnx")
     try:
         tf2onnx.convert.from_function(
-            forward, input_signature=forward.input_signature, opset=17, output_path=str(path)
+            forward, input_signature=forward.input_signature, opset=17, output_path=path
         )
     except Exception as error:
         raise FirError(f"tf2onnx could not convert the network: {error}") from error
-    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    (name,) = (value.name for value in session.get_inputs())
-
-    def run(pixels):
-        embedding, category = session.run(["embedding", "category"], {name: np.asarray(pixels)})
-        return {"embedding": tf.constant(embedding), "category": tf.constant(category)}
-
-    return run
+    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (pixels,) = session.get_inputs()
+    return as_network(
+        lambda images: dict(zip(OUTPUTS, session.run(OUTPUTS, {pixels.name: images}), strict=True))
+    )

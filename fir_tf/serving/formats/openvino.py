@@ -1,25 +1,21 @@
 """OpenVINO and its model server."""
 
 import tempfile
+from pathlib import Path
 
-import numpy as np
+import keras
 import tensorflow as tf
 
+from fir_tf.evaluation.embedder import Network
 from fir_tf.extras import require
 from fir_tf.keras_versions import tensor_of
-from fir_tf.serving.formats.network import network_function
+from fir_tf.serving.formats import Export, Measures
+from fir_tf.serving.formats.network import as_network, network_function
 from fir_tf.serving.quality import compare_networks
 
 
-def write_openvino(export, folder):
+def write_openvino(export: Export, folder: Path) -> Measures:
     """Writes `model.xml` and `model.bin`, as OpenVINO Model Server loads them.
-
-    Args:
-        export: Export.
-        folder: Path, created.
-
-    Returns:
-        What was measured.
 
     Raises:
         FirError: if OpenVINO is missing.
@@ -27,7 +23,7 @@ def write_openvino(export, folder):
     return compare_networks(export, {"model.xml": convert_openvino(export.network, folder)})
 
 
-def convert_openvino(network, folder):
+def convert_openvino(network: keras.Model, folder: Path) -> Network:
     """Writes the network as `model.xml` and `model.bin`.
 
     Args:
@@ -35,7 +31,7 @@ def convert_openvino(network, folder):
         folder: Path, created.
 
     Returns:
-        function float32 [n, s, s, 3] -> {"embedding", "category"} that runs it.
+        Network that runs it in OpenVINO.
 
     Raises:
         FirError: if OpenVINO is missing.
@@ -50,10 +46,4 @@ def convert_openvino(network, folder):
     folder.mkdir()
     # In float32: where the processor has bfloat16 OpenVINO uses it by itself.
     openvino.save_model(model, str(folder / "model.xml"), compress_to_fp16=False)
-    compiled = openvino.Core().compile_model(str(folder / "model.xml"), "CPU")
-
-    def run(pixels):
-        found = compiled(np.asarray(pixels))
-        return {name: tf.constant(found[name]) for name in ("embedding", "category")}
-
-    return run
+    return as_network(openvino.Core().compile_model(str(folder / "model.xml"), "CPU"))

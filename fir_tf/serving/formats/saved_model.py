@@ -1,6 +1,7 @@
 """SavedModel, for TF Serving."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from fir_tf.errors import FirError
 from fir_tf.evaluation.embedder import Embedder
 from fir_tf.evaluation.metrics import retrieval_metrics
 from fir_tf.serving import quality
-from fir_tf.serving.formats import Export
+from fir_tf.serving.formats import Export, Format, Measures
 from fir_tf.serving.gallery import Gallery, GalleryTable, load_gallery, quantise
 from fir_tf.serving.servable import Servable
 from fir_tf.serving.warmup import write_warmup
@@ -21,28 +22,22 @@ from fir_tf.serving.warmup import write_warmup
 log = logging.getLogger(__package__)
 
 
-def write_saved_model(export: Export, folder: Path) -> dict[str, dict[str, Any]]:
+def write_saved_model(export: Export, folder: Path) -> Measures:
     """Writes a SavedModel: image bytes in, embedding, categories and items out.
 
     With assets.extra/tf_serving_warmup_requests where tensorflow-serving-api is installed.
-
-    Args:
-        export: Export.
-        folder: Path, created.
-
-    Returns:
-        What was measured.
 
     Raises:
         FirError: if the gallery cannot be loaded.
     """
     options, config, facts = export.options, export.config, export.facts
     network = export.network
-    found, gallery = {}, None
+    found: Measures = {}
+    gallery = None
     if options.precision != "float32":
         found = quality.compare_networks(export, {options.precision: network})
     if options.gallery:
-        embedder = Embedder(network, config.image_size, config.resize)
+        embedder = export.embedder(network)
         table, queries = load_gallery(options.gallery, options.gallery_split, embedder)
         gallery = Gallery(table, options.gallery_dtype)
         facts["gallery"] = f"{len(table.item_id)} images of {table.source}, {options.gallery_dtype}"
@@ -124,7 +119,7 @@ def describe_signatures(folder: str | Path) -> list[str]:
     return lines
 
 
-def _describe(tensors):
+def _describe(tensors: Mapping[str, Any]) -> str:
     texts = []
     for name in sorted(tensors):
         sides = tensors[name].tensor_shape.dim
@@ -133,9 +128,17 @@ def _describe(tensors):
     return ", ".join(texts)
 
 
-def _read_saved_model(folder):
+def _read_saved_model(folder: str | Path) -> saved_model_pb2.SavedModel:
     try:
         content = (Path(folder) / "saved_model.pb").read_bytes()
         return saved_model_pb2.SavedModel.FromString(content)
     except (OSError, DecodeError) as error:
         raise FirError(f"{folder} must be a SavedModel. Received: {error}") from error
+
+
+SAVED_MODEL = Format(
+    "Writes a SavedModel: image bytes in, embedding, categories and items out.",
+    write_saved_model,
+    takes=("gallery", "precision"),
+    folder="fir",
+)
