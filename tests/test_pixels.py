@@ -3,7 +3,6 @@
 The expected pixels are made by hand or by Pillow, never by the decoder under test.
 """
 
-import base64
 import io
 import struct
 import zlib
@@ -18,12 +17,11 @@ from fir_tf.config import Config
 from fir_tf.evaluation.pictures import _photo
 from fir_tf.hygiene.check import inspect
 from fir_tf.hygiene.prepare import convert
-from fir_tf.hygiene.report import _thumbnail as reported
 from fir_tf.images.decode import decode_and_fit, guarded_rows
 from fir_tf.images.file import UnreadableImageError
 from fir_tf.images.picture import claimed_size, see
+from fir_tf.images.thumbnail import thumbnail
 from fir_tf.input.augment import DRAWS, training_view
-from fir_tf.search.web.app import _thumbnail as paged
 from fir_tf.serving.servable import Servable
 
 SIZE = 32
@@ -560,9 +558,8 @@ def test_what_is_shown_is_what_the_model_sees(name, tmp_path):
     contents, expected = SEEN[name]
     path = tmp_path / "photo"
     path.write_bytes(contents)
-    report = base64.b64decode(reported(str(path)).partition(",")[2])
-    for shown in (report, paged(contents)):
-        with Image.open(io.BytesIO(shown)) as image:
+    for shown in (thumbnail(path, 144, convert=True), thumbnail(contents, 480)):
+        with Image.open(io.BytesIO(shown.jpeg(quality=80))) as image:
             assert image.size == expected.shape[1::-1]
             assert difference(resized(np.asarray(image)), resized(expected)) < 8
     tile = np.asarray(_photo(path, expected.shape[1::-1]))
@@ -576,7 +573,7 @@ def test_what_the_model_does_not_see_is_not_shown(tmp_path):
         tile = np.asarray(_photo(path, (60, 60)))
         assert (tile[:9] == 176).all(), name
         with pytest.raises(UnreadableImageError):
-            paged(REFUSED[name])
+            thumbnail(path, 480)
 
 
 def test_a_turned_photo_is_turned_everywhere(served):

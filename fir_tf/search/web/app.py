@@ -9,14 +9,16 @@ import socket
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fir_tf.errors import FirError
-from fir_tf.images.file import UnreadableImageError, read
-from fir_tf.images.picture import see
+from fir_tf.images.file import UnreadableImageError
+from fir_tf.images.thumbnail import thumbnail
 from fir_tf.search.engines import Filter
 from fir_tf.search.index import Index
+from fir_tf.search_options import WebOptions
 
 log = logging.getLogger(__package__)
 
@@ -24,17 +26,20 @@ try:
     import uvicorn
     from starlette.applications import Starlette
     from starlette.concurrency import run_in_threadpool
+    from starlette.datastructures import MutableHeaders
     from starlette.exceptions import HTTPException
-    from starlette.requests import ClientDisconnect
+    from starlette.requests import ClientDisconnect, Request
     from starlette.responses import FileResponse, JSONResponse, Response
     from starlette.routing import Route
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 except ImportError as missing:
     raise FirError("the page needs pip install 'fir_tf[web]'") from missing
 
 _MOST_RESULTS = 200
 # Links to uploaded photos keep working until this many later uploads, or a restart.
 _LINKS = 1000
-_THUMBNAIL = 480
+# Of the pictures that the page shows: the longest side in pixels, and the quality as JPEGs.
+_SIDE, _QUALITY = 480, 85
 # Embedding uses all cores: more requests at a time only wait longer and take more memory.
 _AT_A_TIME = 2
 _LABELS_FOR_SECONDS = 30
@@ -57,16 +62,17 @@ class _Upload:
 class _Service:
     """What the requests share. Its methods block and run in threads."""
 
-    def __init__(self, index, max_upload):
+    def __init__(self, index: Index, max_upload: int) -> None:
         self.index, self.max_upload = index, max_upload
-        self._uploads = collections.OrderedDict()
+        self._uploads: collections.OrderedDict[str, _Upload] = collections.OrderedDict()
         self._lock = threading.Lock()
         self._turn = threading.BoundedSemaphore(_AT_A_TIME)
-        self._labels, self._labels_at = None, 0.0
+        self._labels: dict[str, dict[str, int]] = {}
+        self._labels_at = 0.0
 
-    def info(self):
+    def info(self) -> dict[str, Any]:
         now = time.monotonic()
-        if self._labels is None or now - self._labels_at > _LABELS_FOR_SECONDS:
+        if not self._labels or now - self._labels_at > _LABELS_FOR_SECONDS:
             self._labels, self._labels_at = self.index.engine.labels(), now
         return {
             "images": len(self.index.engine),
@@ -75,11 +81,11 @@ class _Service:
             "max_upload": self.max_upload,
         }
 
-    def upload(self, contents):
+    def upload(self, contents: bytes) -> str:
         """Embeds a photo; returns the name it can be asked for by."""
         with self._turn:
             try:
-                picture = _thumbnail(contents)
+                picture = thumbnail(contents, _SIDE).jpeg(quality=_QUALITY)
             except UnreadableImageError as error:
                 raise _refusal(error) from error
             encoded = self.index.encoder.encode([contents])
@@ -92,20 +98,19 @@ class _Service:
                 self._uploads.popitem(last=False)
         return name
 
-    def uploaded(self, name):
+    def uploaded(self, name: str) -> _Upload:
         with self._lock:
             upload = self._uploads.get(name)
         if upload is None:
             raise HTTPException(404, "This photo is no longer kept here. Upload it again.")
         return upload
 
-    def search(self, photo, like, k, where, group):
-        if photo:
-            vector = self.uploaded(photo).vector
-        else:
-            vector = self.index.engine.vector(like)
-            if vector is None:
-                raise HTTPException(404, "This image is not in the index any more.")
+    def search(
+        self, photo: str, like: str, k: int, where: Filter, group: bool
+    ) -> list[dict[str, Any]]:
+        vector = self.uploaded(photo).vector if photo else self.index.engine.vector(like)
+        if vector is None:
+            raise HTTPException(404, "This image is not in the index any more.")
         with self._turn:
             hits = self.index.search(vector[np.newaxis], k, group, where)[0]
         return [
@@ -119,52 +124,42 @@ class _Service:
             for hit in hits
         ]
 
-    def picture(self, path):
+    def picture(self, path: str) -> bytes:
         # Only what the index names, so a path cannot lead anywhere else.
         found = self.index.engine.fetch([path])
         if not found:
             raise HTTPException(404, "This image is not in the index.")
         try:
-            return _thumbnail(read(self.index.root / found[0][0].path))
+            picture = thumbnail(self.index.root / found[0][0].path, _SIDE)
+            return picture.jpeg(quality=_QUALITY)
         except UnreadableImageError as error:
             raise HTTPException(404, "This image's file cannot be read.") from error
 
 
-def _refusal(error):
+def _refusal(error: UnreadableImageError) -> HTTPException:
     """Returns the HTTPException of a photo that cannot be read, an UnreadableImageError."""
     if error.kind == "too_large":
         return HTTPException(413, f"The photo is too large: {error.reason}.")
     return HTTPException(415, "This is no photo that can be read: JPEG, PNG, GIF and BMP are.")
 
 
-def _thumbnail(contents):
-    """Returns a small JPEG of what the model sees in an image file, both bytes."""
-    return see(contents, _THUMBNAIL).jpeg(quality=85)
+class _Endpoints:
+    """What the page asks for."""
 
+    def __init__(self, service: _Service) -> None:
+        self._service = service
 
-def make_app(index, max_upload_mb=20):
-    """Returns the page's ASGI application.
-
-    Args:
-        index: Index, opened.
-        max_upload_mb: int, largest photo that is taken, in megabytes.
-
-    Returns:
-        starlette.applications.Starlette.
-    """
-    service = _Service(index, max_upload_mb * 1_000_000)
-
-    async def page(request):
+    async def page(self, request: Request) -> Response:
         return FileResponse(_PAGE, media_type="text/html")
 
-    async def info(request):
-        return JSONResponse(await run_in_threadpool(service.info))
+    async def info(self, request: Request) -> Response:
+        return JSONResponse(await run_in_threadpool(self._service.info))
 
-    async def upload(request):
-        contents = await _body(request, service.max_upload)
-        return JSONResponse({"photo": await run_in_threadpool(service.upload, contents)})
+    async def upload(self, request: Request) -> Response:
+        contents = await _body(request, self._service.max_upload)
+        return JSONResponse({"photo": await run_in_threadpool(self._service.upload, contents)})
 
-    async def search(request):
+    async def search(self, request: Request) -> Response:
         values = request.query_params
         photo, like = values.get("photo", ""), values.get("like", "")
         if bool(photo) == bool(like):
@@ -173,36 +168,48 @@ def make_app(index, max_upload_mb=20):
         group = values.get("group", "1") != "0"
         k = _whole("k", values.get("k", "24"))
         return JSONResponse(
-            {"results": await run_in_threadpool(service.search, photo, like, k, where, group)}
+            {"results": await run_in_threadpool(self._service.search, photo, like, k, where, group)}
         )
 
-    async def image(request):
+    async def image(self, request: Request) -> Response:
         values = request.query_params
         if "photo" in values:
-            contents = service.uploaded(values["photo"]).picture
+            contents = self._service.uploaded(values["photo"]).picture
         else:
-            contents = await run_in_threadpool(service.picture, values.get("path", ""))
+            contents = await run_in_threadpool(self._service.picture, values.get("path", ""))
         headers = {"Cache-Control": "private, max-age=300"}
         return Response(contents, media_type="image/jpeg", headers=headers)
 
-    def refused(request, error):
-        return JSONResponse({"error": error.detail}, error.status_code, headers=_HEADERS)
 
-    def failed(request, error):
-        return JSONResponse({"error": str(error)}, 400, headers=_HEADERS)
+def _refused(request: Request, error: Exception) -> Response:
+    """Says what was wrong, as JSON."""
+    status, text = 400, str(error)
+    if isinstance(error, HTTPException):
+        status, text = error.status_code, error.detail
+    return JSONResponse({"error": text}, status, headers=_HEADERS)
 
-    def left(request, error):
-        return Response(status_code=499)
 
+def _left(request: Request, error: Exception) -> Response:
+    return Response(status_code=499)
+
+
+def make_app(index: Index, max_upload_mb: int = 20) -> ASGIApp:
+    """Returns the page's ASGI application.
+
+    Args:
+        index: Index, opened.
+        max_upload_mb: int, largest photo that is taken, in megabytes.
+    """
+    endpoints = _Endpoints(_Service(index, max_upload_mb * 1_000_000))
     app = Starlette(
         routes=[
-            Route("/", page),
-            Route("/api/info", info),
-            Route("/api/photo", upload, methods=["POST"]),
-            Route("/api/search", search),
-            Route("/image", image),
+            Route("/", endpoints.page),
+            Route("/api/info", endpoints.info),
+            Route("/api/photo", endpoints.upload, methods=["POST"]),
+            Route("/api/search", endpoints.search),
+            Route("/image", endpoints.image),
         ],
-        exception_handlers={HTTPException: refused, FirError: failed, ClientDisconnect: left},
+        exception_handlers={HTTPException: _refused, FirError: _refused, ClientDisconnect: _left},
     )
     return _WithHeaders(app)
 
@@ -210,31 +217,28 @@ def make_app(index, max_upload_mb=20):
 class _WithHeaders:
     """Adds the headers that keep the page to itself to every answer."""
 
-    def __init__(self, app):
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
-    async def __call__(self, scope, receive, send):
-        async def with_headers(message):
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                there = {name.lower() for name, _ in message["headers"]}
-                message["headers"] = list(message["headers"]) + [
-                    (name.lower().encode(), value.encode())
-                    for name, value in _HEADERS.items()
-                    if name.lower().encode() not in there
-                ]
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
             await send(message)
 
         await self._app(scope, receive, with_headers)
 
 
-def _whole(name, text):
+def _whole(name: str, text: str) -> int:
     number = int(text) if text.isdecimal() and len(text) < 10 else 0
     if not 1 <= number <= _MOST_RESULTS:
         raise HTTPException(400, f"{name} must be between 1 and {_MOST_RESULTS}.")
     return number
 
 
-async def _body(request, largest):
+async def _body(request: Request, largest: int) -> bytes:
     """Reads a request's body, but no more of it than is allowed."""
     message = f"The photo is larger than {largest // 1_000_000} MB."
     length = request.headers.get("content-length", "")
@@ -251,7 +255,7 @@ async def _body(request, largest):
     return b"".join(parts)
 
 
-def serve(options):
+def serve(options: WebOptions) -> None:
     """Serves the page until it is stopped.
 
     Args:
