@@ -1,5 +1,6 @@
 """The pictures say what they should: colours of frames, marks, curves, tiles of broken files."""
 
+import itertools
 import math
 import threading
 
@@ -12,12 +13,7 @@ from fir_tf.errors import FirError
 from fir_tf.evaluation import pictures
 from fir_tf.evaluation.paper import PAPER_RESULTS
 from fir_tf.evaluation.pictures import (
-    QUERY_COLOUR,
-    RIGHT_COLOUR,
-    UNREADABLE_COLOUR,
-    WRONG_COLOUR,
     Match,
-    SheetLayout,
     SheetRow,
     contact_sheet,
     recall_curve,
@@ -25,7 +21,9 @@ from fir_tf.evaluation.pictures import (
 )
 
 TILE = (80, 100)
+FRAME = 5
 WHITE = (255, 255, 255)
+BLUE, GREEN, RED, GREY = (0, 90, 181), (20, 140, 60), (205, 32, 44), (176, 176, 176)
 
 
 def photo(path, colour, size=(60, 80), **options):
@@ -37,109 +35,147 @@ def near(pixel, colour, tolerance=12):
     return max(abs(a - b) for a, b in zip(pixel, colour, strict=True)) <= tolerance
 
 
+def drawn(path):
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def box(pixels, colour):
+    """(left, top, right, bottom) of the area of a colour, as slices end."""
+    found = (pixels == colour).all(axis=-1)
+    # A few pixels of that colour can be the edges of letters.
+    (rows,), (columns,) = (np.nonzero(found.sum(axis=axis) >= 20) for axis in (1, 0))
+    return columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+
+
+def ring(pixels, around, width):
+    """The pixels of a frame of `width` around a box, [n, 3]."""
+    left, top, right, bottom = around
+    outer = pixels[top - width : bottom + width, left - width : right + width]
+    inside = np.zeros(outer.shape[:2], bool)
+    inside[width:-width, width:-width] = True
+    return outer[~inside]
+
+
 @pytest.fixture
 def sheet(tmp_path):
-    """Two queries, one with three matches (right, wrong, broken), one with a single match."""
-    blue = photo(tmp_path / "query.png", (10, 20, 200))
-    yellow = photo(tmp_path / "shirt.png", (230, 220, 20))
-    broken = tmp_path / "broken.jpg"
-    broken.write_bytes(b"not a picture")
+    """(pixels, {(row, column): box}) of queries whose photos have a colour of their own each.
+
+    Three queries with a right, a wrong and an unknown match, and one with a single match.
+    """
+    places = [(row, column) for row in range(4) for column in range(4) if row < 3 or column < 2]
+    colours = {place: (40 + 10 * place[0], 60 + 10 * place[1], 250) for place in places}
+    files = {
+        (row, column): photo(tmp_path / f"{row}{column}.png", colour, (70, 90))
+        for (row, column), colour in colours.items()
+    }
+    kinds = (True, False, None)
     rows = [
         SheetRow(
-            blue,
-            "id_1",
+            files[row, 0],
+            f"query {row}",
             [
-                Match(yellow, 0.91, True, "id_1"),
-                Match(yellow, 0.8, False, "id_2"),
-                Match(broken, 0.7, None, "id_3"),
+                Match(files[row, column], 1 - column / 10, kinds[column - 1], f"item {column}")
+                for column in range(1, 4)
+                if (row, column) in files
             ],
-        ),
-        SheetRow(blue, "id_4", [Match(tmp_path / "missing.jpg", 0.5, False, "id_5")]),
+        )
+        for row in range(4)
     ]
     contact_sheet(rows, tmp_path / "out" / "sheet.png", "a title", tile=TILE)
-    with Image.open(tmp_path / "out" / "sheet.png") as image:
-        image.load()
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["sheet.png"]
-    return image, SheetLayout(TILE, 2, 3, 1)
+    pixels = drawn(tmp_path / "out" / "sheet.png")
+    return pixels, {place: box(pixels, colour) for place, colour in colours.items()}
+
+
+def test_photos_stand_in_rows_and_columns_in_their_order(sheet):
+    pixels, boxes = sheet
+    for left, top, right, bottom in boxes.values():
+        assert (right - left, bottom - top) == (TILE[0] - 2 * FRAME, TILE[1] - 2 * FRAME)
+    lefts = [{box[0] for (_, c), box in boxes.items() if c == column} for column in range(4)]
+    tops = [{box[1] for (r, _), box in boxes.items() if r == row} for row in range(4)]
+    assert all(len(same) == 1 for same in lefts + tops)
+    across = np.diff([min(same) for same in lefts])
+    down = np.diff([min(same) for same in tops])
+    # Matches follow each other closely, the query stands apart, and below is room for a caption.
+    assert TILE[0] < across[1] == across[2] < across[0] < 1.5 * TILE[0]
+    assert TILE[1] + 20 < down[0] == down[1] == down[2] < 1.5 * TILE[1]
+
+
+def test_a_sheet_has_the_same_margin_on_both_sides(tmp_path):
+    """And its headings stand over their columns."""
+    files = [photo(tmp_path / f"{n}.png", (40, 60 + n, 250), (70, 90)) for n in range(6)]
+    row = SheetRow(files[0], "", [Match(file, 0.5, None, "") for file in files[1:]])
+    contact_sheet([row], tmp_path / "sheet.png", tile=TILE)
+    pixels = drawn(tmp_path / "sheet.png")
+    boxes = [box(pixels, (40, 60 + n, 250)) for n in range(6)]
+    assert boxes[0][0] == pixels.shape[1] - boxes[-1][2] == 16 + FRAME
+    for left, top, right, _ in boxes:
+        above = pixels[: top - FRAME, left - FRAME : right + FRAME].min(axis=-1)
+        ink = np.nonzero((above < 200).any(axis=0))[0]
+        assert ink.size and ink.min() < 5 and ink.max() < 60
 
 
 def test_frames_have_the_right_colours(sheet):
-    image, layout = sheet
-    assert image.size == layout.size
-    expected = {
-        (0, 0): QUERY_COLOUR,
-        (0, 1): RIGHT_COLOUR,
-        (0, 2): WRONG_COLOUR,
-        (0, 3): UNREADABLE_COLOUR,
-        (1, 0): QUERY_COLOUR,
-        (1, 1): WRONG_COLOUR,
-        # The second query has one match only.
-        (1, 2): WHITE,
-        (1, 3): WHITE,
-    }
-    for place, colour in expected.items():
-        left, top = layout.corner(*place)
-        for x, y in [(0, 0), (TILE[0] - 1, 0), (0, TILE[1] - 1), (TILE[0] // 2, 2)]:
-            assert image.getpixel((left + x, top + y)) == colour, place
-    assert near(RIGHT_COLOUR, (0, 128, 0), 60) and near(WRONG_COLOUR, (220, 20, 40), 60)
-
-
-def test_photos_stand_inside_their_frames(sheet):
-    image, layout = sheet
-    middle = TILE[0] // 2, TILE[1] // 2
-    for place, colour in {(0, 0): (10, 20, 200), (0, 1): (230, 220, 20)}.items():
-        left, top = layout.corner(*place)
-        assert near(image.getpixel((left + middle[0], top + middle[1])), colour)
+    pixels, boxes = sheet
+    for (_, column), place in boxes.items():
+        assert (ring(pixels, place, FRAME) == (BLUE, GREEN, RED, GREY)[column]).all()
+        # And nothing else is near.
+        left, top, right, bottom = place
+        outside = ring(pixels, (left - FRAME, top - FRAME, right + FRAME, bottom + FRAME), 2)
+        assert (outside == WHITE).all()
 
 
 def test_marks_can_be_read_without_colours(sheet):
-    """A check mark and a cross: white strokes of other shapes on the badge."""
-    image, layout = sheet
-    size = layout.badge
-
-    def strokes(row, column):
-        left, top = layout.badge_corner(row, column)
-        badge = image.crop((left, top, left + size, top + size))
-        inner = np.asarray(badge.convert("L"))[5:-5, 5:-5]
-        return inner > 200
-
-    check, cross = strokes(0, 1), strokes(0, 2)
-    assert 0.1 < check.mean() < 0.5 and 0.1 < cross.mean() < 0.5
-    # The cross has a stroke from corner to corner through the middle; the check mark has none
-    # in its upper left quarter.
-    half = len(check) // 2
-    assert cross[half, half] and cross[:half, :half].any()
-    assert not check[: half - 1, : half - 1].any()
-    np.testing.assert_array_equal(cross, strokes(1, 1))
-
-
-def test_unreadable_and_missing_files_become_named_grey_tiles(sheet):
-    image, layout = sheet
-    for place in ((0, 3), (1, 1)):
-        left, top = layout.corner(*place)
-        inset = SheetLayout.frame
-        inner = np.asarray(
-            image.crop(
-                (left + inset, top + TILE[1] // 3, left + TILE[0] - inset, top + TILE[1] - inset)
-            )
-        )
-        grey = (inner == UNREADABLE_COLOUR).all(axis=-1).mean()
-        # Grey, but for the name written on it.
-        assert 0.7 < grey < 0.99
-        assert inner.min() < 60
+    """Upper right on the photo: white strokes on a disc, a cross looks the same in a mirror."""
+    pixels, boxes = sheet
+    strokes = {}
+    for (row, column), (left, top, right, bottom) in boxes.items():
+        photo = pixels[top:bottom, left:right]
+        rows, columns = np.nonzero((photo != photo[-1, 0]).any(axis=-1))
+        if column in (0, 3):
+            assert not len(rows)
+            continue
+        assert rows.max() < len(photo) / 2 < columns.min() + 10 and len(rows) > 400
+        badge = photo[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+        assert badge.shape[0] == badge.shape[1] == 26
+        strokes[row, column] = badge[6:-6, 6:-6].min(axis=-1) > 150
+    check, cross = strokes[0, 1], strokes[0, 2]
+    assert 0.1 < check.mean() < 0.7 and 0.1 < cross.mean() < 0.7
+    assert (cross == cross[:, ::-1]).mean() > 0.95
+    assert (check == check[:, ::-1]).mean() < 0.8
+    np.testing.assert_array_equal(cross, strokes[2, 2])
 
 
-def test_captions_are_written(sheet):
-    image, layout = sheet
-    for place, wanted in {(0, 0): True, (0, 1): True, (1, 1): True, (1, 2): False}.items():
-        left, top = layout.corner(*place)
-        below = image.crop((left, top + TILE[1], left + TILE[0], top + TILE[1] + 22))
-        assert (np.asarray(below).min() < 120) == wanted
-    assert np.asarray(image.crop((0, 0, image.width, 40))).min() < 60
-    legend = image.crop((0, image.height - 50, image.width, image.height))
-    colours = {pixel for _, pixel in legend.getcolors(10**6)}
-    for colour in (QUERY_COLOUR, RIGHT_COLOUR, WRONG_COLOUR):
-        assert any(near(pixel, colour) for pixel in colours)
+def test_captions_stand_below_their_photos(sheet):
+    pixels, boxes = sheet
+    for (row, column), (left, _, right, bottom) in boxes.items():
+        caption = pixels[bottom + FRAME : bottom + FRAME + 24, left - FRAME : right + FRAME]
+        assert caption.min() < 120
+        if (row, column) == (3, 1):
+            # Beside the last match nothing stands.
+            assert pixels[bottom - 40 : bottom + FRAME + 24, right + FRAME :].min() == 255
+    title = pixels[: boxes[0, 0][1] - FRAME - 20]
+    assert title.min() < 60
+    legend = pixels[boxes[3, 0][3] + FRAME + 24 :].reshape(-1, 3)
+    for colour in (BLUE, GREEN, RED):
+        assert (np.abs(legend.astype(int) - colour).max(axis=-1) <= 12).sum() > 30
+
+
+def test_unreadable_and_missing_files_become_named_grey_tiles(tmp_path):
+    query = photo(tmp_path / "query.png", (40, 60, 250))
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"not a picture")
+    for file, name in ((broken, "broken"), (tmp_path / "missing.jpg", "missing")):
+        row = SheetRow(query, "id_1", [Match(file, 0.7, False, "id_3")])
+        contact_sheet([row], tmp_path / f"{name}.png", tile=TILE)
+        pixels = drawn(tmp_path / f"{name}.png")
+        place = left, top, right, bottom = box(pixels, GREY)
+        assert (right - left, bottom - top) == (TILE[0] - 2 * FRAME, TILE[1] - 2 * FRAME)
+        assert (ring(pixels, place, FRAME) == RED).all()
+        # Grey, but for what is written on it below the badge.
+        inner = pixels[top + 30 : bottom, left:right]
+        assert 0.7 < (inner == GREY).all(axis=-1).mean() < 0.99 and inner.min() < 60
 
 
 def test_letterboxed_and_turned_as_exif_says(tmp_path):
@@ -163,9 +199,9 @@ def test_letterboxed_and_turned_as_exif_says(tmp_path):
 def test_every_kind_of_picture_is_drawn(tmp_path, mode):
     path = tmp_path / ("photo.jpg" if mode == "CMYK" else "photo.png")
     Image.new("RGB", (30, 30), (128, 128, 128)).convert(mode).save(path)
-    drawn = pictures._photo(path, (30, 30))
-    assert drawn.mode == "RGB" and drawn.size == (30, 30)
-    assert drawn.getpixel((15, 15)) != UNREADABLE_COLOUR
+    tile = pictures._photo(path, (30, 30))
+    assert tile.mode == "RGB" and tile.size == (30, 30)
+    assert tile.getpixel((15, 15)) != GREY
 
 
 def test_transparent_is_white_and_truncated_is_grey(tmp_path):
@@ -176,38 +212,46 @@ def test_transparent_is_white_and_truncated_is_grey(tmp_path):
     data = (tmp_path / "whole.jpg").read_bytes()
     (tmp_path / "half.jpg").write_bytes(data[: len(data) // 2])
     tile = pictures._photo(tmp_path / "half.jpg", (100, 100))
-    assert tile.getpixel((2, 2)) == UNREADABLE_COLOUR
+    assert tile.getpixel((2, 2)) == GREY
 
 
 def test_long_labels_stay_in_their_column(tmp_path):
-    path = photo(tmp_path / "a.png", (0, 0, 0))
+    files = [photo(tmp_path / f"{n}.png", (40, 60 + n, 250), (70, 90)) for n in range(4)]
     label = "a_very_long_item_name_" * 10 + "x"
-    contact_sheet(
-        [SheetRow(path, label, [Match(path, 0.5, True, label)] * 3)],
-        tmp_path / "s.png",
-        label,
-        tile=TILE,
-    )
-    with Image.open(tmp_path / "s.png") as image:
-        layout = SheetLayout(TILE, 1, 3, 1)
-        assert image.size == layout.size
-        left, top = layout.corner(0, 1)
-        gap = image.crop((left + TILE[0], top, left + TILE[0] + layout.gap, top + TILE[1] + 25))
-        assert set(gap.getcolors(10**5)[0][1]) == {255} and len(gap.getcolors(10**5)) == 1
+    matches = [Match(file, 0.5, True, label) for file in files[1:]]
+    contact_sheet([SheetRow(files[0], label, matches)], tmp_path / "s.png", tile=TILE)
+    pixels = drawn(tmp_path / "s.png")
+    boxes = [box(pixels, (40, 60 + n, 250)) for n in range(4)]
+    for one, other in itertools.pairwise(boxes):
+        bottom = one[3] + FRAME + 24
+        assert pixels[one[3] + FRAME : bottom, one[0] - FRAME : one[2] + FRAME].min() < 120
+        assert (pixels[one[1] : bottom, one[2] + FRAME : other[0] - FRAME] == WHITE).all()
 
 
 def test_a_long_title_is_wrapped(tmp_path, figures):
-    path = photo(tmp_path / "a.png", (0, 0, 0))
+    path = photo(tmp_path / "a.png", (40, 60, 250))
     title = "a title of many words that does not fit into one line of the picture " * 2
-    contact_sheet([SheetRow(path, "1", [])], tmp_path / "s.png", title, tile=TILE)
-    with Image.open(tmp_path / "s.png") as image:
-        layout = SheetLayout(TILE, 1, 0, (image.height - SheetLayout(TILE, 1, 0, 0).size[1]) // 24)
-        assert layout.title_lines >= 3 and image.size == layout.size
-        assert image.getpixel(layout.corner(0, 0)) == QUERY_COLOUR
-        # Nothing runs out of the picture.
-        assert np.asarray(image)[:, -layout.margin // 2 :].min() == 255
+    for name, text in (("none", ""), ("long", title)):
+        contact_sheet([SheetRow(path, "1", [])], tmp_path / f"{name}.png", text, tile=TILE)
+    plain, titled = drawn(tmp_path / "none.png"), drawn(tmp_path / "long.png")
+    start, place = (box(pixels, (40, 60, 250))[1] for pixels in (plain, titled))
+    assert titled.shape[0] - plain.shape[0] == place - start > 60
+    written = (titled[: place - start].min(axis=-1) < 120).any(axis=1)
+    assert np.count_nonzero(np.diff(written.astype(int)) == 1) >= 3
+    # Nothing runs out of the picture.
+    assert titled[:, -8:].min() == 255
     recall_curve({"a": {1: 0.5}}, tmp_path / "curve.png", title)
     assert "\n" in figures[0].get_suptitle()
+
+
+@pytest.mark.filterwarnings("error:Glyph")
+def test_names_with_control_characters_are_drawn_as_others(tmp_path, figures):
+    name = "a\rb\x1b[2J\udcff"
+    path = photo(tmp_path / "a.png", (0, 0, 0))
+    contact_sheet([SheetRow(path, name, [])], tmp_path / "s.png", name)
+    recall_curve({name: {1: 0.5}}, tmp_path / "curve.png", name, {name: {1: 0.4}})
+    labels = [text.get_text() for text in figures[0].axes[0].get_legend().get_texts()]
+    assert len(labels) == 2 and all(label.isprintable() for label in labels)
 
 
 def test_sheet_bad_input_is_told(tmp_path):

@@ -8,33 +8,52 @@ import dataclasses
 import math
 import re
 import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
+import pandas as pd
 from matplotlib import patheffects
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from fir_tf.datasets.walk import printable
 from fir_tf.errors import FirError
+from fir_tf.evaluation.metrics import PaperResult
 from fir_tf.files import replacing
-from fir_tf.images.file import UnreadableImageError, read
-from fir_tf.images.picture import see
+from fir_tf.images.file import UnreadableImageError
+from fir_tf.images.thumbnail import thumbnail
 
 # Okabe and Ito's colours, told apart with any colour vision.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _INK, _MUTED, _GRID = "#1a1a1a", "#6b6b6b", "#dedede"
 _PAPER_MARKERS = "sD^vPX*ph<>d"
 
+Colour = tuple[int, int, int]
+Face = tuple[str, int]
+Size = tuple[int, int]
+Recalls = Mapping[Any, float]
+Published = Mapping[str, Recalls] | Iterable[PaperResult]
+
 QUERY_COLOUR = (0, 90, 181)
 RIGHT_COLOUR = (20, 140, 60)
 WRONG_COLOUR = (205, 32, 44)
 UNREADABLE_COLOUR = (176, 176, 176)
+# By whether a match is of the query's item.
+_MARKS = {True: (RIGHT_COLOUR, "✔"), False: (WRONG_COLOUR, "✖"), None: (UNREADABLE_COLOUR, "")}
+_FRAME = 5
+_PLAIN, _SMALL = ("DejaVuSans.ttf", 13), ("DejaVuSans.ttf", 12)
+_BOLD, _TITLE = ("DejaVuSans-Bold.ttf", 13), ("DejaVuSans-Bold.ttf", 17)
 
 
-def recall_curve(curves, path, title, paper=None):
+def recall_curve(
+    curves: Mapping[str, Recalls], path: str | Path, title: str, paper: Published | None = None
+) -> None:
     """Draws recall@k over k, with published numbers as single points beside it.
 
     Args:
@@ -48,86 +67,90 @@ def recall_curve(curves, path, title, paper=None):
     Raises:
         FirError: `path` has another ending, or a curve has no point.
     """
-    curves = {name: _recall_points(points) for name, points in curves.items()}
-    published = (
-        paper.items()
-        if hasattr(paper, "items")
-        else ((row.name, row.values) for row in paper or ())
-    )
-    published = [(name, _recall_points(values)) for name, values in published]
-    published = [(name, points) for name, points in published if points]
-    for name, points in curves.items():
+    _save(recall_figure(curves, title, paper), path)
+
+
+def recall_figure(
+    curves: Mapping[str, Recalls], title: str, paper: Published | None = None
+) -> Figure:
+    """Returns what `recall_curve` writes."""
+    own = [(name, _recall_points(values)) for name, values in curves.items()]
+    for name, points in own:
         if not points:
             raise FirError(f"`curves` must have a point for each name. Received: none for {name!r}")
-
-    figure = Figure(figsize=(9 if published else 7.5, 5), layout="constrained")
-    axes = figure.add_subplot()
-    handles, labels = [], []
-    for number, (name, points) in enumerate(curves.items()):
-        colour = _COLOURS[number % len(_COLOURS)]
-        (line,) = axes.plot(
-            list(points),
-            list(points.values()),
-            "o-",
-            color=colour,
-            linewidth=2,
-            markersize=5,
-            zorder=3,
-        )
-        handles.append(line)
-        labels.append(name)
-        # Recall rises ever more slowly, so above to the left and below to the right are free.
-        # Only two curves can be labelled that way.
-        if number < 2:
-            for k, value in points.items():
-                axes.annotate(
-                    _short(value),
-                    (k, value),
-                    (9, -14) if number else (-7, 7),
-                    textcoords="offset points",
-                    ha="center",
-                    fontsize=8,
-                    color=colour,
-                    zorder=4,
-                    path_effects=[patheffects.withStroke(linewidth=2.5, foreground="white")],
-                )
-    # Points of one k stand on top of each other: each is moved a little to the side.
-    ticks = sorted({k for points in curves.values() for k in points})
-    span = max(ticks, default=1) - min(ticks, default=0)
-    spread = 0.007 * span
-    for number, (name, points) in enumerate(published):
-        shift = spread * (number - (len(published) - 1) / 2)
-        handle = axes.scatter(
-            [k + shift for k in points],
-            list(points.values()),
-            s=34,
-            marker=_PAPER_MARKERS[number % len(_PAPER_MARKERS)],
-            facecolor="white",
-            edgecolor=_COLOURS[1 + number % (len(_COLOURS) - 1)],
-            linewidth=1.5,
-            zorder=2,
-        )
-        handles.append(handle)
-        numbers = ", ".join(f"@{k} {_short(value)}" for k, value in points.items())
-        labels.append(f"{name}: {numbers}")
-
-    axes.set_xticks(ticks)
-    axes.set_xlim(
-        min(ticks, default=0) - 0.06 * span - 0.1, max(ticks, default=1) + 0.04 * span + 0.1
+    rows = (
+        paper.items()
+        if isinstance(paper, Mapping)
+        else ((row.name, row.values) for row in paper or ())
     )
+    published = [(name, points) for name, values in rows if (points := _recall_points(values))]
+
+    figure = empty_figure(9 if published else 7.5, 5)
+    axes = figure.add_subplot()
+    for number, (name, points) in enumerate(own):
+        _draw_curve(axes, number, name, points)
+    ticks = sorted({k for _, points in own for k in points})
+    axes.set_xticks(ticks)
+    axes.margins(x=0.06)
+    # Points of one k stand on top of each other: each is moved a little to the side.
+    step = 0.007 * (ticks[-1] - ticks[0]) if ticks else 0
+    for number, (name, points) in enumerate(published):
+        _draw_published(axes, number, name, points, step * (number - (len(published) - 1) / 2))
     axes.set_xlabel("k, nearest gallery images looked at")
     axes.set_ylabel("recall@k (the paper's top-k accuracy)")
-    drawn = [*curves.values(), *(points for _, points in published)]
-    low = min((value for points in drawn for value in points.values()), default=0)
-    axes.set_ylim(max(0, math.floor((low - 0.06) * 10) / 10), 1.03)
+    axes.set_ylim(max(0, math.floor(10 * axes.get_ylim()[0]) / 10), 1.03)
     # Over the whole width, legend and all: a title can be a sentence.
-    heading = "\n".join(textwrap.wrap(title, 95 if published else 80))
+    words = printable(" ".join(title.split()))
+    heading = "\n".join(textwrap.wrap(words, 95 if published else 80))
     figure.suptitle(heading, x=0.02, ha="left", fontsize=12, color=_INK, parse_math=False)
     _plain(axes)
-    if published:
+    _add_legend(axes, bool(published))
+    return figure
+
+
+def _draw_curve(axes: Axes, number: int, name: str, points: Mapping[int, float]) -> None:
+    """Draws the recalls of the `number`th run as a line, with the values of the first two."""
+    colour = _COLOURS[number % len(_COLOURS)]
+    style: dict[str, Any] = {"color": colour, "linewidth": 2, "markersize": 5, "zorder": 3}
+    axes.plot(list(points), list(points.values()), "o-", label=printable(name), **style)
+    # Recall rises ever more slowly, so above to the left and below to the right are free.
+    # Only two curves can be labelled that way.
+    for k, value in points.items() if number < 2 else ():
+        axes.annotate(
+            _short(value),
+            (k, value),
+            (9, -14) if number else (-7, 7),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+            color=colour,
+            zorder=4,
+            path_effects=[patheffects.withStroke(linewidth=2.5, foreground="white")],
+        )
+
+
+def _draw_published(
+    axes: Axes, number: int, name: str, points: Mapping[int, float], shift: float
+) -> None:
+    """Draws the `number`th published row as open markers, `shift` beside their k."""
+    numbers = ", ".join(f"@{k} {_short(value)}" for k, value in points.items())
+    axes.scatter(
+        [k + shift for k in points],
+        list(points.values()),
+        s=34,
+        marker=_PAPER_MARKERS[number % len(_PAPER_MARKERS)],
+        facecolor="white",
+        edgecolor=_COLOURS[1 + number % (len(_COLOURS) - 1)],
+        linewidth=1.5,
+        zorder=2,
+        label=printable(f"{name}: {numbers}"),
+    )
+
+
+def _add_legend(axes: Axes, outside: bool) -> None:
+    """Adds the legend: in a free corner, or beside the axes where published rows are many."""
+    if outside:
         legend = axes.legend(
-            handles,
-            labels,
             loc="upper left",
             bbox_to_anchor=(1.02, 1),
             frameon=False,
@@ -138,13 +161,12 @@ def recall_curve(curves, path, title, paper=None):
             labelspacing=0.8,
         )
     else:
-        legend = axes.legend(handles, labels, loc="lower right", frameon=False, fontsize=9)
+        legend = axes.legend(loc="lower right", frameon=False, fontsize=9)
     for text in legend.get_texts():
         text.set_parse_math(False)
-    _save(figure, path)
 
 
-def training_curves(history, path):
+def training_curves(history: Mapping[str, Sequence[tuple[int, float]]], path: str | Path) -> None:
     """Draws a training log, a panel for every series.
 
     Series that differ in k only (`val/recall@1`, `val/recall@5`; `val/category_top1`, ...) share
@@ -160,19 +182,19 @@ def training_curves(history, path):
     Raises:
         FirError: `path` has another ending.
     """
-    panels = {}
+    panels: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for name, points in history.items():
         if len(points):
             family = re.fullmatch(r"(.+(?:@|_top))\d+", name)
             panels.setdefault(f"{family[1]}k" if family else name, {})[name] = sorted(points)
     columns = min(3, max(1, len(panels)))
     rows = max(1, math.ceil(len(panels) / columns))
-    figure = Figure(figsize=(4.2 * columns, 2.6 * rows), layout="constrained")
+    figure = empty_figure(4.2 * columns, 2.6 * rows)
     last_step = max((p[-1][0] for panel in panels.values() for p in panel.values()), default=1)
     for number, (heading, panel) in enumerate(panels.items()):
         axes = figure.add_subplot(rows, columns, number + 1)
         for place, (name, points) in enumerate(panel.items()):
-            label = re.search(r"\d*$", name)[0] if len(panel) > 1 else None
+            label = re.sub(r".*\D", "", name) if len(panel) > 1 else None
             shown = _draw_series(axes, points, _COLOURS[place % len(_COLOURS)], label)
         if len(panel) == 1:
             axes.set_title(shown, loc="right", fontsize=9, color=_MUTED)
@@ -196,13 +218,16 @@ def training_curves(history, path):
     _save(figure, path)
 
 
-def _draw_series(axes, points, colour, label):
+def _draw_series(
+    axes: Axes, points: Sequence[tuple[int, float]], colour: str, label: str | None
+) -> str:
     """Draws one series of (step, value); returns its last value as text."""
     steps, values = np.array(points, np.float64).T
     finite = np.isfinite(values)
     drawn = np.where(finite, values, np.nan)
     window = max(1, len(values) // 50)
-    mean = _running_mean(drawn, window)
+    # Of up to `window` values around each, without those that are NaN.
+    mean = pd.Series(drawn).rolling(window, center=True, min_periods=1).mean().to_numpy()
     shown = ""
     if len(values) > 200 and _is_noisy(drawn, mean):
         axes.plot(steps, drawn, color=colour, alpha=0.25, linewidth=0.8)
@@ -240,7 +265,7 @@ class Match:
         label: str, the item.
     """
 
-    path: Path
+    path: str | Path
     score: float
     correct: bool | None
     label: str
@@ -256,12 +281,14 @@ class SheetRow:
         matches: list of Match, best first.
     """
 
-    query: Path
+    query: str | Path
     label: str
-    matches: list
+    matches: Sequence[Match]
 
 
-def contact_sheet(rows, path, title="", tile=(168, 224)):
+def contact_sheet(
+    rows: Sequence[SheetRow], path: str | Path, title: str = "", tile: Size = (168, 224)
+) -> None:
     """Draws queries with their nearest gallery images, as in the paper's Figure 2.
 
     Each row is a query (blue frame) and its matches in order. A match of the query's item has a
@@ -281,53 +308,52 @@ def contact_sheet(rows, path, title="", tile=(168, 224)):
             be larger than its format or `MOST_PIXELS` allow.
     """
     _check_suffix(path, (".png", ".jpg", ".jpeg", ".webp"))
+    image = sheet_image(rows, title, tile)
+    with replacing(path) as temporary:
+        try:
+            image.save(temporary)
+        except (ValueError, OSError) as error:
+            # A full disk has a number, what a format cannot hold has none.
+            if getattr(error, "errno", None):
+                raise
+            raise FirError(
+                f"{Path(path).suffix} cannot hold {image.width} x {image.height} pixels ({error}). "
+                "Take .png, or show fewer rows or matches"
+            ) from error
+
+
+def sheet_image(rows: Sequence[SheetRow], title: str = "", tile: Size = (168, 224)) -> Image.Image:
+    """Returns what `contact_sheet` writes."""
     if not rows:
         raise FirError("`rows` must hold at least one SheetRow. Received: none")
     sheet = SheetLayout(tile, len(rows), max(len(row.matches) for row in rows))
-    width = sheet.size[0] - 2 * sheet.margin
-    lines = _wrapped(title, 17, width)
+    lines = _wrapped(title, sheet.size[0] - 2 * sheet.margin)
     sheet = dataclasses.replace(sheet, title_lines=len(lines))
-    if sheet.size[0] * sheet.size[1] > MOST_PIXELS:
+    width, height = sheet.size
+    if width * height > MOST_PIXELS:
         raise FirError(
-            f"a picture of {sheet.size[0]} x {sheet.size[1]} pixels is too large. Show fewer rows "
-            "or matches"
+            f"a picture of {width} x {height} pixels is too large. Show fewer rows or matches"
         )
     canvas = Image.new("RGB", sheet.size, "white")
     draw = ImageDraw.Draw(canvas)
     for number, line in enumerate(lines):
         corner = (sheet.margin, sheet.margin + number * sheet.title_line)
-        _text(draw, corner, line, 17, width, bold=True)
+        _text(draw, corner, line, width - 2 * sheet.margin, _TITLE)
     for column in range(sheet.matches + 1):
         left, top = sheet.corner(0, column)
         heading = f"{column}" if column else "query"
-        _text(draw, (left, top - sheet.heading), heading, 13, tile[0], _MUTED)
+        _text(draw, (left, top - sheet.heading), heading, tile[0], colour=_MUTED)
     for number, row in enumerate(rows):
-        corner = sheet.corner(number, 0)
-        _framed(canvas, corner, tile, row.query, QUERY_COLOUR)
-        _below(draw, sheet, corner, "", row.label)
+        left, top = sheet.corner(number, 0)
+        canvas.paste(_tile(row.query, tile, QUERY_COLOUR), (left, top))
+        _text(draw, (left, top + tile[1] + 4), row.label, tile[0])
         for rank, match in enumerate(row.matches, 1):
-            corner = sheet.corner(number, rank)
-            if match.correct is None:
-                _framed(canvas, corner, tile, match.path, UNREADABLE_COLOUR)
-            else:
-                colour = RIGHT_COLOUR if match.correct else WRONG_COLOUR
-                _framed(canvas, corner, tile, match.path, colour)
-                badge = _badge(match.correct, sheet.badge)
-                canvas.paste(badge, sheet.badge_corner(number, rank), badge)
-            _below(draw, sheet, corner, f"{match.score:.3f}", match.label)
-    _legend(canvas, draw, sheet)
-    with replacing(path) as temporary:
-        try:
-            canvas.save(temporary)
-        except (ValueError, OSError) as error:
-            # A full disk has a number, what a format cannot hold has none.
-            if getattr(error, "errno", None):
-                raise
-            width, height = canvas.size
-            raise FirError(
-                f"{Path(path).suffix} cannot hold {width} x {height} pixels ({error}). Take .png, "
-                "or show fewer rows or matches"
-            ) from error
+            left, top = sheet.corner(number, rank)
+            canvas.paste(_tile(match.path, tile, *_MARKS[match.correct]), (left, top))
+            _text(draw, (left, top + tile[1] + 4), f"{match.score:.3f}", 46, _BOLD)
+            _text(draw, (left + 46, top + tile[1] + 4), match.label, tile[0] - 46, colour=_MUTED)
+    _legend(canvas, sheet.corner(sheet.rows, 0)[1] - sheet.heading + 14)
+    return canvas
 
 
 @dataclasses.dataclass(frozen=True)
@@ -341,30 +367,28 @@ class SheetLayout:
         title_lines: int, lines of the title above.
     """
 
-    tile: tuple
+    tile: Size
     rows: int
     matches: int
     title_lines: int = 0
     title_line = 24
     margin = 16
-    frame = 5
     gap = 10
     # Between the query and its first match.
     query_gap = 26
     heading = 20
     caption = 42
-    badge = 26
     legend = 26
 
     @property
-    def size(self):
+    def size(self) -> Size:
         """(width, height) of the whole sheet."""
         right = self.corner(0, self.matches)[0] + self.tile[0] + self.margin
         bottom = self.corner(self.rows, 0)[1] + self.legend + self.margin
         # Room for the legend where there are few columns.
         return max(right, 400), bottom
 
-    def corner(self, row, column):
+    def corner(self, row: int, column: int) -> Size:
         """Left and top of a tile; column 0 is the query."""
         left = self.margin + column * (self.tile[0] + self.gap)
         left += self.query_gap - self.gap if column else 0
@@ -372,91 +396,67 @@ class SheetLayout:
         top += 10 if self.title_lines else 0
         return left, top + row * (self.tile[1] + self.caption)
 
-    def badge_corner(self, row, column):
-        """Left and top of the badge in a match's upper right corner."""
-        left, top = self.corner(row, column)
-        return left + self.tile[0] - self.badge - self.frame - 3, top + self.frame + 3
+
+def _tile(path: str | Path, size: Size, colour: Colour, symbol: str = "") -> Image.Image:
+    """A photo in a frame of `colour`, with a badge of the same if there is a symbol for it."""
+    inner = (size[0] - 2 * _FRAME, size[1] - 2 * _FRAME)
+    tile = ImageOps.expand(_photo(path, inner), _FRAME, colour)
+    if symbol:
+        badge = _badge(colour, symbol, 26)
+        tile.paste(badge, (size[0] - _FRAME - 29, _FRAME + 3), badge)
+    return tile
 
 
-def _framed(canvas, corner, tile, path, colour):
-    left, top = corner
-    draw = ImageDraw.Draw(canvas)
-    draw.rectangle((left, top, left + tile[0] - 1, top + tile[1] - 1), fill=colour)
-    inset = SheetLayout.frame
-    inner = (tile[0] - 2 * inset, tile[1] - 2 * inset)
-    canvas.paste(_photo(path, inner), (left + inset, top + inset))
-
-
-def _photo(path, size):
-    """Returns what the model sees, letterboxed on white, or a grey tile with the photo's name."""
+def _photo(path: str | Path, size: Size) -> Image.Image:
+    """What the model sees, letterboxed on white, or a grey tile with the photo's name."""
     try:
-        image = see(read(path), 2 * max(size)).image
+        image = thumbnail(path, 2 * max(size)).image
         return ImageOps.pad(image, size, Image.Resampling.LANCZOS, "white")
     except UnreadableImageError:
         tile = Image.new("RGB", size, UNREADABLE_COLOUR)
         draw = ImageDraw.Draw(tile)
-        middle = size[1] // 2
-        _text(draw, (8, middle - 18), "cannot be read:", 12, size[0] - 16)
-        _text(draw, (8, middle), Path(path).name, 12, size[0] - 16)
+        for top, text in ((-18, "cannot be read:"), (0, Path(path).name)):
+            _text(draw, (8, size[1] // 2 + top), text, size[0] - 16, _SMALL)
         return tile
 
 
-def _badge(correct, size):
-    """Returns a disc with a check mark or a cross, RGBA [size, size]."""
-    # Drawn four times as large: Pillow's lines have no antialiasing of their own.
-    scale = 4 * size / 26
-    badge = Image.new("RGBA", (4 * size, 4 * size))
+def _badge(colour: Colour, symbol: str, size: int) -> Image.Image:
+    """A disc of `colour` with a white rim and a white symbol, RGBA [size, size]."""
+    # Drawn four times as large: Pillow's discs have no antialiasing of their own.
+    side = 4 * size
+    badge = Image.new("RGBA", (side, side))
     draw = ImageDraw.Draw(badge)
-    colour = RIGHT_COLOUR if correct else WRONG_COLOUR
-    draw.ellipse((0, 0, 4 * size - 1, 4 * size - 1), fill="white")
-    draw.ellipse((1.5 * scale, 1.5 * scale, 24.5 * scale, 24.5 * scale), fill=colour)
-    strokes = (
-        [[(7.5, 13.5), (11.5, 17.5), (18.5, 9.5)]]
-        if correct
-        else [[(8.5, 8.5), (17.5, 17.5)], [(17.5, 8.5), (8.5, 17.5)]]
-    )
-    for stroke in strokes:
-        points = [(x * scale, y * scale) for x, y in stroke]
-        draw.line(points, fill="white", width=round(2.8 * scale), joint="curve")
-        for x, y in (points[0], points[-1]):
-            radius = 1.4 * scale
-            draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill="white")
+    draw.ellipse((0, 0, side - 1, side - 1), fill="white")
+    draw.ellipse((0.06 * side, 0.06 * side, 0.94 * side, 0.94 * side), fill=colour)
+    font = _font(("DejaVuSans-Bold.ttf", round(0.75 * side)))
+    left, top, right, bottom = draw.textbbox((0, 0), symbol, font)
+    draw.text(((side - left - right) / 2, (side - top - bottom) / 2), symbol, "white", font)
     return badge.resize((size, size), Image.Resampling.LANCZOS)
 
 
-def _below(draw, sheet, corner, score, label):
-    left, top = corner[0], corner[1] + sheet.tile[1] + 4
-    width = sheet.tile[0]
-    if score:
-        _text(draw, (left, top), score, 13, width, bold=True)
-        left, width = left + 46, width - 46
-    _text(draw, (left, top), label, 13, width, _MUTED if score else _INK)
+def _legend(canvas: Image.Image, top: int) -> None:
+    frame = ImageOps.expand(Image.new("RGBA", (10, 10), "white"), 4, QUERY_COLOUR)
+    marks = [(frame, "query")]
+    for correct, text in ((True, "same item"), (False, "another item")):
+        marks.append((_badge(*_MARKS[correct], 18), text))
+    left = SheetLayout.margin
+    for mark, text in marks:
+        canvas.paste(mark, (left, top), mark)
+        _text(ImageDraw.Draw(canvas), (left + 24, top + 1), text, 110)
+        left += 44 + round(_font(_PLAIN).getlength(text))
 
 
-def _legend(canvas, draw, sheet):
-    left, top = sheet.margin, sheet.corner(sheet.rows, 0)[1] - sheet.heading + 14
-    size = 18
-    draw.rectangle((left, top, left + size - 1, top + size - 1), outline=QUERY_COLOUR, width=4)
-    left += size + 6
-    for text, correct in (("query", True), ("same item", False), ("another item", None)):
-        _text(draw, (left, top + 1), text, 13, 110)
-        left += round(_font(13).getlength(text)) + 20
-        if correct is not None:
-            badge = _badge(correct, size)
-            canvas.paste(badge, (left, top), badge)
-            left += size + 6
-
-
-def _font(size, bold=False):
+def _font(face: Face) -> ImageFont.FreeTypeFont:
     # The font that comes with matplotlib: the same on every machine, with accents, Greek and
     # Cyrillic letters.
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    name, size = face
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)
 
 
-def _wrapped(text, size, width):
-    """Returns bold text as lines of whole words that fit into `width` pixels."""
-    font, lines = _font(size, bold=True), []
+def _wrapped(text: str, width: int) -> list[str]:
+    """A title as lines of whole words that fit into `width` pixels."""
+    font = _font(_TITLE)
+    lines: list[str] = []
     for word in text.split():
         if lines and font.getlength(f"{lines[-1]} {word}") <= width:
             lines[-1] += f" {word}"
@@ -465,10 +465,17 @@ def _wrapped(text, size, width):
     return lines
 
 
-def _text(draw, corner, text, size, width, colour=_INK, bold=False):
+def _text(
+    draw: ImageDraw.ImageDraw,
+    corner: Size,
+    text: str,
+    width: int,
+    face: Face = _PLAIN,
+    colour: str = _INK,
+) -> None:
     """Draws one line; what is wider than `width` loses its middle, which tells least."""
-    font = _font(size, bold)
-    text = " ".join(str(text).split())
+    font = _font(face)
+    text = printable(" ".join(str(text).split()))
     kept = len(text)
     shown = text
     while kept > 1 and font.getlength(shown) > width:
@@ -477,7 +484,7 @@ def _text(draw, corner, text, size, width, colour=_INK, bold=False):
     draw.text(corner, shown, fill=colour, font=font)
 
 
-def _recall_points(values):
+def _recall_points(values: Recalls) -> dict[int, float]:
     """Returns {k: value} in order of k, from keys k or "recall@k"; other keys are left out."""
     points = {}
     for key, value in values.items():
@@ -487,26 +494,13 @@ def _recall_points(values):
     return dict(sorted(points.items()))
 
 
-def _short(value):
+def _short(value: float) -> str:
     """.826 rather than 0.826, as the paper prints it."""
     text = f"{value:.3f}"
     return text[1:] if text.startswith("0") else text
 
 
-def _running_mean(values, window):
-    """Means of up to `window` values around each, without those that are NaN."""
-    finite = np.isfinite(values)
-    total = np.concatenate([[0], np.cumsum(np.where(finite, values, 0))])
-    count = np.concatenate([[0], np.cumsum(finite)])
-    positions = np.arange(len(values))
-    low = np.maximum(positions - window // 2, 0)
-    high = np.minimum(low + window, len(values))
-    count = count[high] - count[low]
-    mean = (total[high] - total[low]) / np.maximum(count, 1)
-    return np.where(count > 0, mean, np.nan)
-
-
-def _is_noisy(values, mean):
+def _is_noisy(values: np.ndarray, mean: np.ndarray) -> bool:
     finite = np.isfinite(values)
     if not finite.any():
         return False
@@ -514,21 +508,24 @@ def _is_noisy(values, mean):
     return bool(np.abs(values - mean)[finite].mean() > 0.01 * height)
 
 
-def _plain(axes):
+def _plain(axes: Axes) -> None:
     axes.grid(color=_GRID, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=9, colors=_INK)
 
 
-def _check_suffix(path, suffixes):
+def _check_suffix(path: str | Path, suffixes: Sequence[str]) -> None:
     if Path(path).suffix.lower() not in suffixes:
         raise FirError(f"`path` must end in {', '.join(suffixes)}. Received: {path}")
 
 
-def _save(figure, path):
+def _save(figure: Figure, path: str | Path) -> None:
     _check_suffix(path, (".png", ".pdf", ".svg"))
-    FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
     with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=150, facecolor="white")
+        figure.savefig(temporary, dpi=150)
+
+
+def empty_figure(width: float, height: float) -> Figure:
+    """Returns a figure of so many inches, whose parts keep out of each other's way."""
+    return Figure((width, height), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
