@@ -18,7 +18,7 @@ from fir_tf.evaluation.measured import Measured
 from fir_tf.evaluation.metrics import RetrievalResult, describe_protocol
 from fir_tf.evaluation.paper import PAPER_RESULTS, PaperResult
 from fir_tf.evaluation.pictures import SheetRow, contact_sheet, recall_curve
-from fir_tf.evaluation.report import sheet_row, write_projector, write_report
+from fir_tf.evaluation.report import Comparison, sheet_row, write_projector, write_report
 from fir_tf.evaluation.rerank import better_search, whitening, write_whitening
 from fir_tf.evaluation.views import embedder_of, parse_scales
 from fir_tf.files import write_json
@@ -200,7 +200,17 @@ def _write(shown: _Shown, output: Path, options: EvaluateOptions) -> list[Path]:
     written = [
         output / "metrics.json",
         *_draw(shown, output, options),
-        *draw_or_note(page, lambda: _write_page(shown, page)),
+        *draw_or_note(
+            page,
+            lambda: write_report(
+                page,
+                shown.title,
+                shown.metrics,
+                shown.catalogue,
+                found,
+                Comparison(shown.paper, shown.note),
+            ),
+        ),
     ]
     if options.projector:
         if not found.result:
@@ -214,25 +224,6 @@ def _write(shown: _Shown, output: Path, options: EvaluateOptions) -> list[Path]:
         write_projector(output / "projector", shown.catalogue, rows, embedding)
         written.append(output / "projector")
     return written
-
-
-def _write_page(shown: _Shown, path: Path) -> None:
-    found = shown.found
-    write_report(
-        path,
-        title=shown.title,
-        metrics=shown.metrics,
-        catalogue=shown.catalogue,
-        query=found.query,
-        gallery=found.gallery,
-        query_embedding=found.query_embedding,
-        gallery_embedding=found.gallery_embedding,
-        result=found.result,
-        classified=found.classified,
-        category_scores=found.category_scores,
-        paper=shown.paper,
-        note=shown.note,
-    )
 
 
 def _draw(shown: _Shown, output: Path, options: EvaluateOptions) -> list[Path]:
@@ -263,6 +254,6 @@ def _sheet_rows(shown: _Shown, result: RetrievalResult, options: EvaluateOptions
     count = min(options.sheet_rows, len(first))
     places = np.unique(np.linspace(0, len(first) - 1, count).round().astype(int))
     return [
-        sheet_row(catalogue, found.query, found.gallery, result, number, options.sheet_matches)
+        sheet_row(catalogue, found, number, options.sheet_matches)
         for number in candidates[first[places]]
     ]

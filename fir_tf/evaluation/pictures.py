@@ -229,7 +229,8 @@ def _draw_series(
     # Of up to `window` values around each, without those that are NaN.
     mean = pd.Series(drawn).rolling(window, center=True, min_periods=1).mean().to_numpy()
     shown = ""
-    if len(values) > 200 and _is_noisy(drawn, mean):
+    noise = np.abs(drawn - mean)[finite]
+    if len(values) > 200 and finite.any() and noise.mean() > 0.01 * np.ptp(values[finite]):
         axes.plot(steps, drawn, color=colour, alpha=0.25, linewidth=0.8)
         axes.plot(steps, mean, color=colour, linewidth=1.8, label=label)
         shown = f"mean of {window}, last "
@@ -498,14 +499,6 @@ def _short(value: float) -> str:
     """.826 rather than 0.826, as the paper prints it."""
     text = f"{value:.3f}"
     return text[1:] if text.startswith("0") else text
-
-
-def _is_noisy(values: np.ndarray, mean: np.ndarray) -> bool:
-    finite = np.isfinite(values)
-    if not finite.any():
-        return False
-    height = np.ptp(values[finite])
-    return bool(np.abs(values - mean)[finite].mean() > 0.01 * height)
 
 
 def _plain(axes: Axes) -> None:
