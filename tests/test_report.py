@@ -1,5 +1,6 @@
 """The HTML report: its numbers against loops, and nothing loaded from elsewhere."""
 
+import configparser
 import dataclasses
 import itertools
 from pathlib import Path
@@ -182,6 +183,23 @@ def test_projector_files(case, tmp_path):
     text = (tmp_path / "projector_config.pbtxt").read_text()
     (told,) = text_format.Parse(text, projector_config_pb2.ProjectorConfig()).embeddings
     assert (told.tensor_path, told.metadata_path) == ("vectors.tsv", "metadata.tsv")
+
+
+def test_templates_are_installed_with_the_package():
+    """Whatever is no Python in the package stands in setup.cfg; a checkout would not miss it."""
+    root = Path(fir_tf.__file__).parent
+    config = configparser.ConfigParser()
+    config.read(root.parent / "setup.cfg")
+    listed = {
+        path
+        for package, patterns in config["options.package_data"].items()
+        for pattern in patterns.split()
+        for path in root.parent.joinpath(*package.split(".")).glob(pattern)
+    }
+    files = {
+        path for path in root.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")
+    }
+    assert len(files) > 8 and files == listed
 
 
 def test_an_image_is_no_pair_with_itself_and_unknown_items_make_none(case):
