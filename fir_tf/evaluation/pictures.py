@@ -521,4 +521,5 @@ def _save(figure: Figure, path: str | Path) -> None:
 
 def empty_figure(width: float, height: float) -> Figure:
     """Returns a figure of so many inches, whose parts keep out of each other's way."""
-    return Figure((width, height), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
+    layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
+    return Figure((width, height), facecolor="white", layout=layout)
