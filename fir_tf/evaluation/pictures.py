@@ -24,7 +24,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from fir_tf.datasets.walk import printable
 from fir_tf.errors import FirError
-from fir_tf.evaluation.metrics import PaperResult
+from fir_tf.evaluation.paper import PaperResult
 from fir_tf.files import replacing
 from fir_tf.images.file import UnreadableImageError
 from fir_tf.images.thumbnail import thumbnail
