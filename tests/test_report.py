@@ -117,6 +117,28 @@ def test_names_cannot_change_the_page(case, tmp_path):
     )
 
 
+def test_what_was_not_measured_is_left_out(case, tmp_path):
+    catalogue, vectors, query, gallery = case
+    none = np.array([], np.int64)
+    whole = measure(case)
+    only_classified = dataclasses.replace(
+        whole, values={"category_top1": 0.0}, protocol={}, result=None, query=none, gallery=none
+    )
+    tree = write(case, tmp_path / "classified.html", only_classified)
+    assert [text_of(node) for node in tree.iter("h2")] == ["Metrics", "Categories"]
+    # Queries of which none has a match, and no category that was trained.
+    alone = gallery[catalogue.item[gallery] != catalogue.item[query[0]]]
+    found = retrieval_metrics(
+        vectors[query[:1]], vectors[alone], catalogue.item[query[:1]], catalogue.item[alone]
+    )
+    sides = (query[:1], alone, vectors[query[:1]], vectors[alone])
+    unmatched = Measured({}, found.protocol, {}, found, *sides, none, None, [])
+    tree = write(case, tmp_path / "unmatched.html", unmatched)
+    (row,) = cells(tree, "By category")
+    assert row[1] == "1" and row[3] == "0" and row[4:7] == ["", "", ""]
+    assert not list(tree.iter("img"))
+
+
 def test_a_broken_page_is_refused(case, tmp_path):
     """What the templates could get wrong, one by one, in a page that is right."""
     write(case, tmp_path / "report.html", measure(case))
