@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,11 +137,23 @@ class ExportOptions:
         taken = ("gallery", "precision")
         asked = [name for name in taken if getattr(self, name) != getattr(ExportOptions, name)]
         if asked:
-            # A format's file imports TensorFlow, which takes seconds.
-            with quiet_import():
-                from fir_tf.serving.formats import check_taken
+            _check_taken(self.format, asked)
 
-                check_taken(self.format, asked)
+
+def _check_taken(name: str, asked: Sequence[str]) -> None:
+    """Raises FirError, naming the formats that do, unless a format takes these options."""
+
+    def takes(each: str) -> bool:
+        # A format's file imports TensorFlow.
+        with quiet_import():
+            return set(asked) <= set(getattr(registry.get("format", each), "takes", ()))
+
+    if not takes(name):
+        able = filter(takes, registry.names("format"))
+        raise FirError(
+            f"`gallery` and `precision` are for --format={', '.join(able)}. "
+            f"Received: --format={name}"
+        )
 
 
 def at_least(options: Any, bound: int, *names: str) -> None:

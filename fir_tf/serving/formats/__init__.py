@@ -15,7 +15,6 @@ import keras
 from fir_tf import datasets, registry
 from fir_tf.config import Config
 from fir_tf.datasets.catalogue import Catalogue
-from fir_tf.errors import FirError
 from fir_tf.evaluation.embedder import Embedder, Network
 from fir_tf.options import ExportOptions
 
@@ -82,17 +81,3 @@ def get_format(name: str) -> Format:
     part = registry.get("format", name)
     found = part if isinstance(part, Format) else Format(registry.summary("format", name), part)
     return dataclasses.replace(found, folder=found.folder or f"fir_{name}")
-
-
-def check_taken(name: str, options: Sequence[str]) -> None:
-    """Raises FirError, naming the formats that do, unless a format takes these options."""
-
-    def takes(each: str) -> bool:
-        return set(options) <= set(get_format(each).takes)
-
-    if not takes(name):
-        able = filter(takes, registry.names("format"))
-        raise FirError(
-            f"`gallery` and `precision` are for --format={', '.join(able)}. "
-            f"Received: --format={name}"
-        )
