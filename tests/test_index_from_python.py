@@ -7,8 +7,8 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import write_jpeg
 from PIL import Image
+from small_sets import write_jpeg
 
 from fir_tf.errors import FirError
 from fir_tf.search.engines import Filter

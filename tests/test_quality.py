@@ -5,7 +5,7 @@ import csv
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import write_jpeg
+from small_sets import write_jpeg
 
 from fir_tf.config import Config
 from fir_tf.options import ExportOptions

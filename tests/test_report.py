@@ -16,7 +16,8 @@ import fir_tf
 from fir_tf.datasets import load
 from fir_tf.errors import FirError
 from fir_tf.evaluation.measured import Measured
-from fir_tf.evaluation.paper import PaperResult, retrieval_metrics
+from fir_tf.evaluation.metrics import retrieval_metrics
+from fir_tf.evaluation.paper import PaperResult
 from fir_tf.evaluation.report import Comparison, distance_pairs, write_projector, write_report
 from fir_tf.hygiene.findings import Example, Finding
 from fir_tf.hygiene.report import Report
