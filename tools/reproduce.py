@@ -15,6 +15,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from results_table import markdown
 
@@ -27,6 +28,9 @@ from fir_tf.files import write_text
 pictures = load_library("fir_tf.evaluation.pictures")
 
 ROOT = Path(__file__).parent.parent
+
+# {(backbone, losses): the metrics of each seed}
+Found: TypeAlias = dict[tuple[str, str], list[dict[str, Any]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +69,9 @@ TABLES = {
 }
 
 
-def run_one(table, backbone, losses, seed, options):
+def run_one(
+    table: Table, backbone: str, losses: str, seed: int, options: argparse.Namespace
+) -> dict[str, Any]:
     """Trains and evaluates one run, or takes what is there; returns what metrics.json holds."""
     run = options.out / f"{table.dataset}_{backbone}_{losses}_{seed}"
     place = [f"--data_dir={options.data_dir}", f"--run={run}"]
@@ -82,7 +88,7 @@ def run_one(table, backbone, losses, seed, options):
     return json.loads((run / "metrics.json").read_text(encoding="utf-8"))
 
 
-def paper_values(table, backbone, losses):
+def paper_values(table: Table, backbone: str, losses: str) -> dict[str, float]:
     """Returns the paper's numbers of a row, {metric: fraction}, {} where it prints none."""
     for row in PAPER_RESULTS:
         if (row.dataset, row.backbone, row.losses) == (table.dataset, backbone, losses):
@@ -90,7 +96,7 @@ def paper_values(table, backbone, losses):
     return {}
 
 
-def render(table, found):
+def render(table: Table, found: Found) -> str:
     """Returns the table as Markdown, and what it says of the paper's order of the losses.
 
     Args:
@@ -108,17 +114,15 @@ def render(table, found):
                 *(_spread([seed[key] for seed in seeds]) for key in table.keys),
             ]
         )
-    protocol = next(iter(found.values()))[0]["protocol"]
-    seeds = len(next(iter(found.values())))
-    note = f"Images: {Path(protocol['data_dir']).name}. Mean of {seeds} seed(s)" + (
-        " (lowest to highest)." if seeds > 1 else "."
-    )
+    first = next(iter(found.values()))
+    note = f"Images: {Path(first[0]['protocol']['data_dir']).name}. Mean of {len(first)} seed(s)"
+    note += " (lowest to highest)." if len(first) > 1 else "."
     return "\n".join(
         [f"# {table.title}\n", markdown(["row", *both], rows), note, *claims(table, found), ""]
     )
 
 
-def claims(table, found):
+def claims(table: Table, found: Found) -> list[str]:
     """Returns a line for each backbone: the paper's order of the losses, and ours.
 
     The paper has OC+IS before OC before OC+OS, in recall@5 (Table 1). A difference within the
@@ -150,18 +154,18 @@ def claims(table, found):
     return ["", *lines] if lines else []
 
 
-def _fraction(value):
+def _fraction(value: float) -> str:
     return f"{value:.3f}".lstrip("0") if value < 1 else "1.000"
 
 
-def _spread(values):
+def _spread(values: list[float]) -> str:
     mean = _fraction(sum(values) / len(values))
     if len(values) == 1:
         return mean
     return f"{mean} ({_fraction(min(values))} to {_fraction(max(values))})"
 
 
-def parse(argv):
+def parse(argv: list[str] | None) -> argparse.Namespace:
     """Returns the options."""
     parser = argparse.ArgumentParser(
         description=__doc__,
@@ -180,14 +184,14 @@ def parse(argv):
     return parser.parse_args(argv)
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     """Runs the grid; returns the exit status."""
     options = parse(argv)
     table = TABLES[options.table]
     backbones = options.backbones.split(",") if options.backbones else table.backbones
     sums = options.losses.split(",") if options.losses else table.losses
     grid = list(itertools.product(backbones, sums))
-    found = {}
+    found: Found = {}
     try:
         for number, (backbone, losses) in enumerate(grid, 1):
             print(f"row {number} of {len(grid)}: {backbone} {losses}", flush=True)

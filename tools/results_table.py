@@ -85,7 +85,7 @@ def read_record(run: str | Path, released: bool = False) -> dict[str, Any]:
     return record
 
 
-def _check_counts(run, protocol):
+def _check_counts(run: str | Path, protocol: dict[str, Any]) -> None:
     skipped = protocol["unreadable_images"]
     wanted = PUBLISHED[protocol["dataset"]].counts if protocol["dataset"] in PUBLISHED else {}
     for what, key in (
@@ -148,7 +148,7 @@ def render(records: list[dict[str, Any]]) -> str:
     return "\n".join(parts)
 
 
-def _is_of(record, row):
+def _is_of(record: dict[str, Any], row: PaperResult) -> bool:
     config = record["config"]
     return (record["metrics"]["protocol"]["dataset"], config["backbone"], config["losses"]) == (
         row.dataset,
@@ -157,11 +157,11 @@ def _is_of(record, row):
     )
 
 
-def _number(values, key):
+def _number(values: dict[str, Any], key: str) -> str:
     return f"{values[key]:.3f}".lstrip("0") if key in values else ""
 
 
-def _paper_row(row, record, keys):
+def _paper_row(row: PaperResult, record: dict[str, Any] | None, keys: tuple[str, ...]) -> list[str]:
     paper = [f"{row.values[key]:.4g}".lstrip("0") if key in row.values else "" for key in keys]
     if not row.backbone:
         return [f"{row.name} (earlier work)", *paper, *([""] * len(keys)), ""]
@@ -171,16 +171,18 @@ def _paper_row(row, record, keys):
     return [row.name, *paper, *(_number(record["metrics"], key) for key in keys), how]
 
 
-def _without_paper(head, rows, count):
+def _without_paper(
+    head: list[str], rows: list[list[str]], count: int
+) -> tuple[list[str], list[list[str]]]:
     keep = [0, *range(1 + count, len(head))]
     return [head[place] for place in keep], [[row[place] for place in keep] for row in rows]
 
 
-def _name(record):
+def _name(record: dict[str, Any]) -> str:
     return f"[{record['name']}](results/{record['name']}.json)"
 
 
-def _other_row(record):
+def _other_row(record: dict[str, Any]) -> list[str]:
     config, protocol = record["config"], record["metrics"]["protocol"]
     return [
         _name(record),
@@ -198,7 +200,7 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     """Runs one command; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
