@@ -34,8 +34,8 @@ from fir_tf.datasets.catalogue import Catalogue
 from fir_tf.evaluation.metrics import retrieval_metrics
 from fir_tf.input.batches import training_batches
 from fir_tf.samplers.choose import make_sampler
-from fir_tf.training.engine import build_engine
 from fir_tf.training.from_config import make_parts
+from fir_tf.training.trainer import build_trainer
 
 RESULTS = Path(__file__).parent / "results"
 VIEWS = 5
@@ -81,7 +81,7 @@ def step_rate(root, batch_size, image_size):
     )
     data = catalogue(root, 100)
     sampler = make_sampler(data, config)
-    engine = build_engine(make_parts(config, data, sampler), config, sampler.steps_per_epoch)
+    engine = build_trainer(make_parts(config, data, sampler), config, sampler.steps_per_epoch)
     batches = iter(training_batches(data, sampler, config).take(1).cache().repeat())
     engine.update(batches, 1)
     return 3 * batch_size / seconds(lambda: engine.update(batches, 3)[0]["loss"].numpy())

@@ -13,7 +13,7 @@ from fir_tf.errors import FirError
 from fir_tf.evaluation import pictures
 from fir_tf.evaluation.paper import PAPER_RESULTS
 from fir_tf.evaluation.pictures import (
-    Match,
+    SheetMatch,
     SheetRow,
     contact_sheet,
     recall_curve,
@@ -75,7 +75,7 @@ def sheet(tmp_path):
             files[row, 0],
             f"query {row}",
             [
-                Match(files[row, column], 1 - column / 10, kinds[column - 1], f"item {column}")
+                SheetMatch(files[row, column], 1 - column / 10, kinds[column - 1], f"item {column}")
                 for column in range(1, 4)
                 if (row, column) in files
             ],
@@ -105,7 +105,7 @@ def test_photos_stand_in_rows_and_columns_in_their_order(sheet):
 def test_a_sheet_has_the_same_margin_on_both_sides(tmp_path):
     """And its headings stand over their columns."""
     files = [photo(tmp_path / f"{n}.png", (40, 60 + n, 250), (70, 90)) for n in range(6)]
-    row = SheetRow(files[0], "", [Match(file, 0.5, None, "") for file in files[1:]])
+    row = SheetRow(files[0], "", [SheetMatch(file, 0.5, None, "") for file in files[1:]])
     contact_sheet([row], tmp_path / "sheet.png", tile=TILE)
     pixels = drawn(tmp_path / "sheet.png")
     boxes = [box(pixels, (40, 60 + n, 250)) for n in range(6)]
@@ -167,7 +167,7 @@ def test_unreadable_and_missing_files_become_named_grey_tiles(tmp_path):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"not a picture")
     for file, name in ((broken, "broken"), (tmp_path / "missing.jpg", "missing")):
-        row = SheetRow(query, "id_1", [Match(file, 0.7, False, "id_3")])
+        row = SheetRow(query, "id_1", [SheetMatch(file, 0.7, False, "id_3")])
         contact_sheet([row], tmp_path / f"{name}.png", tile=TILE)
         pixels = drawn(tmp_path / f"{name}.png")
         place = left, top, right, bottom = box(pixels, GREY)
@@ -218,7 +218,7 @@ def test_transparent_is_white_and_truncated_is_grey(tmp_path):
 def test_long_labels_stay_in_their_column(tmp_path):
     files = [photo(tmp_path / f"{n}.png", (40, 60 + n, 250), (70, 90)) for n in range(4)]
     label = "a_very_long_item_name_" * 10 + "x"
-    matches = [Match(file, 0.5, True, label) for file in files[1:]]
+    matches = [SheetMatch(file, 0.5, True, label) for file in files[1:]]
     contact_sheet([SheetRow(files[0], label, matches)], tmp_path / "s.png", tile=TILE)
     pixels = drawn(tmp_path / "s.png")
     boxes = [box(pixels, (40, 60 + n, 250)) for n in range(4)]

@@ -19,7 +19,7 @@ from PIL import Image
 from fir_tf.config import Config
 from fir_tf.datasets.command_line import Parser
 from fir_tf.errors import FirError
-from fir_tf.evaluation.pictures import Match, SheetRow, contact_sheet
+from fir_tf.evaluation.pictures import SheetMatch, SheetRow, contact_sheet
 from fir_tf.files import open_file, read_json, replacing, without_wildcards, write_json
 from fir_tf.options import EvaluateOptions, ExportOptions
 from fir_tf.search_options import IndexOptions, MeasureOptions, QueryOptions, WebOptions
@@ -375,7 +375,7 @@ def test_what_should_be_json_is_named(tmp_path):
 
 def test_a_picture_that_cannot_be_drawn_is_a_note(tmp_path, capsys):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
-    matches = [Match(tmp_path / "a.png", 1.0, None, "a")] * 100
+    matches = [SheetMatch(tmp_path / "a.png", 1.0, None, "a")] * 100
     rows = [SheetRow(tmp_path / "a.png", "a", matches)]
     # 100 tiles of 168 pixels: more than WebP's 16,383.
     for name, reason in (

@@ -37,11 +37,11 @@ from fir_tf.serving.export import export
 from fir_tf.training import from_config
 from fir_tf.training.checkpoints import Checkpoints
 from fir_tf.training.checks import Health
-from fir_tf.training.engine import build_engine
 from fir_tf.training.log import RunLog, read_history
 from fir_tf.training.optimizer import make_optimizer
 from fir_tf.training.schedules import make_schedule
 from fir_tf.training.step import TrainStep, make_averages
+from fir_tf.training.trainer import build_trainer
 
 
 def small_model(**values):
@@ -554,7 +554,7 @@ def test_bfloat16_takes_the_same_steps(inshop, tmp_path, shallow):
         catalogue = load_training(config)
         sampler = make_sampler(catalogue, config)
         parts = from_config.make_parts(config, catalogue, sampler)
-        engine = build_engine(parts, config, sampler.steps_per_epoch)
+        engine = build_trainer(parts, config, sampler.steps_per_epoch)
         batches = iter(training_batches(catalogue, sampler, config))
         scalars, _ = engine.update(batches, 3)
         losses[precision] = np.stack([scalars[name].numpy() for name in ("loss", "OC", "IS")])

@@ -256,7 +256,7 @@ MOST_PIXELS = 2**28
 
 
 @dataclasses.dataclass(frozen=True)
-class Match:
+class SheetMatch:
     """A gallery image in a contact sheet.
 
     Attributes:
@@ -279,12 +279,12 @@ class SheetRow:
     Attributes:
         query: str or Path of the photo.
         label: str, the item.
-        matches: list of Match, best first.
+        matches: list of SheetMatch, best first.
     """
 
     query: str | Path
     label: str
-    matches: Sequence[Match]
+    matches: Sequence[SheetMatch]
 
 
 def contact_sheet(

@@ -18,7 +18,7 @@ from fir_tf.evaluation.measured import Measured
 from fir_tf.evaluation.metrics import RetrievalResult, retrieval_metrics
 from fir_tf.evaluation.paper import PaperResult
 from fir_tf.evaluation.pictures import (
-    Match,
+    SheetMatch,
     SheetRow,
     empty_figure,
     recall_figure,
@@ -208,7 +208,7 @@ def sheet_row(catalogue: Catalogue, measured: Measured, number: int, matches: in
     for place, row in enumerate(measured.gallery[neighbours[neighbours >= 0]]):
         score, correct = result.scores[number, place], result.correct[number, place]
         photo = catalogue.root / catalogue.path[row]
-        found.append(Match(photo, float(score), bool(correct), label(row)))
+        found.append(SheetMatch(photo, float(score), bool(correct), label(row)))
     row = measured.query[number]
     return SheetRow(catalogue.root / catalogue.path[row], label(row), found)
 

@@ -50,12 +50,12 @@ def check(argv: Sequence[str] | None = None) -> int:
     with quiet_import():
         from fir_tf.datasets.loading import load_unchecked
         from fir_tf.hygiene import check as checking
-        from fir_tf.hygiene.report import Report, write_report
+        from fir_tf.hygiene.report import Report, write_check
     catalogue = load_unchecked(args.dataset, args.data_dir)
     findings = checking.check(catalogue, args.near_duplicates, args.workers)
     report = Report(catalogue, args.dataset, findings, args.strict)
     log.info(report.text().removesuffix("\n"))
-    log.info(f"\nreport: {write_report(report, args.out)}")
+    log.info(f"\nreport: {write_check(report, args.out)}")
     return EXIT_FOUND if report.failed else EXIT_CLEAN
 
 

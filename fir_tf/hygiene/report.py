@@ -156,7 +156,7 @@ def _picture(path: str) -> bytes:
         return b""
 
 
-def write_report(report: Report, folder: str | Path) -> Path:
+def write_check(report: Report, folder: str | Path) -> Path:
     """Writes report.txt, report.html and report.json.
 
     Args:

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from fir_tf.datasets.walk import printable
 from fir_tf.errors import FirError
-from fir_tf.evaluation.pictures import Match, SheetRow, contact_sheet
+from fir_tf.evaluation.pictures import SheetMatch, SheetRow, contact_sheet
 from fir_tf.files import json_text, write_json
 from fir_tf.search.encoder import Encoder
 from fir_tf.search.engines import Engine, Filter, Hit
@@ -175,7 +175,7 @@ def _result(rank: int, hit: Hit) -> dict[str, Any]:
 
 def _sheet_row(group: Sequence[str], hits: list[Hit], root: Path) -> SheetRow:
     matches = [
-        Match(root / hit.record.path, hit.score, None, hit.record.item or hit.record.path)
+        SheetMatch(root / hit.record.path, hit.score, None, hit.record.item or hit.record.path)
         for hit in hits
     ]
     more = f" and {len(group) - 1} more" if len(group) > 1 else ""

@@ -22,8 +22,8 @@ from fir_tf.files import replacing
 from fir_tf.hygiene.findings import too_many_unreadable
 from fir_tf.training.checkpoints import Checkpoints
 from fir_tf.training.checks import Health
-from fir_tf.training.engine import Parts
 from fir_tf.training.log import RunLog
+from fir_tf.training.trainer import Parts
 
 
 @dataclasses.dataclass

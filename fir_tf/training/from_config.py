@@ -21,10 +21,10 @@ from fir_tf.models.pretrained import imagenet_weights, notice
 from fir_tf.samplers.choose import describe_undrawn, make_sampler
 from fir_tf.samplers.sampler import Sampler
 from fir_tf.training.distribution import make_strategy
-from fir_tf.training.engine import Parts, build_engine, distributed_batches
 from fir_tf.training.loop import train, updates_per_epoch
 from fir_tf.training.precision import choose_precision, policy
 from fir_tf.training.run import open_run
+from fir_tf.training.trainer import Parts, build_trainer, distributed_batches
 
 log = logging.getLogger(__package__)
 
@@ -126,12 +126,12 @@ def _try_one_step(parts: Parts, config: Config) -> str:
     """Makes two updates that are thrown away; returns what was measured as text."""
     precision = choose_precision(config.mixed_precision)
     steps_per_epoch = updates_per_epoch(parts, config)
-    engine = build_engine(parts, config, steps_per_epoch)
-    batches = distributed_batches(engine, parts, config, 0)
+    trainer = build_trainer(parts, config, steps_per_epoch)
+    batches = distributed_batches(trainer, parts, config, 0)
     times = []
     for _ in range(2):
         begin = time.monotonic()
-        scalars, _ = engine.update(batches, 1)
+        scalars, _ = trainer.update(batches, 1)
         loss = float(scalars["loss"][0])
         times.append(time.monotonic() - begin)
     steps, images = config.epochs * steps_per_epoch, parts.sampler.size * config.accumulate
@@ -140,11 +140,11 @@ def _try_one_step(parts: Parts, config: Config) -> str:
     for device in tf.config.list_logical_devices("GPU"):
         used = tf.config.experimental.get_memory_info(device.name)["peak"]
         memory.append(f"{used / 2**30:.1f} GiB on {device.name}")
-    count = sum(int(np.prod(variable.shape)) for variable in engine.variables)
+    count = sum(int(np.prod(variable.shape)) for variable in trainer.variables)
     return "\n".join(
         [
             f"model: {config.backbone}, {count:,} parameters trained, {precision}, "
-            f"{engine.strategy.num_replicas_in_sync} device(s)",
+            f"{trainer.strategy.num_replicas_in_sync} device(s)",
             f"run: {steps} steps of {images} images, loss of the first {loss:.4f}",
             f"time: {times[0]:.1f} s to compile and make a step, {times[1]:.2f} s a step "
             f"({images / times[1]:.0f} images/s), about {steps * times[1] / 3600:.1f} hours "

@@ -20,8 +20,8 @@ from fir_tf.shell import draw_or_note
 from fir_tf.training import actions
 from fir_tf.training.checkpoints import Checkpoints
 from fir_tf.training.distribution import anywhere, worker_index
-from fir_tf.training.engine import Engine, Parts, build_engine, distributed_batches
 from fir_tf.training.log import RunLog, read_history
+from fir_tf.training.trainer import Parts, Trainer, build_trainer, distributed_batches
 
 log = logging.getLogger(__package__)
 
@@ -88,13 +88,13 @@ def train(
     run.mkdir(parents=True, exist_ok=True)
     write_json(run / "labels.json", {"categories": list(parts.catalogue.categories)})
     steps_per_epoch = updates_per_epoch(parts, loop)
-    engine = build_engine(parts, loop, steps_per_epoch)
-    with _own_folder(run, engine.strategy) as folder:
+    trainer = build_trainer(parts, loop, steps_per_epoch)
+    with _own_folder(run, trainer.strategy) as folder:
         checkpoints = Checkpoints(
             folder / "checkpoints",
-            engine.model,
-            engine.optimizer,
-            engine.averages,
+            trainer.model,
+            trainer.optimizer,
+            trainer.averages,
             parts.objective.variables,
         )
         steps = loop.epochs * steps_per_epoch
@@ -104,7 +104,7 @@ def train(
         if finished or (loop.patience and int(checkpoints.waited) >= loop.patience):
             log.info(f"{run} is finished already ({int(checkpoints.step)} steps)")
             return run
-        _Steps(parts, engine, checkpoints, folder, loop, inputs).run(steps_per_epoch)
+        _Steps(parts, trainer, checkpoints, folder, loop, inputs).run(steps_per_epoch)
         drawn = draw_or_note(
             run / "training.png",
             lambda: training_curves(read_history(folder), folder / "training.png"),
@@ -138,13 +138,13 @@ class _Steps:
     def __init__(
         self,
         parts: Parts,
-        engine: Engine,
+        trainer: Trainer,
         checkpoints: Checkpoints,
         folder: Path,
         loop: LoopSettings,
         inputs: InputSettings,
     ) -> None:
-        self._parts, self._engine, self._checkpoints = parts, engine, checkpoints
+        self._parts, self._trainer, self._checkpoints = parts, trainer, checkpoints
         self._folder, self._loop, self._inputs = folder, loop, inputs
         self._gather = actions.Gather(parts.sampler.size * loop.accumulate, parts.catalogue)
 
@@ -167,8 +167,8 @@ class _Steps:
         parts, loop, gather = self._parts, self._loop, self._gather
         follow: list[actions.Action] = [
             gather,
-            actions.validate(self._inputs, parts, self._engine.served, gather),
-            actions.write_log(run_log, self._engine.schedule),
+            actions.validate(self._inputs, parts, self._trainer.served, gather),
+            actions.write_log(run_log, self._trainer.schedule),
             actions.check_health(loop.learning_rate),
             actions.keep_best(self._folder / "model.keras", self._checkpoints),
             actions.show(write),
@@ -190,16 +190,16 @@ class _Steps:
         bar: tqdm,
         asked: Sequence[int],
     ) -> None:
-        loop, engine, moment = self._loop, self._engine, None
+        loop, trainer, moment = self._loop, self._trainer, None
         every = steps_per_epoch * loop.eval_every
-        batches = distributed_batches(engine, self._parts, self._inputs, step * loop.accumulate)
+        batches = distributed_batches(trainer, self._parts, self._inputs, step * loop.accumulate)
         while step < steps and not (moment and moment.stop):
             count = min(self._until_return(step, every), steps - step)
-            self._gather.add(*engine.update(batches, count))
+            self._gather.add(*trainer.update(batches, count))
             step += count
             bar.update(count)
             validates = step % every == 0 or step == steps
-            stopping = anywhere(engine.strategy, bool(asked))
+            stopping = anywhere(trainer.strategy, bool(asked))
             moment = actions.Moment(
                 step,
                 steps,
@@ -208,7 +208,7 @@ class _Steps:
                 logs=step % loop.log_every == 0 or validates or stopping,
                 validates=validates,
                 asked=stopping,
-                due=anywhere(engine.strategy, self._checkpoints.due()),
+                due=anywhere(trainer.strategy, self._checkpoints.due()),
             )
             for action in follow:
                 action(moment)

@@ -61,7 +61,7 @@ class Parts:
 
 
 @dataclasses.dataclass
-class Engine:
+class Trainer:
     """What holds the state of a run.
 
     Attributes:
@@ -86,7 +86,7 @@ class Engine:
     served: Callable[[], keras.Model]
 
 
-def build_engine(parts: Parts, loop: LoopSettings, steps_per_epoch: int) -> Engine:
+def build_trainer(parts: Parts, loop: LoopSettings, steps_per_epoch: int) -> Trainer:
     """Builds the optimiser and the compiled step.
 
     Args:
@@ -121,7 +121,7 @@ def build_engine(parts: Parts, loop: LoopSettings, steps_per_epoch: int) -> Engi
         averages = make_averages(variables) if loop.ema else None
         update = TrainStep(network, optimizer, parts.objective, variables, loop, averages)
     served = _copier(parts.plain, model, variables, averages) if parts.plain else lambda: model
-    return Engine(strategy, model, variables, optimizer, schedule, averages, update, served)
+    return Trainer(strategy, model, variables, optimizer, schedule, averages, update, served)
 
 
 def _copier(
@@ -146,10 +146,10 @@ def _reached(model: keras.Model, network: keras.Model, outputs: Sequence[str]) -
 
 
 def distributed_batches(
-    engine: Engine, parts: Parts, inputs: InputSettings, first: int
+    trainer: Trainer, parts: Parts, inputs: InputSettings, first: int
 ) -> Iterator[dict[str, tf.Tensor]]:
     """Returns an iterator over the strategy's batches from batch number `first` on."""
-    strategy, catalogue, sampler = engine.strategy, parts.catalogue, parts.sampler
+    strategy, catalogue, sampler = trainer.strategy, parts.catalogue, parts.sampler
     replicas = strategy.num_replicas_in_sync
     if replicas == 1:
         return iter(training_batches(catalogue, sampler, inputs, first))
