@@ -1,18 +1,85 @@
-"""Fashion image retrieval in TensorFlow and Keras."""
+"""Fashion image retrieval in TensorFlow and Keras.
 
-from typing import Any
+What `__all__` names is stable: it keeps its meaning and its arguments until the next major version,
+or goes with a warning first. docs/library.md shows it at work.
+"""
+
+from typing import TYPE_CHECKING
 
 from fir_tf import onednn
+from fir_tf.lazy import lazy
+
+if TYPE_CHECKING:
+    from fir_tf import datasets, keras, losses, samplers
+    from fir_tf.config import Config, InputSettings, LoopSettings, ModelSettings
+    from fir_tf.datasets.catalogue import Catalogue
+    from fir_tf.errors import FirError
+    from fir_tf.evaluation.embedder import Embedder
+    from fir_tf.evaluation.measure import measure
+    from fir_tf.evaluation.metrics import retrieval_metrics
+    from fir_tf.losses.objective import make_objective
+    from fir_tf.models.fir import build_fir
+    from fir_tf.models.saving import load_model
+    from fir_tf.neighbours import top_k
+    from fir_tf.registry import register
+    from fir_tf.run import load_run
+    from fir_tf.search.index import Index
+    from fir_tf.training.loop import train
+    from fir_tf.training.trainer import Parts
 
 __version__ = "0.1.0"
 
+__all__ = [
+    "Catalogue",
+    "Config",
+    "Embedder",
+    "FirError",
+    "Index",
+    "InputSettings",
+    "LoopSettings",
+    "ModelSettings",
+    "Parts",
+    "build_fir",
+    "datasets",
+    "keras",
+    "load_model",
+    "load_run",
+    "losses",
+    "make_objective",
+    "measure",
+    "register",
+    "retrieval_metrics",
+    "samplers",
+    "top_k",
+    "train",
+]
+
 onednn.switch_on()
 
-
-def __getattr__(name: str) -> Any:
-    # TensorFlow takes seconds to import, and most of what the scripts say needs none of it.
-    if name == "load_model":
-        from fir_tf.models.saving import load_model
-
-        return load_model
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "Catalogue": "fir_tf.datasets.catalogue",
+        "Config": "fir_tf.config",
+        "Embedder": "fir_tf.evaluation.embedder",
+        "FirError": "fir_tf.errors",
+        "Index": "fir_tf.search.index",
+        "InputSettings": "fir_tf.config",
+        "LoopSettings": "fir_tf.config",
+        "ModelSettings": "fir_tf.config",
+        "Parts": "fir_tf.training.trainer",
+        "build_fir": "fir_tf.models.fir",
+        "datasets": "fir_tf.datasets",
+        "keras": "fir_tf.keras",
+        "load_model": "fir_tf.models.saving",
+        "load_run": "fir_tf.run",
+        "losses": "fir_tf.losses",
+        "make_objective": "fir_tf.losses.objective",
+        "measure": "fir_tf.evaluation.measure",
+        "register": "fir_tf.registry",
+        "retrieval_metrics": "fir_tf.evaluation.metrics",
+        "samplers": "fir_tf.samplers",
+        "top_k": "fir_tf.neighbours",
+        "train": "fir_tf.training.loop",
+    },
+)

@@ -7,7 +7,7 @@ import pytest
 from fir_tf.config import Config
 from fir_tf.errors import FirError
 from fir_tf.options import ExportOptions, find_run
-from fir_tf.training.run import open_run
+from fir_tf.run import open_run
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from fir_tf.keras_versions import (
     tensor_of,
 )
 from fir_tf.models.saving import load_model
-from fir_tf.training.run import open_run, versions
+from fir_tf.run import open_run, versions
 
 # An interpreter with the other Keras, see `make test-addons`.
 OTHER = os.environ.get("FIR_TF_OTHER_PYTHON", "")
@@ -145,7 +145,7 @@ from fir_tf.config import Config, ModelSettings
 from fir_tf.models.fir import build_fir
 from fir_tf.serving.fold import inference_model
 from fir_tf.serving.servable import Servable
-from fir_tf.training.run import open_run
+from fir_tf.run import open_run
 folder, photo = map(Path, sys.argv[1:])
 keras.utils.set_random_seed(0)
 config = Config(image_size=48, run=str(folder / "run"))
@@ -164,7 +164,7 @@ import keras, numpy as np, tensorflow as tf
 from fir_tf.config import Config
 from fir_tf.errors import FirError
 from fir_tf.run import load_run
-from fir_tf.training.run import open_run
+from fir_tf.run import open_run
 folder, photo = map(Path, sys.argv[1:])
 served = tf.saved_model.load(str(folder / "served")).signatures["embed"]
 found = served(image_bytes=tf.constant([photo.read_bytes(), b"no image"]))

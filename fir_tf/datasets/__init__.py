@@ -1,10 +1,10 @@
 """Data sources: each becomes a Catalogue."""
 
-import importlib
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fir_tf.interrupt import end_quietly
+from fir_tf.lazy import lazy
 
 if sys.argv[:1] == ["-m"]:
     # `python -m fir_tf.datasets` imports this package before its own first line; it is "-m" then.
@@ -17,8 +17,4 @@ if TYPE_CHECKING:
 __all__ = ["Catalogue", "load", "load_training"]
 
 
-def __getattr__(name: str) -> Any:
-    # pandas takes a second to import, and the help of the commands needs none of it.
-    if name in __all__:
-        return getattr(importlib.import_module("fir_tf.datasets.loading"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = lazy(__name__, dict.fromkeys(__all__, "fir_tf.datasets.loading"))

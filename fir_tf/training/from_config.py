@@ -18,12 +18,12 @@ from fir_tf.hygiene.findings import quick_check
 from fir_tf.losses.objective import Objective, make_losses
 from fir_tf.models.fir import build_fir
 from fir_tf.models.pretrained import imagenet_weights, notice
+from fir_tf.run import open_run
 from fir_tf.samplers.choose import describe_undrawn, make_sampler
 from fir_tf.samplers.sampler import Sampler
 from fir_tf.training.distribution import make_strategy
 from fir_tf.training.loop import train, updates_per_epoch
 from fir_tf.training.precision import choose_precision, policy
-from fir_tf.training.run import open_run
 from fir_tf.training.trainer import Parts, build_trainer, distributed_batches
 
 log = logging.getLogger(__package__)
