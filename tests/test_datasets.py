@@ -577,8 +577,8 @@ def test_a_loader_that_can_list_what_training_cannot_read_is_asked_to(monkeypatc
         return data_dir, with_others
 
     registry.register("dataset", "lines")(lambda data_dir: data_dir)
-    assert load_unchecked("photos", "shop") == ("shop", True)
-    assert load_unchecked("lines", "shop") == "shop"
+    assert load_unchecked("photos", "shop", with_others=True) == ("shop", True)
+    assert load_unchecked("lines", "shop", with_others=True) == "shop"
 
 
 def test_the_help_of_the_commands_takes_no_heavy_import():

@@ -1,6 +1,7 @@
 """A data set by its name, and what a run trains on."""
 
 import inspect
+import os
 from pathlib import Path
 
 from fir_tf import registry
@@ -28,15 +29,15 @@ def load(dataset: str, data_dir: str | Path) -> Catalogue:
     return catalogue
 
 
-def load_unchecked(dataset: str, data_dir: str | Path) -> Catalogue:
-    """Loads a data set without asking whether its files exist, for `check` and `prepare`.
-
-    Where its loader has a parameter `with_others`, as that of plain folders, images count that
-    training cannot read (WebP, TIFF, HEIC ...).
+def load_unchecked(dataset: str, data_dir: str | Path, **asked: bool) -> Catalogue:
+    """Loads a data set without asking whether its files exist.
 
     Args:
         dataset: str, a registered data set's name.
         data_dir: str or Path, see `load`.
+        **asked: what the loader is asked for where it has a parameter of the name. `with_others`,
+            as of plain folders: images count that training cannot read (WebP, TIFF, HEIC ...).
+            `split_by_hash`, as of tables: whether rows without a split get one.
 
     Returns:
         Catalogue.
@@ -45,9 +46,13 @@ def load_unchecked(dataset: str, data_dir: str | Path) -> Catalogue:
         FirError: for an unknown data set and anything the loader objects to.
     """
     loader = registry.get("dataset", dataset)
-    if "with_others" in inspect.signature(loader).parameters:
-        return loader(data_dir, with_others=True)
-    return loader(data_dir)
+    known = inspect.signature(loader).parameters
+    return loader(data_dir, **{name: value for name, value in asked.items() if name in known})
+
+
+def layout_of(path: str | Path) -> str:
+    """Returns the data set's name that a path without one means: a table's file, or a folder."""
+    return "table" if os.path.isfile(path) else "folder"
 
 
 def load_training(config: Config) -> Catalogue:

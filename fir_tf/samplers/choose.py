@@ -43,8 +43,8 @@ class Wish:
     def nouns(self, config: Config) -> tuple[str, ...]:
         """Returns the labels of which an image needs one to be drawn."""
         nouns = self.by
-        if self.sampler == "pk":
-            # Batches of P x K come from the groups of one label; the other is mined within them.
+        if getattr(registry.get("sampler", self.sampler), "by_one_label", False):
+            # As P x K, from the groups of one label; the others are mined within them.
             nouns = nouns[:1]
         return tuple(dict.fromkeys([*nouns, *(self.single if config.category_fraction else ())]))
 

@@ -108,3 +108,6 @@ def pk(request: Request) -> PKSampler:
     return PKSampler(
         column, request.rows, request.size, request.images_per_item, request.seed, noun
     )
+
+
+pk.by_one_label = True  # type: ignore[attr-defined]  # see fir_tf.samplers.sampler.Request

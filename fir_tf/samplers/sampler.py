@@ -36,6 +36,9 @@ class Sampler(Protocol):
 class Request:
     """What a sampler is made for.
 
+    The function that takes it may have an attribute `by_one_label`, True where batches are made by
+    the first label alone: an image without it is never drawn then.
+
     Attributes:
         labels: {label: int32 [n]}, the labels that batches are made by, the most important one
             first; one for each row of the catalogue, -1 where unknown.

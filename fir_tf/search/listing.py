@@ -5,10 +5,9 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from fir_tf import registry
 from fir_tf.datasets.catalogue import SPLITS, Catalogue
 from fir_tf.datasets.labels import composed, known
-from fir_tf.datasets.table import load_table
+from fir_tf.datasets.loading import layout_of, load_unchecked
 from fir_tf.datasets.walk import NO_IMAGE, SPECIAL, find_photos
 from fir_tf.errors import FirError
 from fir_tf.search.engines import Record
@@ -74,15 +73,10 @@ def read_catalogue(images: str | Path, dataset: str = "", split: str = "") -> Li
     Raises:
         FirError: there is no photo, or an unknown split.
     """
-    if not dataset and os.path.isfile(images):
-        dataset = "table"
-    if dataset:
-        load = registry.get("dataset", dataset)
+    if dataset or os.path.isfile(images):
         # Files that are missing are listed with those that cannot be read.
-        if dataset == "table":
-            catalogue = load_table(images, split_by_hash=False)
-        else:
-            catalogue = load(images)
+        name = dataset or layout_of(images)
+        catalogue = load_unchecked(name, images, split_by_hash=False)
         listing = Listing(catalogue.root, _labelled(catalogue, _splits(split)), catalogue.notes)
     else:
         if split:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import os
 
 import numpy as np
 import tensorflow as tf
@@ -10,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from fir_tf import datasets, registry
 from fir_tf.datasets.catalogue import Catalogue
+from fir_tf.datasets.loading import layout_of
 from fir_tf.errors import FirError
 from fir_tf.evaluation.embedder import Embedder, check_readable
 from fir_tf.neighbours import merge_best
@@ -61,7 +61,7 @@ def load_gallery(spec: str, split: str, embedder: Embedder) -> tuple[GalleryTabl
     """
     name, colon, path = spec.partition(":")
     if not colon or name not in registry.names("dataset"):
-        name, path = ("table" if os.path.isfile(spec) else "folder"), spec
+        name, path = layout_of(spec), spec
     catalogue = datasets.load(name, path)
     for note in catalogue.notes:
         log.info(note)
