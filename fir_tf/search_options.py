@@ -84,7 +84,7 @@ class QueryOptions(Improvements):
     category: str = option("", "Only these categories of the index, separated by commas.")
     domain: str = option("", "Only shop or only consumer photos.", ("", "shop", "consumer"))
     sheet: str = option(
-        "query.png",
+        "",
         "Picture of the results of the first queries, PNG, JPEG or WebP; --nosheet for none.",
         path=True,
         alone="query.png",

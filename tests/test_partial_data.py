@@ -321,7 +321,14 @@ def test_an_export_in_a_folder_like_a_pattern_is_opened(tmp_path):
 
 def asked(indexed, **options):
     photos, index = indexed
-    return QueryOptions(**{"index": str(index), "sheet": ""} | options), str(photos)
+    return QueryOptions(index=str(index), **options), str(photos)
+
+
+def test_a_query_from_python_writes_no_file(indexed, opened, monkeypatch, tmp_path):
+    photo = next(indexed[0].rglob("*.jpg"))
+    monkeypatch.chdir(tmp_path)
+    answers = query(QueryOptions(index=str(indexed[1]), k=2), [str(photo)])
+    assert len(answers[0]["results"]) == 2 and not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

@@ -116,7 +116,9 @@ def run() -> None:
     command = sys.argv[1] if len(sys.argv) > 1 else ""
     if command not in _OPTIONS:
         sys.exit(run_command(functools.partial(_print_usage, command)))
-    define_flags(dataclasses.fields(_OPTIONS[command]))
+    # Who asks at a prompt sees a picture; the library writes what it is told to.
+    sheet = {"sheet": "query.png"} if command == "query" else {}
+    define_flags(dataclasses.fields(_OPTIONS[command]), **sheet)
     # Photos and flags may stand in any order.
     flags.FLAGS.set_gnu_getopt(True)
 
