@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from fir_tf.losses.masked import sorted_negatives
+from fir_tf.losses.masked import has_few, over_positives, sorted_where
 
 
 def batch_all(
@@ -13,19 +13,52 @@ def batch_all(
     Hermans et al. (2017), "batch all", the mean over non-zero terms: with the mean over every
     triplet the signal fades as training goes well.
     """
-    # Per positive: the negatives inside its margin are a prefix of the sorted ones, so counts
-    # and prefix sums give the sum over all triplets in n^2 memory instead of n^3.
-    ordered = sorted_negatives(distance, negative)
     limit = distance + margin
-    inside = tf.searchsorted(tf.stop_gradient(ordered), tf.stop_gradient(limit), side="left")
-    finite = tf.where(tf.math.is_finite(ordered), ordered, 0.0)
-    prefix = tf.pad(tf.cumsum(finite, axis=1), [[0, 0], [1, 0]])
-    sums = tf.gather(prefix, inside, batch_dims=1)
-    count = tf.cast(inside, tf.float32)
-    mask = tf.cast(positive, tf.float32)
-    active = tf.reduce_sum(count * mask)
-    total = tf.reduce_sum((count * limit - sums) * mask)
+    # The sum over triplets is one over pairs, each times its triplets: n^2 memory instead of n^3.
+    of_positive, of_negative = tf.nest.map_structure(
+        tf.stop_gradient,
+        tf.cond(
+            has_few(positive),
+            lambda: _count_one_by_one(distance, limit, positive, negative),
+            lambda: _count_by_sorting(distance, limit, positive, negative),
+        ),
+    )
+    active = tf.reduce_sum(of_positive)
+    total = tf.reduce_sum(of_positive * limit - of_negative * distance)
     triplets = tf.reduce_sum(
-        tf.reduce_sum(mask, axis=1) * tf.reduce_sum(tf.cast(negative, tf.float32), axis=1)
+        tf.math.count_nonzero(positive, axis=1, dtype=tf.float32)
+        * tf.math.count_nonzero(negative, axis=1, dtype=tf.float32)
     )
     return tf.math.divide_no_nan(total, active), tf.math.divide_no_nan(active, triplets)
+
+
+def _count_one_by_one(
+    distance: tf.Tensor, limit: tf.Tensor, positive: tf.Tensor, negative: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """In how many active triplets each pair is, float32 [n, n]: as the positive, the negative."""
+
+    def step(
+        column: tf.Tensor, here: tf.Tensor, of_positive: tf.Tensor, of_negative: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        inside = tf.gather(limit, column, batch_dims=1)[:, None] > distance
+        inside &= negative & tf.reduce_any(here, axis=1, keepdims=True)
+        inside = tf.cast(inside, tf.float32)
+        count = tf.reduce_sum(inside, axis=1, keepdims=True)
+        return tf.where(here, count, of_positive), of_negative + inside
+
+    zeros = tf.zeros_like(distance)
+    of_positive, of_negative = over_positives(positive, step, [zeros, zeros])
+    return of_positive, of_negative
+
+
+def _count_by_sorting(
+    distance: tf.Tensor, limit: tf.Tensor, positive: tf.Tensor, negative: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The same."""
+    nearer = tf.searchsorted(sorted_where(distance, negative), limit, side="left")
+    short = tf.searchsorted(sorted_where(limit, positive), distance, side="right")
+    beyond = tf.math.count_nonzero(positive, axis=1, keepdims=True, dtype=tf.int32) - short
+    return (
+        tf.where(positive, tf.cast(nearer, tf.float32), 0.0),
+        tf.where(negative, tf.cast(beyond, tf.float32), 0.0),
+    )

@@ -2,7 +2,59 @@
 
 import tensorflow as tf
 
-from fir_tf.losses.masked import masked_mean, sorted_negatives
+from fir_tf.losses.masked import has_few, masked_mean, over_positives
+
+
+def semihard_hinge(
+    distance: tf.Tensor, positive: tf.Tensor, negative: tf.Tensor, margin: float
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns (hinge, usable), float32 and bool [n, n]: of each pair, and which pairs have one.
+
+    The arguments are those of `semihard`.
+    """
+    fixed = tf.stop_gradient(distance)
+    chosen = tf.cond(
+        has_few(positive),
+        lambda: _chosen_one_by_one(fixed, positive, negative),
+        lambda: _chosen_by_sorting(fixed, negative),
+    )
+    usable = positive & tf.reduce_any(negative, axis=1, keepdims=True)
+    # By places in the flat matrix: TensorFlow 2.15 has no gradient of an empty batched gather.
+    count = tf.shape(distance)[0]
+    places = chosen + count * tf.range(count)[:, None]
+    hinge = tf.nn.relu(margin + distance - tf.gather(tf.reshape(distance, [-1]), places))
+    return hinge, usable
+
+
+def _chosen_one_by_one(distance: tf.Tensor, positive: tf.Tensor, negative: tf.Tensor) -> tf.Tensor:
+    """The column of each positive pair's negative, int32 [n, n]; other pairs have any."""
+    columns = tf.range(tf.shape(distance)[0])
+    last = tf.shape(distance)[0] - 1
+    far = tf.where(negative, distance, float("-inf"))
+    farthest = tf.reduce_max(
+        tf.where(far == tf.reduce_max(far, axis=1, keepdims=True), columns, 0), axis=1
+    )
+
+    def step(column: tf.Tensor, here: tf.Tensor, chosen: tf.Tensor) -> tuple[tf.Tensor]:
+        near = tf.gather(distance, column, batch_dims=1)[:, None]
+        beyond = tf.where(far > near, far, float("inf"))
+        least = tf.reduce_min(beyond, axis=1, keepdims=True)
+        nearest = tf.reduce_min(tf.where(beyond == least, columns, last), axis=1)
+        found = tf.where(least[:, 0] < float("inf"), nearest, farthest)
+        return (tf.where(here, found[:, None], chosen),)
+
+    (chosen,) = over_positives(positive, step, [tf.zeros_like(distance, tf.int32)])
+    return chosen
+
+
+def _chosen_by_sorting(distance: tf.Tensor, negative: tf.Tensor) -> tf.Tensor:
+    """The same for the negative of every pair."""
+    values = tf.where(negative, distance, float("inf"))
+    order = tf.argsort(values, axis=1)
+    ordered = tf.gather(values, order, batch_dims=1)
+    beyond = tf.searchsorted(ordered, distance, side="right")
+    count = tf.reduce_sum(tf.cast(negative, tf.int32), axis=1, keepdims=True)
+    return tf.gather(order, tf.maximum(tf.minimum(beyond, count - 1), 0), batch_dims=1)
 
 
 def semihard(
@@ -12,11 +64,5 @@ def semihard(
 
     Or the farthest negative where there is none (Schroff et al. 2015); mean over pairs.
     """
-    ordered = sorted_negatives(distance, negative)
-    count = tf.reduce_sum(tf.cast(negative, tf.int32), axis=1, keepdims=True)
-    beyond = tf.searchsorted(tf.stop_gradient(ordered), tf.stop_gradient(distance), side="right")
-    chosen = tf.clip_by_value(tf.minimum(beyond, count - 1), 0, tf.shape(distance)[1] - 1)
-    usable = positive & (count > 0)
-    ordered = tf.where(tf.math.is_finite(ordered), ordered, 0.0)
-    hinge = tf.nn.relu(margin + distance - tf.gather(ordered, chosen, batch_dims=1))
+    hinge, usable = semihard_hinge(distance, positive, negative, margin)
     return masked_mean(hinge, usable), masked_mean(tf.cast(hinge > 0, tf.float32), usable)
