@@ -52,7 +52,7 @@ test-quick:
 
 # What the versions of TensorFlow and Keras can change, then the scripts as a user runs them. Each
 # environment reads what the other one writes, if that is there.
-ADDONS_TESTS = addons keras_versions architecture losses metrics config samplers fir training \
+ADDONS_TESTS = addons keras_losses keras_versions architecture losses metrics config samplers fir training \
 	backbones
 ADDONS_SLOW = \
 	tests/test_scripts.py::test_the_three_scripts[inshop] \

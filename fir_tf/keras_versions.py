@@ -131,6 +131,29 @@ Adam: Any = _Keras2Adam if KERAS_2 else keras.optimizers.Adam
 `build`, `scale_loss` and `apply` are Keras 3's."""
 
 
+class _Rows(keras.losses.Loss):
+    """Weighs and reduces what a loss found for each row."""
+
+    def call(self, y_true: Any, y_pred: tf.Tensor) -> tf.Tensor:
+        return y_pred
+
+
+class _Keras3RowLoss(keras.losses.Loss):
+    """Hands labels on as they are: as float32, Keras 3's choice, 16777217 is 16777216."""
+
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> tf.Tensor:
+        with tf.name_scope(self.name):
+            rows = self.call(y_true, y_pred)
+            if rows.shape == (0,) and self.reduction not in (None, "none"):
+                # Keras leaves an empty batch without a number.
+                return tf.reduce_sum(rows)
+            return _Rows(reduction=self.reduction, dtype="float32")(rows, rows, sample_weight)
+
+
+RowLoss: Any = keras.losses.Loss if KERAS_2 else _Keras3RowLoss
+"""keras.losses.Loss whose `call` gets the labels in their own type and returns float32 [n]."""
+
+
 def with_loss_scale(optimizer: Optimizer) -> Optimizer:
     """Returns an optimizer that scales the loss dynamically, for float16.
 

@@ -1,7 +1,9 @@
-"""The miners against tensorflow-addons, which has them too: the oracle, and where it differs.
+"""The miners and the Keras losses against tensorflow-addons, which has them too: the oracle, and where it differs.
 
 It runs in the environment of `make test-addons` only; see docs/packages.md.
 """
+
+import functools
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import tensorflow as tf
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from fir_tf.keras import losses
 from fir_tf.losses.triplet import label_pairs, mined_triplet_loss
 from fir_tf.registry import get
 
@@ -230,3 +233,183 @@ def test_the_type_of_the_result():
         theirs = their_loss(points, labels, miner, "squared-L2")
         assert (ours.dtype, theirs.dtype) == (tf.float32, tf.bfloat16)
         assert float(tf.cast(ours, tf.bfloat16)) == pytest.approx(float(theirs), rel=2**-7)
+
+
+# The Keras losses, which have their names and meanings.
+
+FACES = {
+    "semihard": (losses.TripletSemiHardLoss, tfa.losses.TripletSemiHardLoss),
+    "hard": (losses.TripletHardLoss, tfa.losses.TripletHardLoss),
+    "soft": (
+        functools.partial(losses.TripletHardLoss, soft=True),
+        functools.partial(tfa.losses.TripletHardLoss, soft=True),
+    ),
+}
+METRICS = ["L2", "squared-L2", "angular", lambda x: -tf.matmul(x, x, transpose_b=True)]
+
+
+def face_and_theirs(ours, theirs, labels, points):
+    """Returns ((value, gradient), (value, gradient)) of two Keras losses."""
+    labels = tf.constant(labels)
+    return [
+        value_and_gradient(lambda values, loss=loss: loss(labels, values), points)
+        for loss in (ours, theirs)
+    ]
+
+
+def assert_equal(both, rtol=1e-3):
+    (ours, own), (theirs, other) = both
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(own, other, rtol=rtol, atol=1e-4 * max(1.0, np.abs(other).max()))
+
+
+def is_apart(points):
+    """Whether no two points are so close that rounding shows in the root of their distance."""
+    squared = distances(points)[np.triu_indices(len(points), 1)]
+    return squared.min() > 1e-3 * np.square(points).sum(1).max()
+
+
+def gap_of(labels, points, metric):
+    """The least difference of two distances, and of two with the margin between them."""
+    x = np.asarray(points, np.float64)
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    used = {"squared-L2": distances(x), "L2": distances(x) ** 0.5, "angular": distances(unit) / 2}
+    used = used.get(metric, -x @ x.T)
+    pairs = np.sort(used[np.triu_indices(len(labels), 1)])
+    gaps = np.abs(pairs[:, None] + MARGIN - pairs[None])
+    return min(np.diff(pairs).min(), gaps.min()) / max(1.0, np.abs(pairs).max())
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: getattr(metric, "__name__", metric))
+@pytest.mark.parametrize("kind", FACES)
+@settings(max_examples=15, deadline=None)
+@given(cloud=clouds(), alone=st.booleans())
+def test_keras_triplet_losses_equal_theirs(kind, metric, cloud, alone):
+    """With an image alone in its class and a label of -1 in some batches."""
+    labels, points = cloud
+    if alone:
+        labels = [label - 1 for label in labels[:-1]] + [99]
+    assume(gap_of(labels, points, metric) > 2e-5 and len(set(labels)) < len(labels))
+    assume(metric != "L2" or is_apart(points))
+    given = {"margin": MARGIN, "distance_metric": metric}
+    both = face_and_theirs(*(make(**given) for make in FACES[kind]), labels, points)
+    # Their soft margin overflows; ours is compared with numbers below.
+    assume(np.isfinite(both[1][0]))
+    assert_equal(both)
+
+
+def test_keras_defaults_are_theirs():
+    rng = np.random.default_rng(0)
+    labels, points = rng.integers(0, 4, 16), rng.normal(size=(16, 4)).astype(np.float32)
+    for name in ("TripletSemiHardLoss", "TripletHardLoss", "LiftedStructLoss"):
+        ours, theirs = getattr(losses, name)(), getattr(tfa.losses, name)()
+        assert_equal(face_and_theirs(ours, theirs, labels, points))
+    ours, theirs = losses.ContrastiveLoss(), tfa.losses.ContrastiveLoss()
+    assert_equal(face_and_theirs(ours, theirs, rng.integers(0, 2, 16), np.abs(points[:, 0])))
+    for name in ("ContrastiveLoss", "NpairsLoss", "NpairsMultilabelLoss"):
+        assert getattr(losses, name)().name == getattr(tfa.losses, name)().name
+
+
+@settings(max_examples=25, deadline=None)
+@given(cloud=clouds(), margin=st.sampled_from([0.2, 1.0, 5.0]))
+def test_keras_lifted_structure_equals_theirs(cloud, margin):
+    labels, points = cloud
+    both = face_and_theirs(
+        losses.LiftedStructLoss(margin), tfa.losses.LiftedStructLoss(margin), labels, points
+    )
+    assume(is_apart(points))
+    assert_equal(both)
+
+
+@settings(max_examples=25, deadline=None)
+@given(cloud=clouds())
+def test_keras_npairs_equal_theirs(cloud):
+    labels, points = cloud
+    scores = (points @ points.T).astype(np.float32)
+    assert_equal(face_and_theirs(losses.NpairsLoss(), tfa.losses.NpairsLoss(), labels, scores))
+    classes = np.random.default_rng(len(labels)).integers(0, 2, (len(labels), 6))
+    classes[:, 0] = 1
+    assert_equal(
+        face_and_theirs(
+            losses.NpairsMultilabelLoss(), tfa.losses.NpairsMultilabelLoss(), classes, scores
+        )
+    )
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    pairs=st.lists(st.tuples(st.booleans(), st.floats(0, 4, width=32)), min_size=1, max_size=9),
+    margin=st.sampled_from([0.5, 1.0, 3.0]),
+)
+def test_keras_contrastive_equals_theirs(pairs, margin):
+    same, distance = zip(*pairs, strict=True)
+    assume(all(abs(value - margin) > 1e-3 for value in distance))
+    ours, theirs = losses.ContrastiveLoss(margin), tfa.losses.ContrastiveLoss(margin)
+    assert_equal(face_and_theirs(ours, theirs, np.int64(same), np.float32(distance)))
+
+
+def test_keras_half_precision():
+    """Theirs rounds what it returns, and the arithmetic of those without embeddings."""
+    rng = np.random.default_rng(0)
+    labels, points = rng.integers(0, 4, 16), rng.normal(size=(16, 4)).astype(np.float32)
+    for dtype in (tf.bfloat16, tf.float16):
+        half = tf.cast(points, dtype)
+        for name in ("TripletSemiHardLoss", "TripletHardLoss", "LiftedStructLoss"):
+            ours = getattr(losses, name)()(labels, half)
+            theirs = getattr(tfa.losses, name)()(labels, half)
+            assert (ours.dtype, theirs.dtype) == (tf.float32, dtype)
+            assert float(tf.cast(ours, dtype)) == pytest.approx(float(theirs), rel=2**-7)
+    # 256 and 257 are one class there, because labels are cast to the type of the similarities.
+    scores, classes = tf.cast(points[:4], tf.bfloat16), [256, 256, 257, 257]
+    right = losses.NpairsLoss()([0, 0, 1, 1], scores)
+    assert float(losses.NpairsLoss()(classes, scores)) == float(right)
+    wrong = tfa.losses.NpairsLoss()([0, 0, 0, 0], scores)
+    assert float(tfa.losses.NpairsLoss()(tf.constant(classes), scores)) == float(wrong)
+
+
+SINGLE, ONE = [0, 1, 2, 3, 4, 5], [7] * 6
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "theirs_is"),
+    [
+        ("TripletSemiHardLoss", SINGLE, np.isnan),
+        ("LiftedStructLoss", SINGLE, np.isnan),
+        ("LiftedStructLoss", ONE, np.isnan),
+        # Finite, but of no triplet.
+        ("TripletHardLoss", SINGLE, np.isfinite),
+        ("TripletSemiHardLoss", ONE, np.isfinite),
+    ],
+)
+def test_keras_losses_without_a_triplet(name, labels, theirs_is):
+    """Ours is 0, and so is its gradient."""
+    points = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
+    ours, theirs = getattr(losses, name)(), getattr(tfa.losses, name)()
+    (value, gradient), (other, _) = face_and_theirs(ours, theirs, labels, points)
+    assert value == 0.0 and not gradient.any()
+    assert theirs_is(other) and other != 0.0
+
+
+def test_keras_losses_where_theirs_are_not_finite():
+    # The soft margin's exponential overflows.
+    points, labels = np.float32([[0.0], [20.0], [1.0], [30.0]]), [0, 0, 1, 1]
+    given = {"soft": True, "distance_metric": "squared-L2"}
+    ours, theirs = losses.TripletHardLoss(**given), tfa.losses.TripletHardLoss(**given)
+    (value, gradient), (other, _) = face_and_theirs(ours, theirs, labels, points)
+    assert np.isinf(other) and np.isfinite(gradient).all()
+    assert value == pytest.approx((400 - 1 + 400 - 100 + 841 - 1 + 841 - 100) / 4)
+    # A row without a class.
+    scores = np.random.default_rng(0).normal(size=(3, 3)).astype(np.float32)
+    ours, theirs = losses.NpairsMultilabelLoss(), tfa.losses.NpairsMultilabelLoss()
+    both = face_and_theirs(ours, theirs, [[1, 0], [0, 0], [1, 1]], scores)
+    assert np.isnan(both[1][0]) and np.isfinite(both[0][0]) and np.isfinite(both[0][1]).all()
+
+
+def test_keras_labels_as_a_column():
+    """As Keras 2 hands them to a loss in `fit`; theirs makes another number of them."""
+    scores = np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)
+    flat = np.array([0, 0, 1, 1])
+    for labels in (flat, flat[:, None]):
+        found = losses.NpairsLoss()(labels, scores)
+        assert float(found) == pytest.approx(float(tfa.losses.NpairsLoss()(flat, scores)))
+    assert float(tfa.losses.NpairsLoss()(flat[:, None], scores)) != pytest.approx(float(found))

@@ -14,6 +14,14 @@ SCALE = 20.0
 """The default of `scale`, by which cosines are multiplied: one over Zhai and Wu's temperature."""
 
 
+def cosines(values: tf.Tensor, centres: tf.Tensor) -> tf.Tensor:
+    """Returns float32 [n, classes], the cosines of values [n, d] to centres [classes, d]."""
+    values, centres = (
+        tf.math.l2_normalize(tf.cast(rows, tf.float32), axis=1) for rows in (values, centres)
+    )
+    return tf.matmul(values, centres, transpose_b=True)
+
+
 class NormFace(Loss):
     """Softmax over the cosines to learned class centres (Wang et al. 2017; Zhai and Wu 2019)."""
 
@@ -35,10 +43,7 @@ class NormFace(Loss):
         triplets: tuple[slice, slice, slice] | None = None,
     ) -> dict[str, tf.Tensor]:
         """Returns the loss and the share of the images nearest to their own class's centre."""
-        centres = tf.math.l2_normalize(tf.cast(tensor_of(self._centres), tf.float32), axis=1)
-        cosine = tf.matmul(
-            tf.math.l2_normalize(tf.cast(values, tf.float32), axis=1), centres, transpose_b=True
-        )
+        cosine = cosines(values, tensor_of(self._centres))
         smoothing = self.option("label_smoothing", self.settings.label_smoothing)
         loss, accuracy = cross_entropy(self.option("scale", SCALE) * cosine, labels, smoothing)
         return {"loss": loss, "centre_accuracy": accuracy}

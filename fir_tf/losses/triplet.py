@@ -72,9 +72,12 @@ def explicit_triplet_loss(
     )
 
 
-def label_pairs(labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns (positive, negative), bool [n, n] each, of int labels [n]; -1 is in no pair."""
-    known = labels >= 0
+def label_pairs(labels: tf.Tensor, known: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns (positive, negative), bool [n, n] each, of int labels [n].
+
+    Labels that are not `known`, bool [n], are in no pair: -1 by default.
+    """
+    known = labels >= 0 if known is None else known
     both = known[:, None] & known[None, :]
     same = labels[:, None] == labels[None, :]
     positive = both & same & ~tf.eye(tf.shape(labels)[0], dtype=tf.bool)

@@ -5,6 +5,24 @@ import tensorflow as tf
 from fir_tf.losses.masked import masked_mean
 
 
+def hardest(
+    distance: tf.Tensor, positive: tf.Tensor, negative: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns each anchor's distances to its farthest positive and nearest negative.
+
+    Args:
+        distance: float32 [n, n].
+        positive: bool [n, n], whether column and row are of one label, but not one image.
+        negative: bool [n, n], whether they are of two labels.
+
+    Returns:
+        (far, near): float32 [n] each, -infinity and infinity where there is none.
+    """
+    far = tf.reduce_max(tf.where(positive, distance, float("-inf")), axis=1)
+    near = tf.reduce_min(tf.where(negative, distance, float("inf")), axis=1)
+    return far, near
+
+
 def hard(
     distance: tf.Tensor, positive: tf.Tensor, negative: tf.Tensor, margin: float
 ) -> tuple[tf.Tensor, tf.Tensor]:
@@ -12,8 +30,7 @@ def hard(
 
     Hermans et al. (2017), "batch hard"; mean over anchors.
     """
-    far = tf.reduce_max(tf.where(positive, distance, 0.0), axis=1)
-    near = tf.reduce_min(tf.where(negative, distance, float("inf")), axis=1)
+    far, near = hardest(distance, positive, negative)
+    hinge = tf.nn.relu(margin + far - near)
     usable = tf.reduce_any(positive, axis=1) & tf.reduce_any(negative, axis=1)
-    hinge = tf.nn.relu(margin + far - tf.where(usable, near, 0.0))
     return masked_mean(hinge, usable), masked_mean(tf.cast(hinge > 0, tf.float32), usable)
