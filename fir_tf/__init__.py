@@ -10,7 +10,7 @@ from fir_tf import onednn
 from fir_tf.lazy import lazy
 
 if TYPE_CHECKING:
-    from fir_tf import datasets, keras, losses, samplers
+    from fir_tf import datasets, keras, samplers
     from fir_tf.config import Config, InputSettings, LoopSettings, ModelSettings
     from fir_tf.datasets.catalogue import Catalogue
     from fir_tf.errors import FirError
@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from fir_tf.models.fir import build_fir
     from fir_tf.models.saving import load_model
     from fir_tf.neighbours import top_k
+    from fir_tf.options import Improvements
     from fir_tf.registry import register
     from fir_tf.run import load_run
+    from fir_tf.search.engines.base import Filter
     from fir_tf.search.index import Index
     from fir_tf.training.loop import train
     from fir_tf.training.trainer import Parts
@@ -33,7 +35,9 @@ __all__ = [
     "Catalogue",
     "Config",
     "Embedder",
+    "Filter",
     "FirError",
+    "Improvements",
     "Index",
     "InputSettings",
     "LoopSettings",
@@ -44,7 +48,6 @@ __all__ = [
     "keras",
     "load_model",
     "load_run",
-    "losses",
     "make_objective",
     "measure",
     "register",
@@ -62,7 +65,9 @@ __getattr__, __dir__ = lazy(
         "Catalogue": "fir_tf.datasets.catalogue",
         "Config": "fir_tf.config",
         "Embedder": "fir_tf.evaluation.embedder",
+        "Filter": "fir_tf.search.engines.base",
         "FirError": "fir_tf.errors",
+        "Improvements": "fir_tf.options",
         "Index": "fir_tf.search.index",
         "InputSettings": "fir_tf.config",
         "LoopSettings": "fir_tf.config",
@@ -73,7 +78,6 @@ __getattr__, __dir__ = lazy(
         "keras": "fir_tf.keras",
         "load_model": "fir_tf.models.saving",
         "load_run": "fir_tf.run",
-        "losses": "fir_tf.losses",
         "make_objective": "fir_tf.losses.objective",
         "measure": "fir_tf.evaluation.measure",
         "register": "fir_tf.registry",

@@ -9,12 +9,17 @@ import pandas as pd
 import pytest
 from PIL import Image
 from small_sets import write_jpeg
+from stub_encoder import StubEncoder, index_options
 
 from fir_tf.errors import FirError
+from fir_tf.search import encoder as encoder_module
 from fir_tf.search.engines import Filter
+from fir_tf.search.engines.local import LocalEngine
 from fir_tf.search.index import Index
+from fir_tf.search.indexing import build
 
 SIDE = 16
+HALVES = np.repeat(np.uint8([[[255, 0, 0]], [[0, 0, 0]]]), 20, axis=0).repeat(60, axis=1)
 
 
 def unit(rows, size, seed=0):
@@ -82,9 +87,8 @@ def test_every_form_of_a_photo_is_the_same_photo(photos, model):
         assert index.search(paths[0], 1)[0].record.item == "Tops/i0"
 
 
-def test_a_turned_photo_is_seen_upright(photos):
-    halves = np.zeros([40, 60, 3], np.uint8)
-    halves[:20, :, 0] = 255
+def test_a_turned_photo_is_seen_upright():
+    halves = HALVES
     turned = Image.fromarray(np.rot90(halves).copy())
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -98,7 +102,7 @@ def test_a_turned_photo_is_seen_upright(photos):
 
 def test_a_saved_index_is_opened_and_asked(photos, tmp_path):
     model, paths = thumbnail_model(), sorted(photos.rglob("*.jpg"))
-    labels = {"item": list("aabbcc"), "category": "Tops"}
+    labels = {"item": list("aabbcc"), "category": ["Tops"] * 6}
     with Index.from_model(model, paths, labels) as index:
         before = index.search(paths, 3)
         index.save(tmp_path / "kept")
@@ -114,11 +118,60 @@ def test_a_saved_index_is_opened_and_asked(photos, tmp_path):
     upside_down = keras.Model(other.input, -other.output)
     with pytest.raises(FirError, match="must be the one that the index.*embeds the same pictures"):
         Index(tmp_path / "kept", model=upside_down)
-    # Saved again with less, it holds less.
-    with Index.from_model(model, paths[:2], {"item": ["x", "y"]}) as index:
-        index.save(tmp_path / "kept")
     with Index(tmp_path / "kept") as opened:
-        assert len(opened.engine) == 2 and opened.engine.labels()["category"] == {"": 2}
+        for place in (tmp_path / "kept", f"faiss:{tmp_path / 'kept'}"):
+            with pytest.raises(FirError, match="`address` must be a new one.*holds an index"):
+                opened.save(place)
+        assert len(opened.engine) == 6
+
+
+def test_a_copy_that_was_interrupted_is_refused(photos, tmp_path, monkeypatch):
+    with Index.from_arrays(unit(9, 4)) as index:
+        whole = LocalEngine.flush
+
+        def killed(engine):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(LocalEngine, "flush", killed)
+        with pytest.raises(KeyboardInterrupt):
+            index.save(tmp_path / "half")
+        monkeypatch.setattr(LocalEngine, "flush", whole)
+        with pytest.raises(FirError, match="was not written to its end"):
+            Index(tmp_path / "half")
+        index.save(tmp_path / "whole")
+    monkeypatch.setattr(encoder_module, "Encoder", StubEncoder)
+    with pytest.raises(FirError, match="was made of vectors, not of photos"):
+        build(index_options(photos, tmp_path / "whole"))
+
+
+def test_labels_keep_their_rows_and_their_digits():
+    vectors = unit(4, 3)
+    table = {
+        "item": [101, 102, None, 104],
+        "category": pd.Series(list("abcd"), index=[3, 2, 1, 0]),
+    }
+    mixed = pd.DataFrame({"item": [101, 102, float("nan"), 104]})
+    for metadata in (table, mixed):
+        with Index.from_arrays(vectors, metadata) as index:
+            found = [index.search(vector, 1)[0].record for vector in vectors]
+            assert [record.item for record in found] == ["101", "102", "", "104"]
+            if metadata is table:
+                assert [record.category for record in found] == list("abcd")
+
+
+def test_relative_paths_are_found_from_another_folder(photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with Index.from_model(thumbnail_model(), ["photos/Tops/i0/0.jpg"]) as index:
+        index.save("kept")
+    monkeypatch.chdir("/")
+    with Index(tmp_path / "kept") as opened:
+        record = opened.search(unit(1, 48)[0], 1)[0].record
+        assert (opened.root / record.path).is_file()
+
+
+def test_no_queries_have_no_answers():
+    with Index.from_arrays(unit(4, 3)) as index:
+        assert index.search([]) == index.search(np.zeros([0, 3])) == []
 
 
 def before_vector(model, path):
@@ -149,6 +202,8 @@ def test_photos_that_cannot_be_read_are_named(photos, capsys):
             index.search([paths[0].read_bytes(), b"no image"])
         with pytest.raises(FirError, match="gone.jpg is no photo.*no such file"):
             index.search(photos / "gone.jpg")
+    with Index.from_model(mean_colours, [paths[0], photos / "gone.jpg", HALVES]) as index:
+        assert len(index.engine) == 2 and "gone.jpg" in "".join(capsys.readouterr())
     with pytest.raises(FirError, match="must have a photo that can be read. Received: 1"):
         Index.from_model(mean_colours, [b"no image"])
 
@@ -167,6 +222,9 @@ def test_photos_that_cannot_be_read_are_named(photos, capsys):
         (np.eye(3, dtype=int), None, r"`vectors` must be a float array.*int64 \(3, 3\)"),
         (np.ones(3), None, r"`vectors` must be a float array.*\(3,\)"),
         (np.full([2, 2], np.nan), None, "must be finite"),
+        (np.eye(3), {"item": "a"}, "`metadata` must have 3 rows.*Received: 1 in `item`"),
+        (np.eye(3), {"item": list("abc"), "category": ["x"]}, "Received: 1 in `category`"),
+        ([[1.0, 0.0], [0.0]], None, "`vectors` must be a float array"),
     ],
 )
 def test_arrays_that_do_not_fit_are_told(vectors, metadata, message):
@@ -181,6 +239,8 @@ def test_arrays_that_do_not_fit_are_told(vectors, metadata, message):
         (np.zeros([1, 2, 4], np.float32), "must be vectors, float"),
         ([3, 4], "must be vectors, float.*Received: list of int64"),
         (None, "must be vectors, float.*Received: NoneType"),
+        (np.zeros([3, 8, 8], np.uint8), "must be vectors, float"),
+        (np.zeros([0, 8, 3], np.uint8), "must be vectors, float"),
     ],
 )
 def test_queries_that_do_not_fit_are_told(queries, message):
@@ -197,6 +257,15 @@ def test_queries_that_do_not_fit_are_told(queries, message):
             keras.Sequential([keras.Input([7]), keras.layers.Dense(2)]),
             r"square images.*\(None, 7\)",
         ),
+        (
+            keras.Sequential([keras.Input([8, 8, 1]), keras.layers.ReLU()]),
+            r"square images.*\(None, 8, 8, 1\)",
+        ),
+        (
+            keras.Sequential([keras.Input([8, 8, 3]), keras.layers.ReLU()]),
+            r"must give an embedding \[n, d\]",
+        ),
+        (lambda images: np.ones([len(images), images[0].width]), "always of the same d"),
     ],
 )
 def test_a_model_that_does_not_fit_is_told(photos, model, message):

@@ -126,6 +126,26 @@ def test_one_of_several_outputs_and_labels():
     assert both["item"] == plain and both["category"] != plain
 
 
+def test_unknown_labels_match_nothing():
+    """As in `retrieval_metrics`: a query of unknown label is left out, such an image distracts."""
+    vectors, labels = points(4, noise=1.0)
+    for unknown, given in ((-1, labels), ("", labels.astype(str))):
+        some = np.where(labels % 3 == 0, given, unknown)
+        found = RetrievalMetrics((vectors, some), ks=[1]).measure(model_of())
+        rows = np.flatnonzero(labels % 3 == 0)
+        unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        scores = unit[rows] @ unit.T
+        scores[np.arange(len(rows)), rows] = -np.inf
+        assert found["recall@1"] == pytest.approx(
+            np.mean(some[scores.argmax(axis=1)] == some[rows])
+        )
+
+
+def test_without_a_model_it_says_so():
+    with pytest.raises(FirError, match="`model` must be given before `fit`"):
+        RetrievalMetrics(points()).measure()
+
+
 def test_half_precision_is_measured_in_float32():
     vectors, labels = points()
     found = RetrievalMetrics((vectors.astype(np.float16), labels)).measure(model_of())
@@ -142,9 +162,22 @@ def test_half_precision_is_measured_in_float32():
         ((np.full([4, 8], np.nan), [0, 0, 1, 1]), {}, "must be finite"),
         ((np.eye(8), [0] * 8), {"output": "embedding"}, "`output` names the output of a model"),
         ((np.eye(8), [0] * 8), {"ks": [0]}, "`ks`"),
-        ((np.eye(8), [0] * 8), {"every": 0}, "`every` must be >= 1. Received: 0"),
+        (
+            (np.eye(8), [0] * 8),
+            {"every": 0},
+            "`every` must be a whole number of at least 1. Received: 0",
+        ),
         ((np.eye(8), {"item": [0] * 8}), {}, "`label` must be one of item. Received: None"),
         ((np.zeros([0, 8]), []), {}, "`query` must have images. Received: none"),
+        ((np.eye(8), 5), {}, r"`query` must be \(images, labels\). Received: int as labels"),
+        ((np.eye(8), [0] * 8), {"batch_size": 0}, "`batch_size` must be a whole number"),
+        ((np.eye(8), [0] * 8), {"gallery": (np.eye(8), ["a"] * 8)}, "both integers or both strin"),
+        (tf.data.Dataset.from_tensors(np.eye(8)), {}, r"must have batches \(images, labels\)"),
+        (
+            tf.data.Dataset.from_tensors((np.eye(8), [0] * 8)).repeat(),
+            {},
+            "`query` must end.*endless",
+        ),
     ],
 )
 def test_what_does_not_fit_is_told(query, options, message):

@@ -26,6 +26,11 @@ def upside_down(pixels):
     return {**thumbnails(pixels), "embedding": -thumbnails(pixels)["embedding"]}
 
 
+def shorter(pixels):
+    """Embeds an image as `thumbnails` does, nine tenths as long."""
+    return {**thumbnails(pixels), "embedding": 0.9 * thumbnails(pixels)["embedding"]}
+
+
 def brightness(pixels):
     """Embeds images so that hardly any is told apart."""
     found = tf.reduce_mean(pixels, axis=[1, 2, 3])[:, None]
@@ -67,8 +72,10 @@ GALLERY = [(item, f"i{item}", "gallery", "shop") for item in range(6)]
 
 def test_the_same_network_costs_nothing_and_a_bad_one_its_recall(tmp_path):
     table = write_photos(tmp_path / "data", QUERIES + GALLERY)
-    found = compared(table, {"same": thumbnails, "turned": upside_down, "dim": brightness})
+    networks = {"same": thumbnails, "turned": upside_down, "dim": brightness, "short": shorter}
+    found = compared(table, networks)
     same, turned, dim = (found[name] for name in ("same", "turned", "dim"))
+    assert found["short"]["cosine_min"] == pytest.approx(1, abs=1e-5)
     assert same["queries"] == same["gallery"] == 6
     assert same["recall@1"] == turned["recall@1"] == [1, 1]
     assert same["cosine_mean"] == pytest.approx(1, abs=1e-5)

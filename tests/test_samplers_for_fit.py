@@ -111,6 +111,7 @@ def test_labels_that_are_no_numbers_are_numbered():
         (lambda: PK(LABELS, 2.5, 2), "`p` must be a whole number.*2.5"),
         (lambda: PK([1, 1, 1], 2, 2), "at least 2 labels. Received: 1"),
         (lambda: PK([1, 2, 3], 2, 2), "two images of one label"),
+        (lambda: PK(LABELS, 11, 2), "`p` must be at most 10, the labels there are. Received: 11"),
         (lambda: Triplets(LABELS, 0), "`n` must be a whole number of at least 1. Received: 0"),
         (lambda: PK(LABELS, 2, 2).batches(np.zeros(9)), "for each of the 60 labels. Received: 9"),
         (

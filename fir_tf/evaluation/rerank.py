@@ -1,7 +1,7 @@
 """Better answers from the same embeddings: query expansion, re-ranking, whitening."""
 
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,44 +17,33 @@ from fir_tf.options import Improvements
 Result = TypeVar("Result")
 
 
-def improved(
-    queries: np.ndarray,
-    k: int,
-    find: Callable[[np.ndarray, int], list[list[Result]]],
+def expanded(queries: np.ndarray, near: Iterable[np.ndarray], alpha: float) -> np.ndarray:
+    """Expands queries float32 [q, d] by their nearest vectors, see `expand_query`."""
+    found = [
+        expand_query(query, vectors, alpha) for query, vectors in zip(queries, near, strict=True)
+    ]
+    return np.array(found, np.float32).reshape(queries.shape)
+
+
+def reranked(
+    query: np.ndarray,
+    results: list[Result],
     vectors_of: Callable[[list[Result]], np.ndarray],
-    improvements: Improvements,
-) -> list[list[Result]]:
-    """Finds each query's nearest results, after query expansion and re-ranking.
+    count: int,
+) -> list[Result]:
+    """Ranks a query's first results anew, see `k_reciprocal`.
 
     Args:
-        queries: float32 [q, d], unit length.
-        k: int, results for each query.
-        find: function of queries and a number to that many results of each, best first.
-        vectors_of: function of a query's results to their embeddings, float32 [n, d].
-        improvements: Improvements.
-
-    Returns:
-        list of q lists of results, best first; at least k where `find` has as many.
+        query: float32 [d], unit length.
+        results: list, best first.
+        vectors_of: function of results to their embeddings, float32 [n, d].
+        count: int, how many are ranked anew; the others stay behind them.
     """
-    how = improvements
-    if how.expand:
-        near = map(vectors_of, find(queries, how.expand))
-        queries = np.array(
-            [
-                expand_query(query, vectors, how.expand_alpha)
-                for query, vectors in zip(queries, near, strict=True)
-            ],
-            np.float32,
-        ).reshape(queries.shape)
-    found = find(queries, max(k, how.rerank))
-    if how.rerank:
-        bar = {"unit": "query", "disable": None, "leave": False}
-        for query, results in zip(queries, tqdm(found, "re-ranking", **bar), strict=True):
-            head = results[: how.rerank]
-            if len(head) > 1:
-                order = k_reciprocal(query, vectors_of(head))
-                results[: how.rerank] = [head[place] for place in order]
-    return found
+    head = results[:count]
+    if len(head) < 2:
+        return results
+    order = k_reciprocal(query, vectors_of(head))
+    return [*(head[place] for place in order), *results[count:]]
 
 
 def better_search(improvements: Improvements) -> SearchFunction:
@@ -83,10 +72,19 @@ def better_search(improvements: Improvements) -> SearchFunction:
         def vectors_of(results: list[tuple[float, int]]) -> np.ndarray:
             return np.asarray(gallery[[row for _, row in results]], np.float32)
 
-        queries = np.asarray(queries, np.float32)
+        queries, how = np.asarray(queries, np.float32), improvements
+        if how.expand:
+            queries = expanded(
+                queries, map(vectors_of, find(queries, how.expand)), how.expand_alpha
+            )
+        found = find(queries, max(k, how.rerank))
+        if how.rerank:
+            bar = tqdm(found, "re-ranking", unit="query", disable=None, leave=False)
+            pairs = zip(queries, bar, strict=True)
+            found = [reranked(query, hits, vectors_of, how.rerank) for query, hits in pairs]
         scores = np.full([len(queries), k], -np.inf, np.float32)
         rows = np.full([len(queries), k], -1, np.int64)
-        for place, results in enumerate(improved(queries, k, find, vectors_of, improvements)):
+        for place, results in enumerate(found):
             for column, (score, row) in enumerate(results[:k]):
                 scores[place, column], rows[place, column] = score, row
         return scores, rows

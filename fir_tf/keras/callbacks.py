@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from fir_tf.checks import check_positive
 from fir_tf.errors import FirError
 from fir_tf.evaluation.metrics import retrieval_metrics
 
@@ -24,8 +25,9 @@ class RetrievalMetrics(keras.callbacks.Callback):
     to the lower gallery row. Images are embedded batch by batch, the score matrix is never built.
 
     Args:
-        query: (images, labels) arrays, or a tf.data.Dataset of batches (images, labels). Labels
-            are integers or strings [n]; a dict of labels needs `label`.
+        query: (images, labels) arrays, or a tf.data.Dataset of batches (images, labels) that ends.
+            Labels are integers or strings [n]; negative or "" is unknown. A dict of labels needs
+            `label`.
         gallery: likewise; None where the queries are the gallery of each other, each left out of
             its own results.
         ks: ints >= 1, for recall@k.
@@ -59,13 +61,12 @@ class RetrievalMetrics(keras.callbacks.Callback):
         batch_size: int = 64,
     ) -> None:
         super().__init__()
-        if every < 1:
-            raise FirError(f"`every` must be >= 1. Received: {every}")
+        self._every, size = check_positive("every", every), check_positive("batch_size", batch_size)
         self._sides = [
-            None if side is None else _batches(name, side, batch_size)
+            None if side is None else _batches(name, side, size)
             for name, side in (("query", query), ("gallery", gallery))
         ]
-        self._ks, self._output, self._label, self._every = tuple(ks), output, label, every
+        self._ks, self._output, self._label = tuple(ks), output, label
         self._embed: Any = None
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -96,9 +97,7 @@ class RetrievalMetrics(keras.callbacks.Callback):
             ids = np.arange(len(labels))
         else:
             shown = self._embedded("gallery", gallery, embed)
-        # One numbering for the labels of both sides.
-        _, numbers = np.unique(np.concatenate([labels, shown[1]]), return_inverse=True)
-        items, others = np.split(numbers.ravel(), [len(labels)])
+        items, others = _numbered(labels, shown[1])
         found = retrieval_metrics(
             vectors, shown[0], items, others, query_ids=ids, gallery_ids=ids, ks=self._ks
         )
@@ -113,6 +112,8 @@ class RetrievalMetrics(keras.callbacks.Callback):
         if model is None and self._embed is not None:
             return self._embed
         chosen = self.model if model is None else model
+        if chosen is None:
+            raise FirError("`model` must be given before `fit`. Received: None")
 
         def embed(images: tf.Tensor) -> tf.Tensor:
             vectors = _chosen(chosen(images, training=False), self._output)
@@ -129,10 +130,17 @@ class RetrievalMetrics(keras.callbacks.Callback):
         self._embed = None
 
     def _embedded(
-        self, name: str, batches: Iterable[tuple[Any, Any]], embed: Any
+        self, name: str, batches: Iterable[Any], embed: Any
     ) -> tuple[np.ndarray, np.ndarray]:
         vectors, labels = list[np.ndarray](), list[np.ndarray]()
-        for images, given in batches:
+        for element in batches:
+            if not isinstance(element, tuple) or len(element) != 2:
+                size = f" of {len(element)}" if isinstance(element, tuple) else ""
+                raise FirError(
+                    f"`{name}` must have batches (images, labels). Received: "
+                    f"{type(element).__name__}{size}"
+                )
+            images, given = element
             vectors.append(np.asarray(embed(images)))
             labels.append(_labels(name, given, self._label, len(vectors[-1])))
         if not vectors:
@@ -154,6 +162,21 @@ def _chosen(outputs: Any, name: str | None) -> tf.Tensor:
             f"{name!r} and a model with {type(outputs).__name__} of outputs"
         )
     return outputs
+
+
+def _numbered(labels: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the labels of both sides by one numbering from 0, -1 where unknown."""
+    kinds = [side.dtype.kind in "iu" for side in (labels, others)]
+    if kinds[0] != kinds[1]:
+        raise FirError(
+            "the labels of `query` and `gallery` must be both integers or both strings. Received: "
+            f"{labels.dtype} and {others.dtype}"
+        )
+    whole = np.concatenate([labels, others])
+    known = whole >= 0 if kinds[0] else whole.astype(str) != ""
+    _, numbers = np.unique(whole, return_inverse=True)
+    items = np.where(known, numbers.ravel(), -1)
+    return items[: len(labels)], items[len(labels) :]
 
 
 def _labels(name: str, given: Any, label: str | None, count: int) -> np.ndarray:
@@ -190,6 +213,8 @@ class _Arrays:
 
 def _batches(name: str, side: Any, batch_size: int) -> Iterable[tuple[Any, Any]]:
     if isinstance(side, tf.data.Dataset):
+        if side.cardinality() == tf.data.INFINITE_CARDINALITY:
+            raise FirError(f"`{name}` must end: leave `repeat` out. Received: an endless Dataset")
         return side
     if not isinstance(side, list | tuple) or len(side) != 2:
         raise FirError(
@@ -199,6 +224,10 @@ def _batches(name: str, side: Any, batch_size: int) -> Iterable[tuple[Any, Any]]
     images, labels = side
     every = labels.values() if isinstance(labels, Mapping) else [labels]
     for values in every:
+        if not hasattr(values, "__len__"):
+            raise FirError(
+                f"`{name}` must be (images, labels). Received: {type(values).__name__} as labels"
+            )
         if len(values) != len(images):
             raise FirError(
                 f"`{name}` must have a label for each image. Received: {len(images)} images and "

@@ -13,7 +13,7 @@ from fir_tf.samplers.triplets import TripletSampler
 
 
 class _Batches:
-    """Endless batches of a sampler.
+    """Endless batches of a sampler; itself one, see `fir_tf.samplers.sampler.Sampler`.
 
     Attributes:
         size: int, rows in a batch.
@@ -25,6 +25,12 @@ class _Batches:
     ) -> None:
         self._labels, self._codes, self._sampler = labels, codes, sampler
         self.size, self.steps_per_epoch = sampler.size, sampler.steps_per_epoch
+        self.classified, self.triplets = sampler.classified, sampler.triplets
+        self.describe = sampler.describe
+
+    def __call__(self, step: tf.Tensor) -> tf.Tensor:
+        """Returns int32 [size], the rows of the batch number `step` (int64 scalar)."""
+        return self._sampler(step)
 
     def dataset(self, start: int = 0) -> tf.data.Dataset:
         """Returns the rows of the batches from number `start` on, int32 [size] each, without end.
@@ -108,6 +114,9 @@ class PK(_Batches):
             if value < 2:
                 raise FirError(f"`{name}` must be at least 2. Received: {value}")
         array, codes = _coded(labels)
+        there = len(np.unique(codes[codes >= 0]))
+        if there > 1 and p > there:
+            raise FirError(f"`p` must be at most {there}, the labels there are. Received: {p}")
         sampler = PKSampler(codes, np.arange(len(codes)), p * k, k, seed, "label")
         super().__init__(array, codes, sampler)
 

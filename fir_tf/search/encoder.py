@@ -110,7 +110,7 @@ class Encoder:
         return {
             "probes": base64.b64encode(contents).decode(),
             "name": hashlib.blake2b(contents, digest_size=4).hexdigest(),
-            "model": self.model,
+            "model": str(Path(self.model).resolve()) if self.model else "",
         }
 
     def check(self, fingerprint: dict[str, Any], where: str) -> None:
@@ -122,8 +122,9 @@ class Encoder:
         """
         probes = np.frombuffer(base64.b64decode(fingerprint["probes"]), "<f2")
         text = (
-            f"`model` must be the one that {where} was made with: {fingerprint['model']} "
-            f"({fingerprint['name']}). Received: {self.model} ({self.fingerprint()['name']}), "
+            f"`model` must be the one that {where} was made with: "
+            f"{fingerprint['model'] or 'a model in hand'} ({fingerprint['name']}). Received: "
+            f"{self.model or 'a model in hand'} ({self.fingerprint()['name']}), "
         )
         if probes.size != self._probes.size:
             raise FirError(
@@ -133,7 +134,7 @@ class Encoder:
         probes = probes.reshape(self._probes.shape).astype(np.float32)
         # Rounding to 16 bits changes the length of short vectors by more than is allowed for.
         lengths = np.linalg.norm(probes, axis=1) * np.linalg.norm(self._probes, axis=1)
-        cosine = float(((probes * self._probes).sum(axis=1) / lengths).min())
+        cosine = float(((probes * self._probes).sum(axis=1) / np.maximum(lengths, 1e-12)).min())
         if not cosine >= SAME_COSINE:
             raise FirError(
                 f"{text}which embeds the same pictures differently (cosine {cosine:.4f}). "

@@ -9,13 +9,15 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from fir_tf.checks import check_positive
+from fir_tf.datasets.labels import read_labels
 from fir_tf.errors import FirError
 from fir_tf.search.encoder import Encoder
 from fir_tf.search.engines import Engine, Record
 from fir_tf.search.engines.base import DOMAIN_NAMES
 from fir_tf.search.listing import read_catalogue
 from fir_tf.search.opened import Encoded
-from fir_tf.search.photos import all_paths, contents_of
+from fir_tf.search.photos import all_paths, contents_of, is_photo
 
 log = logging.getLogger(__package__)
 
@@ -29,24 +31,19 @@ def records_of(metadata: Mapping[str, Sequence[Any]] | None, count: int) -> list
     Raises:
         FirError: unknown columns, columns of another length, a path twice, an unknown domain.
     """
-    table = pd.DataFrame({} if metadata is None else dict(metadata))
-    unknown = [str(name) for name in table.columns if name not in COLUMNS]
+    given = {} if metadata is None else {name: metadata[name] for name in metadata}
+    unknown = [str(name) for name in given if name not in COLUMNS]
     if unknown:
         raise FirError(
             f"`metadata` must have columns among {', '.join(COLUMNS)}. Received: "
             f"{', '.join(unknown)}"
         )
-    if len(table.columns) and len(table) != count:
-        raise FirError(
-            f"`metadata` must have {count} rows, one for each vector or photo. Received: "
-            f"{len(table)}"
-        )
-    columns = {
-        name: table[name].astype(object).where(table[name].notna(), "").map(str).tolist()
-        if name in table
-        else [""] * count
-        for name in COLUMNS
-    }
+    columns = {name: _cells(name, given.get(name), count) for name in COLUMNS}
+    for name in ("item", "category"):
+        column, notes = read_labels(name, columns[name], numbers=True)
+        columns[name] = column.tolist()
+        for note in notes:
+            log.info(note)
     paths = [path or str(number) for number, path in enumerate(columns["path"])]
     twice = pd.Series(paths, dtype=object).duplicated()
     if twice.any():
@@ -58,6 +55,22 @@ def records_of(metadata: Mapping[str, Sequence[Any]] | None, count: int) -> list
         raise FirError(f"`domain` must be shop or consumer, or nothing. Received: {min(domains)!r}")
     labels = zip(paths, columns["item"], columns["category"], columns["domain"], strict=True)
     return [Record(*values, "") for values in labels]
+
+
+def _cells(name: str, values: Any, count: int) -> list[str]:
+    """Returns a column as text, empty where unknown."""
+    if values is None:
+        return [""] * count
+    cells = (
+        [values] if isinstance(values, str | bytes) or not hasattr(values, "__iter__") else values
+    )
+    found = ["" if pd.isna(cell) else str(cell) for cell in cells]
+    if len(found) != count:
+        raise FirError(
+            f"`metadata` must have {count} rows, one for each vector or photo. Received: "
+            f"{len(found)} in `{name}`"
+        )
+    return found
 
 
 def write_arrays(engine: Engine, vectors: np.ndarray, records: Sequence[Record]) -> None:
@@ -89,6 +102,7 @@ def write_photos(
     Raises:
         FirError: no photo can be read, or columns that do not fit.
     """
+    batch_size = check_positive("batch_size", batch_size)
     if isinstance(photos, str | Path):
         if metadata is not None:
             raise FirError("`metadata` is for a list of photos. Received: it, and a folder")
@@ -96,7 +110,9 @@ def write_photos(
         records, root = listing.records, str(listing.root.resolve())
         photos = [listing.root / record.path for record in records]
     else:
-        records, root = _listed(metadata, photos), ""
+        photos = list(photos)
+        # Relative paths are those of the current folder.
+        records, root = _listed(metadata, photos), str(Path.cwd())
     info = {"dimension": encoder.dimension, "root": root, "how": {}}
     engine.set_info({**info, "model": encoder.fingerprint()})
     left, bad = iter(records), list[str]()
@@ -117,8 +133,9 @@ def write_photos(
 
 
 def _listed(metadata: Mapping[str, Sequence[Any]] | None, photos: Sequence[Any]) -> list[Record]:
-    if all_paths(photos) and (metadata is None or "path" not in metadata):
-        metadata = {**dict(metadata or {}), "path": [str(photo) for photo in photos]}
+    if metadata is None or "path" not in metadata:
+        paths = [str(photo) if all_paths([photo]) else "" for photo in photos]
+        metadata = {**({} if metadata is None else dict(metadata)), "path": paths}
     return records_of(metadata, len(photos))
 
 
@@ -127,4 +144,14 @@ def _encoded(encoder: Encoder, photos: Sequence[Any], batch_size: int) -> Iterat
         yield from encoder.encode_files([str(photo) for photo in photos], batch_size)
         return
     for start in range(0, len(photos), batch_size):
-        yield encoder.encode([contents_of(photo) for photo in photos[start : start + batch_size]])
+        yield encoder.encode([_contents(photo) for photo in photos[start : start + batch_size]])
+
+
+def _contents(photo: Any) -> bytes:
+    """Returns a photo's contents, none of what cannot be read."""
+    if not is_photo(photo):
+        return contents_of(photo)
+    try:
+        return contents_of(photo)
+    except FirError:
+        return b""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -44,7 +45,7 @@ class _KerasModel:
     def __init__(self, model: keras.Model, resize: str) -> None:
         shape = getattr(model, "input_shape", None)
         side = shape[1] if isinstance(shape, tuple) and len(shape) == 4 else None
-        if shape is None or not side or shape[2] != side:
+        if shape is None or not side or shape[2:] != (side, 3):
             raise FirError(
                 "`model` must be of one input of square images [n, side, side, 3]. Received: a "
                 f"model of input shape {shape}"
@@ -52,7 +53,12 @@ class _KerasModel:
 
         def network(pixels: tf.Tensor) -> Mapping[str, tf.Tensor]:
             found = model(pixels, training=False)
-            vectors = found["embedding"] if isinstance(found, Mapping) else found
+            vectors: Any = found.get("embedding") if isinstance(found, Mapping) else found
+            if not tf.is_tensor(vectors) or vectors.shape.rank != 2:
+                raise FirError(
+                    '`model` must give an embedding [n, d], or a dict with it as "embedding". '
+                    f"Received: {model.output}"
+                )
             vectors = tf.math.l2_normalize(tf.cast(vectors, tf.float32), axis=1)
             return {"embedding": vectors, "category": tf.zeros([tf.shape(vectors)[0], 0])}
 
@@ -75,6 +81,7 @@ class _Function:
 
     def __init__(self, function: ImageFunction) -> None:
         self._function = function
+        self._dimension = 0
         self._dimension = self._vectors([Image.new("RGB", (64, 64), "white")]).shape[1]
 
     def encode(self, photos: Sequence[bytes], guess: bool) -> Encoded:
@@ -92,10 +99,11 @@ class _Function:
 
     def _vectors(self, images: list[Image.Image]) -> np.ndarray:
         vectors = np.asarray(self._function(images), np.float32)
-        if vectors.ndim != 2 or len(vectors) != len(images) or not np.isfinite(vectors).all():
+        right = vectors.ndim == 2 and len(vectors) == len(images) and np.isfinite(vectors).all()
+        if not right or (self._dimension and vectors.shape[1] != self._dimension):
             raise FirError(
-                f"`model` must return finite vectors [n, d] for a list of n images. Received: "
-                f"shape {vectors.shape} for {len(images)} images"
+                "`model` must return finite vectors [n, d] for a list of n images, always of the "
+                f"same d. Received: shape {vectors.shape} for {len(images)} images"
             )
         return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fir_tf.errors import FirError
-from fir_tf.evaluation.rerank import improved
+from fir_tf.evaluation.rerank import expanded, reranked
 from fir_tf.options import Improvements
 from fir_tf.search import encoder as encoders
 from fir_tf.search.engines import Filter, Hit, open_engine
@@ -60,8 +60,9 @@ class Index:
         self.engine = open_engine(address, effort=effort)
         try:
             info = self.engine.info()
-            if not info:
-                raise FirError(f"the index {address} is empty. Fill it with search.py index")
+            if "root" not in info:
+                what = "was not written to its end" if info else "is empty"
+                raise FirError(f"the index {address} {what}. Fill it with search.py index")
             self._encoder = _encoder(info, model, address)
         except BaseException:
             self.engine.close()
@@ -86,7 +87,10 @@ class Index:
         Raises:
             FirError: vectors or columns that do not fit, or a path that stands twice.
         """
-        array = np.asarray(vectors)
+        try:
+            array = np.asarray(vectors)
+        except ValueError as error:
+            raise FirError(f"`vectors` must be a float array [n, d]. Received: {error}") from error
         records = records_of(metadata, len(np.atleast_1d(array)))
         return cls._new(lambda engine: write_arrays(engine, array, records))
 
@@ -151,21 +155,26 @@ class Index:
         return self._encoder
 
     def save(self, address: str | Path) -> None:
-        """Copies the index to another address, such as a folder; what lies there is replaced.
+        """Copies the index to a new address, such as a folder.
+
+        A copy that was interrupted is no index: it is refused when it is opened.
 
         Raises:
-            FirError: the address is unknown, or has an index of vectors of another length.
+            FirError: the address is unknown, or has an index already.
         """
+        info = self.engine.info()
         with open_engine(address, create=True) as target:
-            target.set_info(self.engine.info())
-            kept = set()
+            if target.info():
+                raise FirError(
+                    f"`address` must be a new one. Received: {address}, which holds an index "
+                    "already. Delete it first, or save to another"
+                )
+            target.set_info({"dimension": info["dimension"]})
             for records, vectors in self.engine.scan(vectors=True):
                 if vectors is not None:
                     target.upsert(records, vectors)
-                kept |= {record.path for record in records}
-            old = [record.path for part, _ in target.scan() for record in part]
-            target.delete([path for path in old if path not in kept])
             target.flush()
+            target.set_info(info)
 
     def search(
         self,
@@ -201,7 +210,9 @@ class Index:
         """Returns (float32 [q, d], whether one query was asked)."""
         if is_photo(queries):
             return self._embedded([queries]), True
-        if isinstance(queries, list | tuple) and queries and is_photo(queries[0]):
+        if isinstance(queries, list | tuple) and not queries:
+            return np.empty([0, self.engine.info()["dimension"]], np.float32), False
+        if isinstance(queries, list | tuple) and is_photo(queries[0]):
             return self._embedded(queries), False
         try:
             array = np.asarray(queries)
@@ -239,9 +250,17 @@ class Index:
             stored = self.engine.fetch([hit.record.path for hit in hits])
             return np.array([vector for _, vector in stored]).reshape(-1, vectors.shape[1])
 
+        if improvements.expand:
+            near = map(vectors_of, find(vectors, improvements.expand))
+            vectors = expanded(vectors, near, improvements.expand_alpha)
         wanted = 4 * k if group else k
         while True:
-            found = improved(vectors, wanted, find, vectors_of, improvements)
+            found = find(vectors, max(wanted, improvements.rerank))
+            if improvements.rerank:
+                found = [
+                    reranked(vector, hits, vectors_of, improvements.rerank)
+                    for vector, hits in zip(vectors, found, strict=True)
+                ]
             rows = [(best_views(hits) if group else hits)[:k] for hits in found]
             complete = all(
                 len(row) == k or len(hits) < wanted for row, hits in zip(rows, found, strict=True)

@@ -72,6 +72,11 @@ def prepared(
     encoder = encoders.Encoder(options.model or find_run(""), **how)
     with open_engine(options.index, create=True) as engine:
         info = engine.info()
+        if info and not info.get("model"):
+            raise FirError(
+                f"the index {options.index} was made of vectors, not of photos and a model. Give "
+                "another --index"
+            )
         if info:
             encoder.check(info["model"], f"the index {options.index}")
         else:

@@ -17,7 +17,8 @@ KINDS = "a path, an image file's bytes, a PIL image or an array uint8 [height, w
 def is_photo(value: Any) -> bool:
     """Whether a value is one photo (and not, say, a list of them)."""
     if isinstance(value, np.ndarray):
-        return value.dtype == np.uint8 and value.ndim in (2, 3)
+        coloured = value.ndim == 3 and value.shape[2] in (3, 4)
+        return value.dtype == np.uint8 and value.size > 0 and (value.ndim == 2 or coloured)
     return isinstance(value, str | Path | bytes | Image.Image)
 
 
@@ -39,11 +40,14 @@ def contents_of(photo: Any) -> bytes:
     if not isinstance(photo, Image.Image):
         shape = f" of {photo.dtype} {photo.shape}" if isinstance(photo, np.ndarray) else ""
         raise FirError(f"a photo must be {KINDS}. Received: {type(photo).__name__}{shape}")
-    image = ImageOps.exif_transpose(photo)
-    if image.mode not in ("RGB", "RGBA", "L", "LA", "P"):
-        image = image.convert("RGB")
     file = io.BytesIO()
-    image.save(file, "PNG")
+    try:
+        image = ImageOps.exif_transpose(photo)
+        if image.mode not in ("RGB", "RGBA", "L", "LA", "P"):
+            image = image.convert("RGB")
+        image.save(file, "PNG")
+    except (OSError, ValueError) as error:
+        raise FirError(f"a PIL image cannot be read: {error}") from error
     return file.getvalue()
 
 

@@ -13,6 +13,7 @@ from fir_tf.datasets.walk import printable
 from fir_tf.errors import FirError
 from fir_tf.evaluation.pictures import SheetMatch, SheetRow, contact_sheet
 from fir_tf.files import json_text, write_json
+from fir_tf.images.file import UnreadableImageError, read
 from fir_tf.search.encoder import Encoder
 from fir_tf.search.engines import Engine, Filter, Hit
 from fir_tf.search.index import Index
@@ -117,10 +118,10 @@ def _read_and_embed(encoder: Encoder, photos: Sequence[str]) -> tuple[np.ndarray
     contents, unread = [], {}
     for photo in photos:
         try:
-            contents.append(Path(photo).read_bytes())
-        except OSError as error:
+            contents.append(read(photo))
+        except UnreadableImageError as error:
             contents.append(b"")
-            unread[photo] = error.strerror or str(error)
+            unread[photo] = str(error)
     encoded = encoder.encode(contents)
     for photo, valid in zip(photos, encoded.valid, strict=True):
         if not valid:

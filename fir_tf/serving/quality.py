@@ -53,12 +53,12 @@ def compare_networks(export: Export, networks: Mapping[str, Network | keras.Mode
 
 
 def _compare(reference: Measured, other: Measured) -> dict[str, Any]:
-    cosine = np.concatenate(
-        [
-            (reference.query_embedding * other.query_embedding).sum(axis=1),
-            (reference.gallery_embedding * other.gallery_embedding).sum(axis=1),
-        ]
+    before, after = (
+        np.concatenate([side.query_embedding, side.gallery_embedding])
+        for side in (reference, other)
     )
+    lengths = np.linalg.norm(before, axis=1) * np.linalg.norm(after, axis=1)
+    cosine = (before * after).sum(axis=1) / np.maximum(lengths, 1e-12)
     return {
         "queries": len(reference.query),
         "gallery": len(reference.gallery),
