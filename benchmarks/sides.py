@@ -4,8 +4,8 @@ Each side is a process of its own that gets ready, then waits: the comparison as
 other for a few rounds, so that a busy moment of the machine hits all of them. Take the ratios of
 the medians, not the absolute numbers.
 
-A side reads lines "run N" from its standard input and answers "took SECONDS MEMORY_MB
-CPU_SECONDS" on its standard output; see `serve`.
+A side reads lines "run N", or "run N TASK", from its standard input and answers "took SECONDS
+MEMORY_MB CPU_SECONDS" on its standard output; see `serve`.
 """
 
 import resource
@@ -19,13 +19,13 @@ def serve(work):
     """The side's part: answers until the input ends.
 
     Args:
-        work: callable taking the number of repetitions.
+        work: callable taking the number of repetitions, and the task where one is named.
     """
     print("ready", flush=True)
     for line in sys.stdin:
-        count = int(line.split()[1])
+        _, count, *task = line.split()
         begin, used = time.perf_counter(), time.process_time()
-        work(count)
+        work(int(count), *task)
         seconds, cpu = time.perf_counter() - begin, time.process_time() - used
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(f"took {seconds} {memory} {cpu}", flush=True)
@@ -50,13 +50,13 @@ class Side:
         """Returns whether the process got ready."""
         return any(line.strip() == "ready" for line in self._process.stdout)
 
-    def run(self, count, units):
+    def run(self, count, units, task=""):
         """Times `count` repetitions of `units` units each.
 
         Kept are units per second, and the processor's seconds a unit, which other work on the
         machine lengthens less.
         """
-        self._process.stdin.write(f"run {count}\n")
+        self._process.stdin.write(f"run {count} {task}\n")
         self._process.stdin.flush()
         for line in self._process.stdout:
             if line.startswith("took"):

@@ -19,6 +19,29 @@ def sorted_where(values: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
     return tf.sort(tf.where(mask, values, float("inf")), axis=1)
 
 
+def count_below(ordered: tf.Tensor, limits: tf.Tensor, equal: bool = False) -> tf.Tensor:
+    """Returns how many numbers of a row are below each limit of that row, int32 [n, m].
+
+    As tf.searchsorted, for which XLA compares everything with everything, in n^3 memory.
+
+    Args:
+        ordered: float32 [n, n], each row in ascending order.
+        limits: float32 [n, m].
+        equal: bool, whether to count those that equal the limit.
+    """
+    size = tf.shape(ordered)[1]
+    (largest,) = tf.while_loop(lambda step: step < size, lambda step: [2 * step], [1])
+
+    def halve(step: tf.Tensor, found: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        further = found + step
+        value = tf.gather(ordered, tf.minimum(further, size) - 1, batch_dims=1)
+        below = value <= limits if equal else value < limits
+        return step // 2, tf.where((further <= size) & below, further, found)
+
+    start = largest, tf.zeros_like(limits, tf.int32)
+    return tf.while_loop(lambda step, _: step > 0, halve, start)[1]
+
+
 def has_few(positive: tf.Tensor) -> tf.Tensor:
     """Returns whether no anchor has more than `FEW` positives, of bool [n, n]."""
     return tf.reduce_all(tf.math.count_nonzero(positive, axis=1) <= FEW)

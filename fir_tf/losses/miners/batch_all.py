@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from fir_tf.losses.masked import has_few, over_positives, sorted_where
+from fir_tf.losses.masked import count_below, has_few, over_positives, sorted_where
 
 
 def batch_all(
@@ -55,8 +55,8 @@ def _count_by_sorting(
     distance: tf.Tensor, limit: tf.Tensor, positive: tf.Tensor, negative: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """The same."""
-    nearer = tf.searchsorted(sorted_where(distance, negative), limit, side="left")
-    short = tf.searchsorted(sorted_where(limit, positive), distance, side="right")
+    nearer = count_below(sorted_where(distance, negative), limit)
+    short = count_below(sorted_where(limit, positive), distance, equal=True)
     beyond = tf.math.count_nonzero(positive, axis=1, keepdims=True, dtype=tf.int32) - short
     return (
         tf.where(positive, tf.cast(nearer, tf.float32), 0.0),

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from fir_tf.losses.masked import has_few, masked_mean, over_positives
+from fir_tf.losses.masked import count_below, has_few, masked_mean, over_positives
 
 
 def semihard_hinge(
@@ -52,7 +52,7 @@ def _chosen_by_sorting(distance: tf.Tensor, negative: tf.Tensor) -> tf.Tensor:
     values = tf.where(negative, distance, float("inf"))
     order = tf.argsort(values, axis=1)
     ordered = tf.gather(values, order, batch_dims=1)
-    beyond = tf.searchsorted(ordered, distance, side="right")
+    beyond = count_below(ordered, distance, equal=True)
     count = tf.reduce_sum(tf.cast(negative, tf.int32), axis=1, keepdims=True)
     return tf.gather(order, tf.maximum(tf.minimum(beyond, count - 1), 0), batch_dims=1)
 
