@@ -23,7 +23,7 @@ WIDTH, IMAGES = 128, 4
 LOSSES = ("semihard", "hard", "all", "lifted", "npairs", "contrastive")
 ADDONS = ("semihard", "hard", "lifted", "npairs", "contrastive")
 TORCH = ("semihard", "hard", "all", "lifted")
-# Tensors of n^3 numbers take more than 30 GB at 2,048 rows; torch's "lifted" takes minutes at 512.
+# Tensors of n^3 numbers take more than 30 GB at 2,048 rows; torch's "lifted" a minute at 512.
 LARGEST = {
     ("addons", "semihard"): 512,
     ("addons", "lifted"): 512,
