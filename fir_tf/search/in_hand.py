@@ -57,7 +57,7 @@ class _KerasModel:
             if not tf.is_tensor(vectors) or vectors.shape.rank != 2:
                 raise FirError(
                     '`model` must give an embedding [n, d], or a dict with it as "embedding". '
-                    f"Received: {model.output}"
+                    f"Received: {tf.nest.map_structure(lambda value: value.shape, found)}"
                 )
             vectors = tf.math.l2_normalize(tf.cast(vectors, tf.float32), axis=1)
             return {"embedding": vectors, "category": tf.zeros([tf.shape(vectors)[0], 0])}
