@@ -1,15 +1,18 @@
 """The exported SavedModel: names, faults, folding, the gallery, other loaders and clients."""
 
+import contextlib
+import email.utils
 import io
 import json
 import os
+import re
 import shutil
 import struct
 import subprocess
 import sys
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import keras
@@ -616,29 +619,100 @@ def test_client_over_real_sockets(loaded, evaluated, protocol):
         client.embed(contents[:1])
 
 
-def test_client_waits_as_long_as_a_busy_server_asks_and_tells_a_broken_answer():
-    asked = []
+GOOD = (200, {}, b'{"model_version_status": [{"state": "AVAILABLE"}]}')
+BUSY = (429, {}, b"later")
+BROKEN = (200, {"Content-Length": "100"}, b"{")
+STALLED = (200, {"Content-Length": "100", "X-Stall": "yes"}, b"{")
+
+
+@contextlib.contextmanager
+def answering(*answers):
+    """Yields (address, the requests' times) of a server that gives these, then the last again."""
+    times, over = [], threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
-            asked.append(time.monotonic())
-            busy = len(asked) == 1
-            self.send_response(429 if busy else 200)
-            self.send_header("Retry-After", "1")
-            self.send_header("Content-Length", "0" if busy else "100")
+            status, headers, body = answers[min(len(times), len(answers) - 1)]
+            times.append(time.monotonic())
+            self.send_response(status)
+            for name, value in ({"Content-Length": str(len(body))} | headers).items():
+                self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(b"" if busy else b"{")
+            self.wfile.write(body)
+            if "X-Stall" in headers:
+                over.wait()
 
         def log_message(self, *_):
             pass
 
-    with HTTPServer(("localhost", 0), Handler) as server:
+    with ThreadingHTTPServer(("localhost", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        broken = pytest.raises(FirError, match="server broke off its answer: .*Ask again")
-        with Client(f"http://localhost:{server.server_port}") as client, broken:
+        try:
+            yield f"http://localhost:{server.server_port}", times
+        finally:
+            over.set()
+            server.shutdown()
+
+
+@pytest.mark.parametrize("bad", [BROKEN, STALLED])
+def test_client_repeats_a_request_whose_answer_breaks_off_or_stalls(bad):
+    with answering(bad, BUSY, bad, GOOD) as (address, times):
+        with Client(address, timeout=1, retries=3) as client:
+            assert client.ready()
+        assert len(times) == 4
+    with answering(BUSY, bad) as (address, times):
+        gave_up = pytest.raises(FirError, match="did not answer in 3 attempts")
+        with Client(address, timeout=1, retries=2) as client, gave_up:
             client.ready()
-        server.shutdown()
-    assert len(asked) == 2 and asked[1] - asked[0] >= 1
+        assert len(times) == 3
+
+
+def test_client_doubles_its_pauses():
+    with answering(BUSY, BUSY, BUSY, GOOD) as (address, times), Client(address) as client:
+        assert client.ready()
+    assert (np.diff(times) >= [0.2, 0.4, 0.8]).all()
+
+
+@pytest.mark.parametrize(
+    "retry_after", ["1", lambda: email.utils.formatdate(time.time() + 3, usegmt=True)]
+)
+def test_client_waits_as_long_as_a_busy_server_asks(retry_after):
+    asked = retry_after if isinstance(retry_after, str) else retry_after()
+    with answering((503, {"Retry-After": asked}, b""), GOOD) as (address, times):
+        with Client(address) as client:
+            assert client.ready()
+        assert times[1] - times[0] >= 1
+
+
+@pytest.mark.parametrize("retry_after", ["3600", "9" * 400])
+def test_client_does_not_wait_longer_than_its_timeout(retry_after):
+    with answering((503, {"Retry-After": retry_after}, b"busy"), GOOD) as (address, times):
+        beyond = pytest.raises(
+            FirError,
+            match="pause of (3600|inf) s, longer than the timeout of 7 s: status 503: busy",
+        )
+        with Client(address, timeout=7) as client, beyond:
+            client.ready()
+        assert len(times) == 1
+
+
+@pytest.mark.parametrize("retry_after", ["soon", "-5", "Thu, 01 Jan 1970 00:00:00 GMT"])
+def test_client_pauses_as_usual_where_a_server_asks_for_no_pause(retry_after):
+    with answering((503, {"Retry-After": retry_after}, b""), GOOD) as (address, times):
+        with Client(address) as client:
+            assert client.ready()
+        assert times[1] - times[0] >= 0.2
+
+
+@pytest.mark.parametrize("page", ["<html>Please log in</html>", '{"status": "ok"}', "[]", ""])
+def test_client_shows_what_came_instead_of_an_answer(page):
+    with answering((200, {}, page.encode())) as (address, times):
+        instead = pytest.raises(
+            FirError, match=f"must be JSON .* Received: {re.escape(repr(page))}"
+        )
+        with Client(address) as client, instead:
+            client.ready()
+        assert len(times) == 1
 
 
 @pytest.mark.parametrize("server", ["localhost:8500", "ftp://localhost", "grpc://"])

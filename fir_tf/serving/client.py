@@ -9,11 +9,12 @@ REST needs `requests`, gRPC `tensorflow-serving-api`: `pip install 'fir_tf[servi
 
 import base64
 import dataclasses
+import email.utils
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -31,6 +32,7 @@ _Images = Iterable[bytes | str | Path]
 # The inputs of a signature by name, a value an image, and its outputs, a dict of them an image.
 _Inputs = Mapping[str, Sequence[Any]]
 _Rows = list[dict[str, Any]]
+_Answer = TypeVar("_Answer")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -98,8 +100,10 @@ class Client:
         model: str, the model's name on the server.
         version: int, or None for the server's choice.
         timeout: float, seconds for one request.
-        retries: int, repetitions of a request that met a connection error or a busy server, with
-            a doubling pause between. Over REST a `Retry-After` of the server's is kept to.
+        retries: int, repetitions of a request that met a connection error, an answer that broke
+            off or a busy server, with a doubling pause between, of 0.2 seconds at first and of
+            `timeout` at most. Over REST a `Retry-After` of the server's is kept to; one beyond
+            `timeout` ends the request.
         batch_size: int, images in a request.
 
     Raises:
@@ -245,11 +249,33 @@ class _Asked:
     timeout: float
     retries: int
 
-    def no_answer(self, why: object) -> FirError:
-        return FirError(
-            f"the model server did not answer in {self.retries + 1} attempts: {why}. "
-            "Is it running, and is --server right?"
-        )
+    def repeat(self, ask: Callable[[], _Answer]) -> _Answer:
+        """Returns what `ask` returns, asking again where it raises `_NoAnswer`."""
+        attempt, pause = 1, _BACKOFF_SECONDS
+        while True:
+            try:
+                return ask()
+            except _NoAnswer as error:
+                if error.pause > self.timeout:
+                    raise FirError(
+                        f"the model server asks for a pause of {error.pause:.0f} s, longer than "
+                        f"the timeout of {self.timeout:g} s: {error}. Ask again after that"
+                    ) from error
+                if attempt > self.retries:
+                    raise FirError(
+                        f"the model server did not answer in {attempt} attempts: {error}. "
+                        "Is it running, and is --server right?"
+                    ) from error
+                time.sleep(max(error.pause, min(pause, self.timeout)))
+            attempt, pause = attempt + 1, 2 * pause
+
+
+class _NoAnswer(Exception):
+    """A failure that may be gone a moment later, or after the `pause` that the server asks for."""
+
+    def __init__(self, why: object, pause: float = 0.0) -> None:
+        super().__init__(why)
+        self.pause = pause
 
 
 class _Grpc:
@@ -291,24 +317,19 @@ class _Grpc:
 
     def _call(self, method: Callable[..., Any], request: Any) -> Any:
         code = self._grpc.StatusCode
-        busy = (code.UNAVAILABLE, code.DEADLINE_EXCEEDED, code.RESOURCE_EXHAUSTED)
-        attempt = 0
-        while True:
-            try:
-                return method(request, timeout=self._asked.timeout)
-            except self._grpc.RpcError as error:
-                text = f"{error.code().name}: {error.details()}"
-                if error.code() not in busy:
-                    raise FirError(f"the model server refused the request: {text}") from error
-                if attempt == self._asked.retries:
-                    raise self._asked.no_answer(text) from error
-            time.sleep(_BACKOFF_SECONDS * 2**attempt)
-            attempt += 1
+        try:
+            return method(request, timeout=self._asked.timeout)
+        except self._grpc.RpcError as error:
+            text = f"{error.code().name}: {error.details()}"
+            if error.code() in (code.UNAVAILABLE, code.DEADLINE_EXCEEDED, code.RESOURCE_EXHAUSTED):
+                raise _NoAnswer(text) from error
+            raise FirError(f"the model server refused the request: {text}") from error
 
     def ready(self) -> bool:
         request = self._status.GetModelStatusRequest()
         self._name(request.model_spec)
-        found = self._call(self._get_status, request).model_version_status
+        answer = self._asked.repeat(lambda: self._call(self._get_status, request))
+        found = answer.model_version_status
         return any(version.state == version.AVAILABLE for version in found)
 
     def predict(self, signature: str, inputs: _Inputs) -> _Rows:
@@ -318,7 +339,7 @@ class _Grpc:
         for name, values in inputs.items():
             whole = values if isinstance(values[0], bytes) else np.stack(values)
             request.inputs[name].CopyFrom(self._tf.make_tensor_proto(whole))
-        outputs = self._call(self._predict, request).outputs
+        outputs = self._asked.repeat(lambda: self._call(self._predict, request)).outputs
         arrays = {name: self._tf.make_ndarray(value) for name, value in outputs.items()}
         texts = {name: _decoded(array.tolist()) for name, array in arrays.items()}
         return [dict(zip(texts, row, strict=True)) for row in zip(*texts.values(), strict=True)]
@@ -328,22 +349,11 @@ class _Rest:
     def __init__(self, server: str, place: str, asked: _Asked) -> None:
         try:
             import requests
-            from requests.adapters import HTTPAdapter
-            from urllib3.util import Retry
         except ImportError as error:
             raise FirError(
                 f"REST needs requests ({error}): pip install 'fir_tf[serving]'"
             ) from error
-        retry = Retry(
-            asked.retries,
-            backoff_factor=_BACKOFF_SECONDS,
-            status_forcelist=_BUSY,
-            # POST too.
-            allowed_methods=None,
-            raise_on_status=False,
-        )
         self._errors, self._session = requests.exceptions, requests.Session()
-        self._session.mount(server, HTTPAdapter(max_retries=retry))
         chosen = "" if asked.version is None else f"/versions/{asked.version}"
         self._url = f"{server}/v1/models/{asked.model}{chosen}"
         self._asked = asked
@@ -351,25 +361,30 @@ class _Rest:
     def close(self) -> None:
         self._session.close()
 
-    def _call(self, method: str, url: str, **options: Any) -> dict[str, Any]:
+    def _call(self, method: str, url: str, wanted: str, body: Any = None) -> Any:
+        """Returns `wanted` of the answer's JSON."""
         errors = self._errors
         try:
-            answer = self._session.request(method, url, timeout=self._asked.timeout, **options)
-        except errors.ChunkedEncodingError as error:
-            raise FirError(f"the model server broke off its answer: {error}. Ask again") from error
-        except (errors.ConnectionError, errors.Timeout) as error:
-            raise self._asked.no_answer(error) from error
-        if answer.status_code in _BUSY:
-            raise self._asked.no_answer(f"status {answer.status_code}: {answer.text[:500]}")
-        if answer.status_code != 200:
+            answer = self._session.request(method, url, json=body, timeout=self._asked.timeout)
+        except (errors.ConnectionError, errors.Timeout, errors.ChunkedEncodingError) as error:
+            raise _NoAnswer(error) from error
+        # Not answer.text, which guesses an encoding from all of a long answer.
+        status, text = answer.status_code, answer.content[:500].decode(errors="replace")
+        if status in _BUSY:
+            pause = _asked_pause(answer.headers.get("Retry-After", ""))
+            raise _NoAnswer(f"status {status}: {text}", pause)
+        if status != 200:
+            raise FirError(f"the model server refused the request: status {status}, {text}")
+        try:
+            return answer.json()[wanted]
+        except (ValueError, KeyError, TypeError) as error:
             raise FirError(
-                f"the model server refused the request: status {answer.status_code}, "
-                f"{answer.text[:500]}"
-            )
-        return answer.json()
+                f"the model server's answer must be JSON with `{wanted}`. Received: {text!r}. "
+                "Is --server right, and no proxy before it that answers?"
+            ) from error
 
     def ready(self) -> bool:
-        found = self._call("GET", self._url)["model_version_status"]
+        found = self._asked.repeat(lambda: self._call("GET", self._url, "model_version_status"))
         return any(version["state"] == "AVAILABLE" for version in found)
 
     def predict(self, signature: str, inputs: _Inputs) -> _Rows:
@@ -379,7 +394,18 @@ class _Rest:
             for row in zip(*inputs.values(), strict=True)
         ]
         body = {"signature_name": signature, "instances": rows}
-        return self._call("POST", f"{self._url}:predict", json=body)["predictions"]
+        url = f"{self._url}:predict"
+        return self._asked.repeat(lambda: self._call("POST", url, "predictions", body))
+
+
+def _asked_pause(retry_after: str) -> float:
+    """Returns the seconds of a `Retry-After`, which has them or a date; 0 where it has neither."""
+    if retry_after.isdecimal():
+        return float(retry_after)
+    try:
+        return email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time()
+    except (TypeError, ValueError, OverflowError):
+        return 0.0
 
 
 def _as_json(name: str, value: Any) -> Any:
