@@ -351,9 +351,16 @@ class Config(InputSettings, ModelSettings, LoopSettings):
         fields = {field.name: field for field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - set(fields))
         if unknown:
+            this = f"fir_tf {__version__}"
+            writer = _writer(path)
+            advice = (
+                f"Another development state of {this} wrote the run: use that, or remove "
+                f"{', '.join(unknown)} there"
+                if writer == this
+                else f"Use {writer or 'the version'} that wrote the run"
+            )
             raise FirError(
-                f"{path} has settings that fir_tf {__version__} does not know: "
-                f"{', '.join(unknown)}. Use {_writer(path) or 'the version'} that wrote the run"
+                f"{path} has settings that {this} does not know: {', '.join(unknown)}. {advice}"
             )
         for name, value in values.items():
             kind = type(fields[name].default)

@@ -1,9 +1,11 @@
 """The config: what it refuses, what it keeps, and that the flag files are the paper's."""
 
 import dataclasses
+import json
 
 import pytest
 
+from fir_tf import __version__
 from fir_tf.config import Config
 from fir_tf.errors import FirError
 from fir_tf.options import ExportOptions, find_run
@@ -55,6 +57,15 @@ def test_a_folder_without_a_run_is_named(tmp_path):
     (tmp_path / "config.json").write_text('{"future": 1}')
     with pytest.raises(FirError, match="does not know: future"):
         Config.load(tmp_path / "config.json")
+
+
+def test_settings_of_another_state_of_the_same_version_are_to_be_removed(tmp_path):
+    (tmp_path / "config.json").write_text('{"future": 1, "alpha": 2.0, "bygone": ""}')
+    (tmp_path / "versions.json").write_text(json.dumps({"fir_tf": __version__}))
+    with pytest.raises(FirError, match="development state") as raised:
+        Config.load(tmp_path / "config.json")
+    assert "does not know: bygone, future. Another development state of" in str(raised.value)
+    assert "remove bygone, future there" in str(raised.value)
 
 
 def test_run_folder_of_another_config_is_refused(tmp_path):
