@@ -298,6 +298,10 @@ def test_a_loss_by_a_label_it_cannot_have():
         ("1e+2*OS+1e-3*OC", [("OC", 0.001), ("OS", 100.0)]),
         ("normface", [("normface:item", 1.0)]),
         ("2*triplet( margin=.2 )+ OS(margin=1e+1)", [("OS", 5.0), ("triplet:item", 2.0)]),
+        (
+            "OC(label_smoothing=+0.1)+triplet(margin=+0.2) : item",
+            [("OC", 3.0), ("triplet:item", 1.0)],
+        ),
         ("softmax+2E+1*triplet", [("softmax:category", 1.0), ("triplet:item", 20.0)]),
     ],
 )
@@ -327,6 +331,14 @@ def test_a_sum_of_losses(text, expected):
         ("IS()", 3, "an option must be name=number, not ''"),
         ("2 * IS(margin=1, margin=2)", 17, "margin comes twice"),
         ("OC+IS(margin=1", 3, "a bracket is not closed"),
+        ("OC+IS(margin=1+OC", 3, "a bracket is not closed"),
+        ("OC+IS(margin=1+2)", 6, "an option must be name=number, not 'margin=1+2'"),
+        ("IS(margin=2*3)", 3, "an option must be name=number, not 'margin=2*3'"),
+        ("trip(margin=0.2)let:item", 16, "behind a bracket only :label may stand, not 'let:item'"),
+        ("OC+(margin=1)triplet", 13, "behind a bracket only :label may stand, not 'triplet'"),
+        ("2*I(margin=0.1) S ", 16, "behind a bracket only :label may stand, not 'S'"),
+        ("IS(margin=1)(margin=2)", 12, "behind a bracket only :label"),
+        ("OC+(margin=1):item", 3, "a loss is missing here"),
         ("IS(margin=1)+triplet(margin=2)", 13, "triplet:item comes twice"),
     ],
 )

@@ -70,6 +70,8 @@ class LossSettings:
 
 # Between two terms. That of a number such as 1e+2 is none, but that behind a name such as v2e is.
 _PLUS = r"(?<![\d.][eE])\+|(?<=[A-Za-z_]\d[eE])\+|(?<=[eE])\+(?!\d)"
+# A bracket is passed over whole: within it a + is a number's sign.
+_BRACKET_OR_PLUS = rf"\([^)]*|(?P<plus>{_PLUS})"
 
 
 def parse_losses(text: str) -> tuple[Term, ...]:
@@ -86,7 +88,7 @@ def parse_losses(text: str) -> tuple[Term, ...]:
             an option that is no number, what comes twice, or an empty term.
     """
     terms, seen = [], set()
-    signs = [sign.start() for sign in re.finditer(_PLUS, text)]
+    signs = [found.start() for found in re.finditer(_BRACKET_OR_PLUS, text) if found["plus"]]
     for start, end in zip([-1, *signs], [*signs, len(text)], strict=True):
         term = _parse_term(text, start + 1, text[start + 1 : end])
         if (term.loss, term.label) in seen:
@@ -100,8 +102,9 @@ def parse_losses(text: str) -> tuple[Term, ...]:
 
 
 def _parse_term(text: str, start: int, part: str) -> Term:
-    weight, star, rest = part.rpartition("*")
-    at = start + len(weight) + len(star) + len(rest) - len(rest.lstrip())
+    head, bracket, behind = part.partition("(")
+    weight, star, before = head.rpartition("*")
+    at = start + len(head) - len(before.lstrip())
     number = None
     if star:
         try:
@@ -110,13 +113,16 @@ def _parse_term(text: str, start: int, part: str) -> Term:
             number = -1.0
         if not 0 <= number < float("inf"):
             raise _wrong(text, start, f"a weight must be a number >= 0, not {weight.strip()!r}")
-    before, bracket, behind = rest.partition("(")
     inside, closed, after = behind.partition(")")
     if bracket and not closed:
         raise _wrong(text, at, "a bracket is not closed")
+    after = after.strip()
+    if after and not after.startswith(":"):
+        place = start + part.rindex(after)
+        raise _wrong(text, place, f"behind a bracket only :label may stand, not {after!r}")
     inner = start + len(part) - len(behind)
     options = _parse_options(text, inner, inside) if bracket else ()
-    name = f"{before.rstrip()}{after}".strip()
+    name = before.strip() + after
     if name.upper() in _SHORTHAND:
         loss, label, flag = _SHORTHAND[name.upper()]
         return Term(name.upper(), loss, label, number, flag, options)
