@@ -23,6 +23,7 @@ from fir_tf import datasets
 from fir_tf.config import Config
 from fir_tf.errors import FirError
 from fir_tf.evaluation import evaluate as evaluate_module
+from fir_tf.evaluation.embedder import Embedder
 from fir_tf.evaluation.evaluate import evaluate
 from fir_tf.evaluation.metrics import retrieval_metrics
 from fir_tf.options import EvaluateOptions
@@ -194,6 +195,23 @@ def test_numbers_are_there_although_nothing_can_be_drawn(run, quick, tmp_path, m
     with pytest.raises(FirError, match="No space left on device.*--output"):
         measured(run, tmp_path / "out", "table", table)
     assert "recall@1" in capsys.readouterr().out
+
+
+def test_photos_that_vanish_while_they_are_measured(run, quick, tmp_path, monkeypatch):
+    """Between the look at the data and the embedding of it a share went offline."""
+    rows = [{"item": "a", "category": "Tops", "split": side} for side in ("query", "gallery") * 3]
+    table = write_table(tmp_path / "data", rows)
+    embed = Embedder.catalogue
+
+    def goes(self, catalogue, *arguments):
+        for path in (tmp_path / "data").glob("*.jpg"):
+            path.unlink()
+        return embed(self, catalogue, *arguments)
+
+    monkeypatch.setattr(Embedder, "catalogue", goes)
+    with pytest.raises(FirError, match="(?s)6 of 6 images cannot be found any more.*share offline"):
+        measured(run, tmp_path / "out", "table", table)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_loss_of_recall_without_matches_is_no_number(capsys):

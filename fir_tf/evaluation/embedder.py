@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import keras
@@ -130,10 +131,16 @@ def check_readable(catalogue: Catalogue, valid: np.ndarray) -> list[str]:
 
 
 def unreadable_message(bad: Sequence[str], count: int) -> str:
-    """Returns what is said when too many of `count` images cannot be decoded."""
+    """Returns what is said when too many of `count` images cannot be decoded, or are gone."""
     shown = "\n".join(f"  {path}" for path in bad[:5])
     more = f"\n  ... and {len(bad) - 5} more" if len(bad) > 5 else ""
+    what, advice = "be decoded", "Unpack or convert them again (JPEG, PNG, GIF and BMP are read)"
+    if not any(os.path.exists(path) for path in bad[:100]):
+        what, advice = (
+            "be found any more",
+            "Is a share offline? Give the command again when it is there",
+        )
     return (
-        f"{len(bad)} of {count} images cannot be decoded, more than the 1 % that is skipped:\n"
-        f"{shown}{more}\nUnpack or convert them again (JPEG, PNG, GIF and BMP are read)"
+        f"{len(bad)} of {count} images cannot {what}, more than the 1 % that is skipped:\n"
+        f"{shown}{more}\n{advice}"
     )
