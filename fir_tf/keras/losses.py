@@ -7,11 +7,9 @@ What a loss of pairs or triplets sees is the batch it is given. Under a `tf.dist
 that is a replica's share of the global batch: let `batch_size / replicas` rows hold what a loss
 needs (a P x K batch each), or the triplets are few. The gradient is the mean over the replicas.
 
-Args common to all:
-    reduction: str, as Keras has it; by default the mean over the rows. A row is an anchor or, of
-        `ContrastiveLoss`, a pair: `sample_weight` weighs what it adds, and says nothing about it
-        as another's positive or negative.
-    name: str, how logs call it.
+All take `name`, how logs call it, and `reduction`, as Keras has it; by default the mean over the
+rows. A row is an anchor or, of `ContrastiveLoss`, a pair: `sample_weight` weighs what it adds, and
+says nothing about it as another's positive or negative.
 
 Embeddings or distances that are not finite are refused when run eagerly; in a graph they give a
 loss that is not finite either, see `keras.callbacks.TerminateOnNaN`.
