@@ -46,6 +46,7 @@ def batch(count):
 
 def keras_losses(library):
     """Returns {name: loss of (labels, vectors)} of fir_tf's or tensorflow-addons' losses module."""
+    import fir_tf  # noqa: F401, isort:skip  # before TensorFlow: it switches oneDNN on
     import tensorflow as tf
 
     npairs, contrastive = library.NpairsLoss(), library.ContrastiveLoss()

@@ -619,7 +619,7 @@ def test_client_over_real_sockets(loaded, evaluated, protocol):
         client.embed(contents[:1])
 
 
-GOOD = (200, {}, b'{"model_version_status": [{"state": "AVAILABLE"}]}')
+READY = (200, {}, b'{"model_version_status": [{"state": "AVAILABLE"}]}')
 BUSY = (429, {}, b"later")
 BROKEN = (200, {"Content-Length": "100"}, b"{")
 STALLED = (200, {"Content-Length": "100", "X-Stall": "yes"}, b"{")
@@ -656,7 +656,7 @@ def answering(*answers):
 
 @pytest.mark.parametrize("bad", [BROKEN, STALLED])
 def test_client_repeats_a_request_whose_answer_breaks_off_or_stalls(bad):
-    with answering(bad, BUSY, bad, GOOD) as (address, times):
+    with answering(bad, BUSY, bad, READY) as (address, times):
         with Client(address, timeout=1, retries=3) as client:
             assert client.ready()
         assert len(times) == 4
@@ -668,7 +668,7 @@ def test_client_repeats_a_request_whose_answer_breaks_off_or_stalls(bad):
 
 
 def test_client_doubles_its_pauses():
-    with answering(BUSY, BUSY, BUSY, GOOD) as (address, times), Client(address) as client:
+    with answering(BUSY, BUSY, BUSY, READY) as (address, times), Client(address) as client:
         assert client.ready()
     assert (np.diff(times) >= [0.2, 0.4, 0.8]).all()
 
@@ -678,7 +678,7 @@ def test_client_doubles_its_pauses():
 )
 def test_client_waits_as_long_as_a_busy_server_asks(retry_after):
     asked = retry_after if isinstance(retry_after, str) else retry_after()
-    with answering((503, {"Retry-After": asked}, b""), GOOD) as (address, times):
+    with answering((503, {"Retry-After": asked}, b""), READY) as (address, times):
         with Client(address) as client:
             assert client.ready()
         assert times[1] - times[0] >= 1
@@ -686,7 +686,7 @@ def test_client_waits_as_long_as_a_busy_server_asks(retry_after):
 
 @pytest.mark.parametrize("retry_after", ["3600", "9" * 400])
 def test_client_does_not_wait_longer_than_its_timeout(retry_after):
-    with answering((503, {"Retry-After": retry_after}, b"busy"), GOOD) as (address, times):
+    with answering((503, {"Retry-After": retry_after}, b"busy"), READY) as (address, times):
         beyond = pytest.raises(
             FirError,
             match="pause of (3600|inf) s, longer than the timeout of 7 s: status 503: busy",
@@ -698,7 +698,7 @@ def test_client_does_not_wait_longer_than_its_timeout(retry_after):
 
 @pytest.mark.parametrize("retry_after", ["soon", "-5", "Thu, 01 Jan 1970 00:00:00 GMT"])
 def test_client_pauses_as_usual_where_a_server_asks_for_no_pause(retry_after):
-    with answering((503, {"Retry-After": retry_after}, b""), GOOD) as (address, times):
+    with answering((503, {"Retry-After": retry_after}, b""), READY) as (address, times):
         with Client(address) as client:
             assert client.ready()
         assert times[1] - times[0] >= 0.2
