@@ -1,4 +1,4 @@
-"""Means over the pairs of a batch that count, and passes over its positives."""
+"""Means and sums over the pairs of a batch that count, and passes over its positives."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,6 +12,15 @@ def masked_mean(values: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
     """Returns the mean of `values` where `mask` holds, 0 where it holds nowhere."""
     mask = tf.cast(mask, tf.float32)
     return tf.math.divide_no_nan(tf.reduce_sum(values * mask), tf.reduce_sum(mask))
+
+
+def log_sum_exp(values: tf.Tensor, mask: tf.Tensor, axis: int = 1) -> tf.Tensor:
+    """Returns the logarithm of the sum of exp(values) where `mask` holds.
+
+    Where it holds nowhere that is very low, but finite: so is the gradient, and softplus of it
+    (the logarithm of one plus the sum) is 0.
+    """
+    return tf.reduce_logsumexp(tf.where(mask, values, tf.float32.min / 4), axis=axis)
 
 
 def sorted_where(values: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:

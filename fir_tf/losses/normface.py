@@ -1,6 +1,7 @@
 """Cross-entropy over the classes of a label, by the cosine to a learned centre of each."""
 
-from typing import Any
+import abc
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -8,7 +9,7 @@ import tensorflow as tf
 
 from fir_tf.keras_versions import make_variable, tensor_of
 from fir_tf.losses.loss import ANY, Loss
-from fir_tf.losses.softmax import cross_entropy
+from fir_tf.losses.softmax import accuracy, cross_entropy
 
 SCALE = 20.0
 """The default of `scale`, by which cosines are multiplied: one over Zhai and Wu's temperature."""
@@ -22,19 +23,27 @@ def cosines(values: tf.Tensor, centres: tf.Tensor) -> tf.Tensor:
     return tf.matmul(values, centres, transpose_b=True)
 
 
-class NormFace(Loss):
-    """Softmax over the cosines to learned class centres (Wang et al. 2017; Zhai and Wu 2019)."""
+class ClassCentreLoss(Loss):
+    """A loss on the cosines to a learned centre of each class; a subclass has `of_cosines`."""
 
-    output = "embedding"
-    options = {"scale": "(0, inf)", "label_smoothing": "[0, 1)"}
     sampler = ANY
     has_classes = True
 
     def build(self, classes: int, width: int) -> list[Any]:
         """Makes the centres, [classes, width], at random."""
         centres = keras.initializers.GlorotUniform()((classes, width))
-        self._centres = make_variable(np.asarray(centres), "normface_centres", trainable=True)
+        name = f"{type(self).__name__.lower()}_centres"
+        self._centres = make_variable(np.asarray(centres), name, trainable=True)
         return [self._centres]
+
+    @abc.abstractmethod
+    def of_cosines(self, cosine: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        """Returns the loss, a float32 scalar.
+
+        Args:
+            cosine: float32 [n, classes].
+            labels: int32 [n], -1 where unknown.
+        """
 
     def __call__(
         self,
@@ -44,6 +53,27 @@ class NormFace(Loss):
     ) -> dict[str, tf.Tensor]:
         """Returns the loss and the share of the images nearest to their own class's centre."""
         cosine = cosines(values, tensor_of(self._centres))
+        return {
+            "loss": self.of_cosines(cosine, labels),
+            "centre_accuracy": accuracy(cosine, labels),
+        }
+
+
+class NormFace(ClassCentreLoss):
+    """Softmax over the cosines to learned class centres (Wang et al. 2017; Zhai and Wu 2019).
+
+    Options, with their defaults: `scale` (20) and `label_smoothing` (the flag's).
+    """
+
+    options = {"scale": "(0, inf)", "label_smoothing": "[0, 1)"}
+    default_scale: ClassVar[float] = SCALE
+
+    def with_margin(self, cosine: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        """Returns the cosines, made harder for the image's own class: here as they are."""
+        return cosine
+
+    def of_cosines(self, cosine: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        """Returns the cross-entropy of the scaled cosines."""
+        logits = self.option("scale", self.default_scale) * self.with_margin(cosine, labels)
         smoothing = self.option("label_smoothing", self.settings.label_smoothing)
-        loss, accuracy = cross_entropy(self.option("scale", SCALE) * cosine, labels, smoothing)
-        return {"loss": loss, "centre_accuracy": accuracy}
+        return cross_entropy(logits, labels, smoothing)[0]

@@ -3,6 +3,20 @@
 import tensorflow as tf
 
 from fir_tf.losses.loss import ANY, Loss
+from fir_tf.losses.masked import masked_mean
+
+
+def accuracy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """Returns the share of rows whose largest logit is their label's, 0 where none is known.
+
+    Args:
+        logits: float [n, classes].
+        labels: int32 [n], -1 where unknown.
+    """
+    return masked_mean(
+        tf.cast(tf.equal(tf.argmax(logits, axis=1, output_type=tf.int32), labels), tf.float32),
+        labels >= 0,
+    )
 
 
 def cross_entropy(
@@ -20,18 +34,12 @@ def cross_entropy(
         (loss, accuracy), float32 scalars; 0 where no row takes part.
     """
     logits = tf.cast(logits, tf.float32)
-    weight = tf.cast(labels >= 0, tf.float32)
     target = tf.maximum(labels, 0)
     values = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=target, logits=logits)
     if smoothing:
         even = -tf.reduce_mean(tf.nn.log_softmax(logits), axis=1)
         values = (1.0 - smoothing) * values + smoothing * even
-    right = tf.cast(tf.equal(tf.argmax(logits, axis=1, output_type=tf.int32), target), tf.float32)
-    count = tf.reduce_sum(weight)
-    return (
-        tf.math.divide_no_nan(tf.reduce_sum(values * weight), count),
-        tf.math.divide_no_nan(tf.reduce_sum(right * weight), count),
-    )
+    return masked_mean(values, labels >= 0), accuracy(logits, labels)
 
 
 class Softmax(Loss):

@@ -30,15 +30,19 @@ class TripletLoss(NamedTuple):
     negative_distance: Any
 
 
+def similarities(embedding: tf.Tensor) -> tf.Tensor:
+    """Returns float32 [n, n], the dot products of the rows of `embedding` [n, d]."""
+    embedding = tf.cast(embedding, tf.float32)
+    return tf.matmul(embedding, embedding, transpose_b=True)
+
+
 def squared_distances(embedding: tf.Tensor) -> tf.Tensor:
     """Returns float32 [n, n], the squared L2 distances of the rows of `embedding` [n, d].
 
     No square root is taken, so the gradient is finite where a distance is zero.
     """
-    embedding = tf.cast(embedding, tf.float32)
-    product = tf.matmul(embedding, embedding, transpose_b=True)
-    square = tf.reduce_sum(tf.square(embedding), axis=1)
-    distance = square[:, None] - 2.0 * product + square[None, :]
+    square = tf.reduce_sum(tf.square(tf.cast(embedding, tf.float32)), axis=1)
+    distance = square[:, None] - 2.0 * similarities(embedding) + square[None, :]
     return tf.maximum(distance, 0.0)
 
 
