@@ -74,6 +74,12 @@ KINDS = {
             "softmax": "fir_tf.losses.softmax:Softmax",
             "triplet": "fir_tf.losses.triplet:Triplet",
             "normface": "fir_tf.losses.normface:NormFace",
+            "supcon": "fir_tf.losses.supcon:SupCon",
+            "arcface": "fir_tf.losses.arcface:ArcFace",
+            "cosface": "fir_tf.losses.cosface:CosFace",
+            "proxy_anchor": "fir_tf.losses.proxy_anchor:ProxyAnchor",
+            "multi_similarity": "fir_tf.losses.multi_similarity:MultiSimilarity",
+            "circle": "fir_tf.losses.circle:Circle",
         },
     ),
     "miner": Kind(
