@@ -12,6 +12,7 @@ from objectives import make_objective
 from fir_tf import registry
 from fir_tf.errors import FirError
 from fir_tf.keras_versions import tensor_of
+from fir_tf.losses.grammar import LossSettings
 
 WIDTH, CLASSES = 3, 4
 # A class of one image, and an image of unknown class.
@@ -285,6 +286,20 @@ def test_xla_equals_the_graph(name):
     )
     for one, other in zip(graph, compiled, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * np.abs(one).max())
+
+
+def test_arcface_at_the_ends_of_the_cosine():
+    """And beyond them by float32's error, where the sine would be infinitely steep or no number."""
+    own = np.array([1, -1, 1.0000001, -1.0000001, 0.9999999], np.float32)
+    cosines = tf.constant(np.stack([own, np.zeros(5)], axis=1), tf.float32)
+    loss = registry.get("loss", "arcface")(LossSettings())
+    with tf.GradientTape() as tape:
+        tape.watch(cosines)
+        value = loss.of_cosines(cosines, tf.zeros(5, tf.int32))
+    ends = [cos(0.5), -1 - 0.5 * sin(0.5)]
+    near, far = (log(1 + exp(-30 * end)) for end in ends)
+    assert float(value) == pytest.approx((3 * near + 2 * far) / 5, rel=1e-5)
+    assert np.isfinite(tape.gradient(value, cosines)).all()
 
 
 @pytest.mark.parametrize("margin", [0.5, 1.57])

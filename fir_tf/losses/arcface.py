@@ -26,8 +26,8 @@ class ArcFace(NormFace):
         margin = self.option("margin", 0.5)
         own = tf.gather(cosine, tf.maximum(labels, 0)[:, None], batch_dims=1)
         square = 1.0 - tf.square(own)
-        # The root's slope is infinite at 0. Numbers below are float32's error at a cosine of 1.
-        safe = square > 1e-7
+        # The root's slope is infinite at 0, and what is less is float32's error at a cosine of 1.
+        safe = square > 1e-6
         sine = tf.where(safe, tf.sqrt(tf.where(safe, square, 1.0)), 0.0)
         turned = tf.where(
             own > -math.cos(margin),
