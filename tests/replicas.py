@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 from objectives import make_objective
 
+from fir_tf import registry
 from fir_tf.config import Config
 from fir_tf.keras_versions import path_of
 from fir_tf.models.batch_norm import FusedBatchNormalization
@@ -33,6 +34,11 @@ CASES = {
     "OC+IS+OS-all": ("OC+IS+OS", "all", {}),
     "OC+IS-explicit": ("OC+IS", "explicit", {}),
     "OC+normface": ("OC+normface:item", "all", {"loss_learning_rate": 0.2}),
+    "every loss": (
+        "+".join(f"0.1*{name}" for name in registry.KINDS["loss"].own),
+        "all",
+        {"loss_learning_rate": 0.2},
+    ),
     "clipped": ("OC+IS", "all", {"clip_norm": 0.05}),
     "decayed": ("OC+IS", "all", {"weight_decay": 0.1, "ema": 0.9}),
     "accumulated": ("OC+IS", "all", {"accumulate": 2}),

@@ -35,6 +35,7 @@ CASES = [
     "OC+IS+OS-all",
     "OC+IS-explicit",
     "OC+normface",
+    "every loss",
     "clipped",
     "decayed",
     "accumulated",
