@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from fir_tf import registry
 from fir_tf.errors import FirError
 from fir_tf.keras import layers, losses
+from fir_tf.losses.grammar import LossSettings
 
 LABELS = [0, 1, 1, 2, 2, 2, -1, 0, -1, 7]
 METRICS = ["L2", "squared-L2", "angular"]
@@ -310,6 +312,8 @@ def city_block(x):
         losses.NpairsMultilabelLoss(),
         losses.TripletLoss(0.7, "semihard"),
         losses.NormFaceLoss(3.0, 0.1),
+        losses.RegisteredLoss("supcon", {"temperature": 0.2}),
+        losses.RegisteredLoss("arcface", name="mine"),
     ],
     ids=lambda loss: type(loss).__name__,
 )
@@ -319,6 +323,39 @@ def test_a_loss_is_made_again_from_its_config(loss):
     assert type(again) is type(loss)
     assert again.get_config() == loss.get_config()
     assert again.name == loss.name and again.reduction == loss.reduction
+
+
+@pytest.mark.parametrize("name", registry.names("loss"))
+def test_a_registered_loss_is_what_fir_tf_trains_with(name):
+    """By its name; those on logits are Keras' own, and are refused."""
+    x, y = toy()
+    part = registry.get("loss", name)
+    if part.output != "embedding":
+        with pytest.raises(
+            FirError, match=f"on embeddings, or on class centres. Received: '{name}'"
+        ):
+            losses.RegisteredLoss(name)
+        return
+    labels = np.where(y == 3, -1, y)[:, None]
+    x = tf.math.l2_normalize(x, axis=1)
+    if part.has_classes:
+        layer = layers.ClassCentres(8)
+        found = losses.RegisteredLoss(name)(labels, layer(x))
+        term = part(LossSettings())
+        term._centres = layer.centres
+    else:
+        found, term = losses.RegisteredLoss(name)(labels, x), part(LossSettings())
+    expected = term(x, tf.constant(labels[:, 0], tf.int32))["loss"]
+    assert float(found) == pytest.approx(float(expected), rel=1e-6) and float(found) > 0
+
+
+def test_a_registered_loss_takes_its_own_options_only():
+    with pytest.raises(FirError, match="the loss circle takes the options scale, margin. Received"):
+        losses.RegisteredLoss("circle", {"temperature": 1})
+    with pytest.raises(FirError, match="`temperature` must be"):
+        losses.RegisteredLoss("supcon", {"temperature": -1})
+    with pytest.raises(FirError, match="`loss` must be one of|must be one of"):
+        losses.RegisteredLoss("circel")
 
 
 def toy():

@@ -34,9 +34,11 @@ from fir_tf.keras.arguments import (
 )
 from fir_tf.keras.distances import Metric, check_metric, pairwise
 from fir_tf.keras_versions import RowLoss
+from fir_tf.losses.grammar import LossSettings, Term
 from fir_tf.losses.miners.hard import hardest
 from fir_tf.losses.miners.semihard import semihard_hinge
-from fir_tf.losses.normface import SCALE
+from fir_tf.losses.normface import SCALE, ClassCentreLoss
+from fir_tf.losses.objective import make_losses
 from fir_tf.losses.softmax import cross_entropy
 from fir_tf.losses.triplet import label_pairs, mined_triplet_loss
 
@@ -416,3 +418,59 @@ class NormFaceLoss(_BatchLoss):
         """Returns what the loss is made again from."""
         config = {"scale": self.scale, "label_smoothing": self.label_smoothing}
         return {**super().get_config(), **config}
+
+
+@keras.saving.register_keras_serializable(package="fir_tf")
+class RegisteredLoss(_BatchLoss):
+    """A loss that fir_tf trains with, by its name: "supcon", "circle", "arcface" or a plugin's.
+
+    `python -m fir_tf parts` lists them; each says its formula, source and options in the API.
+
+    `y_true`: integers [n] or [n, 1], below 0 where unknown: such a row takes no part. `y_pred`:
+    float [n, d], L2-normalised embeddings (`keras.layers.UnitNormalization`); for losses with class
+    centres, such as "arcface", float [n, classes], what `fir_tf.keras.layers.ClassCentres` puts
+    out. Takes no `sample_weight`.
+
+    Args:
+        loss: str, a registered loss on embeddings.
+        options: dict of float by name, the loss's options; its defaults for those not given.
+        name: see the module; the loss's name when not given.
+        reduction: see the module.
+
+    Raises:
+        FirError: there is no such loss, it reads no embeddings, or an option that it lacks.
+    """
+
+    def __init__(
+        self,
+        loss: str,
+        options: dict[str, float] | None = None,
+        name: str | None = None,
+        reduction: str = MEAN,
+    ) -> None:
+        super().__init__(name=name or loss, reduction=reduction)
+        self.loss = loss
+        self.options = {key: check_number(key, value) for key, value in (options or {}).items()}
+        label = registry.get("loss", loss).labels[0]
+        term = Term(loss, loss, label, options=tuple(self.options.items()))
+        (self._part,) = make_losses([term], LossSettings())
+        centres = isinstance(self._part, ClassCentreLoss)
+        if self._part.output != "embedding" or (self._part.has_classes and not centres):
+            raise FirError(
+                f"`loss` must be one on embeddings, or on class centres. Received: {loss!r}"
+            )
+
+    def call(self, y_true: Any, y_pred: Any) -> tf.Tensor:
+        """Returns float32 [n], the loss of the batch for each row."""
+        values = embeddings_of(y_pred)
+        labels = tf.cast(labels_of(y_true, values), tf.int32)
+        if isinstance(self._part, ClassCentreLoss):
+            check_below(labels, values.shape[1])
+            loss = self._part.of_cosines(values, labels)
+        else:
+            loss = self._part(values, labels)["loss"]
+        return tf.fill(tf.shape(labels), loss)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns what the loss is made again from."""
+        return {**super().get_config(), "loss": self.loss, "options": self.options}
