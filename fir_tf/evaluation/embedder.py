@@ -17,7 +17,10 @@ from fir_tf.images.decode import decode_and_fit, guarded_rows
 from fir_tf.input.batches import ordered_batches
 
 Network = Callable[[tf.Tensor], Mapping[str, tf.Tensor]]
-"""Fitted pixels float32 [n, side, side, 3] in [0, 255] -> "embedding" and "category", float32."""
+"""Fitted pixels float32 [n, side, side, 3] in [0, 255] -> its `OUTPUTS`, float32."""
+
+OUTPUTS = ("embedding", "category")
+"""The names of what a network puts out."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,8 +87,7 @@ class Embedder:
     def _embedded(self, pixels: tf.Tensor, valid: tf.Tensor) -> Embedded:
         outputs, mask = self.network(pixels), valid.numpy()
         embedding, category = (
-            outputs[name].numpy() * mask[:, np.newaxis].astype(np.float32)
-            for name in ("embedding", "category")
+            outputs[name].numpy() * mask[:, np.newaxis].astype(np.float32) for name in OUTPUTS
         )
         return Embedded(embedding, category, mask)
 
@@ -94,6 +96,16 @@ def compiled(network: Network, image_size: int) -> Network:
     """Returns a network as one graph for batches of any length."""
     spec = tf.TensorSpec([None, image_size, image_size, 3], tf.float32)
     return tf.function(lambda pixels: network(pixels), input_signature=[spec], autograph=False)
+
+
+def as_network(run: Callable[[np.ndarray], Mapping[str, np.ndarray]]) -> Network:
+    """Returns a Network of what another runtime makes of float32 [n, side, side, 3]."""
+
+    def forward(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+        found = run(np.asarray(pixels))
+        return {name: tf.constant(found[name]) for name in OUTPUTS}
+
+    return forward
 
 
 @functools.cache

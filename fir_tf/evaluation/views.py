@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from fir_tf.config import Config
 from fir_tf.errors import FirError
-from fir_tf.evaluation.embedder import Embedder, Network, compiled
+from fir_tf.evaluation.embedder import OUTPUTS, Embedder, Network, compiled
 from fir_tf.models.fir import build_fir
 
 # The side of a view is a multiple of the backbones' stride.
@@ -109,10 +109,7 @@ def averaged(networks: Mapping[int, Network], flip: bool) -> Network:
                 found.append(network(tf.reverse(view, axis=[2])))
         if len(found) == 1:
             return found[0]
-        total = {
-            name: tf.add_n([outputs[name] for outputs in found])
-            for name in ("embedding", "category")
-        }
+        total = {name: tf.add_n([outputs[name] for outputs in found]) for name in OUTPUTS}
         return {
             "embedding": tf.math.l2_normalize(total["embedding"], axis=1),
             "category": total["category"] / len(found),

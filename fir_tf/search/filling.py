@@ -17,7 +17,7 @@ from fir_tf.search.engines import Engine, Record
 from fir_tf.search.engines.base import DOMAIN_NAMES
 from fir_tf.search.listing import read_catalogue
 from fir_tf.search.opened import Encoded
-from fir_tf.search.photos import all_paths, contents_of, is_photo
+from fir_tf.search.photos import all_paths, contents_or_empty
 
 log = logging.getLogger(__package__)
 
@@ -144,14 +144,6 @@ def _encoded(encoder: Encoder, photos: Sequence[Any], batch_size: int) -> Iterat
         yield from encoder.encode_files([str(photo) for photo in photos], batch_size)
         return
     for start in range(0, len(photos), batch_size):
-        yield encoder.encode([_contents(photo) for photo in photos[start : start + batch_size]])
-
-
-def _contents(photo: Any) -> bytes:
-    """Returns a photo's contents, none of what cannot be read."""
-    if not is_photo(photo):
-        return contents_of(photo)
-    try:
-        return contents_of(photo)
-    except FirError:
-        return b""
+        yield encoder.encode(
+            [contents_or_empty(photo) for photo in photos[start : start + batch_size]]
+        )

@@ -1,7 +1,6 @@
 """Models in hand as what turns photos into vectors: keras models and functions of images."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -10,10 +9,11 @@ import tensorflow as tf
 from PIL import Image
 
 from fir_tf.errors import FirError
-from fir_tf.evaluation.embedder import Embedded, Embedder, Network, compiled
-from fir_tf.images.file import UnreadableImageError, read
+from fir_tf.evaluation.embedder import Embedder, Network, compiled
+from fir_tf.images.file import UnreadableImageError
 from fir_tf.images.picture import see
-from fir_tf.search.opened import Encoded, OpenedModel
+from fir_tf.search.opened import EmbeddingModel, Encoded, OpenedModel
+from fir_tf.search.photos import contents_or_empty
 
 ImageFunction = Callable[[list[Image.Image]], np.ndarray]
 """RGB images, upright and of any size -> their embeddings, float [n, d]."""
@@ -32,7 +32,7 @@ def open_in_hand(model: keras.Model | ImageFunction, resize: str = "crop") -> Op
         FirError: a keras.Model takes no square images, or it is neither.
     """
     if isinstance(model, keras.Model):
-        return _KerasModel(model, resize)
+        return _open_keras(model, resize)
     if callable(model):
         return _Function(model)
     raise FirError(
@@ -41,39 +41,27 @@ def open_in_hand(model: keras.Model | ImageFunction, resize: str = "crop") -> Op
     )
 
 
-class _KerasModel:
-    def __init__(self, model: keras.Model, resize: str) -> None:
-        shape = getattr(model, "input_shape", None)
-        side = shape[1] if isinstance(shape, tuple) and len(shape) == 4 else None
-        if shape is None or not side or shape[2:] != (side, 3):
+def _open_keras(model: keras.Model, resize: str) -> OpenedModel:
+    shape = getattr(model, "input_shape", None)
+    side = shape[1] if isinstance(shape, tuple) and len(shape) == 4 else None
+    if shape is None or not side or shape[2:] != (side, 3):
+        raise FirError(
+            "`model` must be of one input of square images [n, side, side, 3]. Received: a "
+            f"model of input shape {shape}"
+        )
+
+    def network(pixels: tf.Tensor) -> Mapping[str, tf.Tensor]:
+        found = model(pixels, training=False)
+        vectors: Any = found.get("embedding") if isinstance(found, Mapping) else found
+        if not tf.is_tensor(vectors) or vectors.shape.rank != 2:
             raise FirError(
-                "`model` must be of one input of square images [n, side, side, 3]. Received: a "
-                f"model of input shape {shape}"
+                '`model` must give an embedding [n, d], or a dict with it as "embedding". '
+                f"Received: {tf.nest.map_structure(lambda value: value.shape, found)}"
             )
+        vectors = tf.math.l2_normalize(tf.cast(vectors, tf.float32), axis=1)
+        return {"embedding": vectors, "category": tf.zeros([tf.shape(vectors)[0], 0])}
 
-        def network(pixels: tf.Tensor) -> Mapping[str, tf.Tensor]:
-            found = model(pixels, training=False)
-            vectors: Any = found.get("embedding") if isinstance(found, Mapping) else found
-            if not tf.is_tensor(vectors) or vectors.shape.rank != 2:
-                raise FirError(
-                    '`model` must give an embedding [n, d], or a dict with it as "embedding". '
-                    f"Received: {tf.nest.map_structure(lambda value: value.shape, found)}"
-                )
-            vectors = tf.math.l2_normalize(tf.cast(vectors, tf.float32), axis=1)
-            return {"embedding": vectors, "category": tf.zeros([tf.shape(vectors)[0], 0])}
-
-        self._embedder = Embedder(compiled(network, side), side, resize)
-        self.network: Network | None = self._embedder.network
-
-    def encode(self, photos: Sequence[bytes], guess: bool) -> Encoded:
-        return _unnamed(self._embedder.photos(photos))
-
-    def encode_files(self, files: Sequence[str], batch_size: int, guess: bool) -> Iterator[Encoded]:
-        return map(_unnamed, self._embedder.files(files, batch_size))
-
-
-def _unnamed(embedded: Embedded) -> Encoded:
-    return Encoded(embedded.embedding, [""] * len(embedded.valid), embedded.valid)
+    return EmbeddingModel(Embedder(compiled(network, side), side, resize), [])
 
 
 class _Function:
@@ -94,7 +82,7 @@ class _Function:
 
     def encode_files(self, files: Sequence[str], batch_size: int, guess: bool) -> Iterator[Encoded]:
         for start in range(0, len(files), batch_size):
-            photos = [_contents(file) for file in files[start : start + batch_size]]
+            photos = [contents_or_empty(file) for file in files[start : start + batch_size]]
             yield self.encode(photos, guess)
 
     def _vectors(self, images: list[Image.Image]) -> np.ndarray:
@@ -113,10 +101,3 @@ def _seen(contents: bytes) -> Image.Image | None:
         return see(contents).image
     except UnreadableImageError:
         return None
-
-
-def _contents(file: str) -> bytes:
-    try:
-        return read(Path(file))
-    except UnreadableImageError:
-        return b""

@@ -1,6 +1,5 @@
 """An index with its model, ready to be asked."""
 
-import logging
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,8 +17,6 @@ from fir_tf.search.engines import Filter, Hit, open_engine
 from fir_tf.search.filling import records_of, write_arrays, write_photos
 from fir_tf.search.in_hand import ImageFunction
 from fir_tf.search.photos import contents_of, is_photo
-
-log = logging.getLogger(__package__)
 
 Model: TypeAlias = str | Path | keras.Model | ImageFunction
 """A run's or an export's folder, or a model in hand: what `fir_tf.search.encoder.Encoder` takes."""
@@ -127,15 +124,14 @@ class Index:
     def _new(cls, fill: Any, encoder: encoders.Encoder | None = None) -> "Index":
         temporary = tempfile.TemporaryDirectory(prefix="fir_tf_index_")
         address = Path(temporary.name) / "index"
+        index = cls.__new__(cls)
+        index._address, index._temporary, index._encoder = address, temporary, encoder
+        index.engine = open_engine(address, create=True)
         try:
-            with open_engine(address, create=True) as engine:
-                fill(engine)
-                engine.flush()
-            index = cls.__new__(cls)
-            index._address, index._temporary, index._encoder = address, temporary, encoder
-            index.engine = open_engine(address)
+            fill(index.engine)
+            index.engine.flush()
         except BaseException:
-            temporary.cleanup()
+            index.close()
             raise
         index.root = Path(index.engine.info()["root"])
         return index

@@ -1,7 +1,7 @@
 """What a model's folder holds, opened: a run, an exported SavedModel or an OpenVINO export."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from fir_tf.errors import FirError
-from fir_tf.evaluation.embedder import Embedded, Embedder, Network
+from fir_tf.evaluation.embedder import Embedded, Embedder, Network, as_network
 from fir_tf.evaluation.views import averaged, embedder_of, parse_scales
 from fir_tf.extras import require
 from fir_tf.files import read_json, without_wildcards
@@ -83,7 +83,7 @@ def _export(folder: Path, name: str) -> Path | None:
 def _open_run(folder: Path, flip: bool, scales: str) -> OpenedModel:
     model, config, categories = load_run(folder)
     embedder = embedder_of(model, config, flip, scales)
-    return _Embedding(embedder, categories if config.reads("logits") else [])
+    return EmbeddingModel(embedder, categories if config.reads("logits") else [])
 
 
 def _open_openvino(folder: Path, flip: bool) -> OpenedModel:
@@ -97,15 +97,13 @@ def _open_openvino(folder: Path, flip: bool) -> OpenedModel:
     exact = {"INFERENCE_PRECISION_HINT": "f32"}
     runner = openvino.Core().compile_model(str(folder / _OPENVINO), "CPU", exact)
 
-    def run(pixels: tf.Tensor) -> Mapping[str, tf.Tensor]:
-        found = runner(pixels.numpy())
-        return {name: tf.constant(found[name]) for name in ("embedding", "category")}
-
-    network = averaged({facts["image_size"]: run}, flip)
-    return _Embedding(Embedder(network, facts["image_size"], facts["resize"]), facts["categories"])
+    network = averaged({facts["image_size"]: as_network(runner)}, flip)
+    return EmbeddingModel(
+        Embedder(network, facts["image_size"], facts["resize"]), facts["categories"]
+    )
 
 
-class _Embedding:
+class EmbeddingModel:
     """A network with our preprocessing; `categories` are empty where none were trained."""
 
     def __init__(self, embedder: Embedder, categories: Sequence[str]) -> None:
@@ -113,9 +111,11 @@ class _Embedding:
         self.network = embedder.network
 
     def encode(self, photos: Sequence[bytes], guess: bool) -> Encoded:
+        """See `OpenedModel`."""
         return self._named(self._embedder.photos(photos))
 
     def encode_files(self, files: Sequence[str], batch_size: int, guess: bool) -> Iterator[Encoded]:
+        """See `OpenedModel`."""
         return map(self._named, self._embedder.files(files, batch_size))
 
     def _named(self, embedded: Embedded) -> Encoded:

@@ -51,6 +51,20 @@ def contents_of(photo: Any) -> bytes:
     return file.getvalue()
 
 
+def contents_or_empty(photo: Any) -> bytes:
+    """Returns a photo's contents, none of one that cannot be read.
+
+    Raises:
+        FirError: it is no photo.
+    """
+    try:
+        return contents_of(photo)
+    except FirError:
+        if not is_photo(photo):
+            raise
+        return b""
+
+
 def all_paths(photos: Sequence[Any]) -> bool:
     """Whether all of these photos are files, which are read ahead of the model."""
     return all(isinstance(photo, str | Path) for photo in photos)

@@ -4,15 +4,10 @@ Decoding and fitting stay with the caller (`fir_tf.images.decode`, or `fir_tf.se
 server), because none of these runtimes has TensorFlow's decoders.
 """
 
-from collections.abc import Callable, Mapping
-
 import keras
-import numpy as np
 import tensorflow as tf
 
-from fir_tf.evaluation.embedder import Network
-
-OUTPUTS = ("embedding", "category")
+from fir_tf.evaluation.embedder import OUTPUTS
 
 
 def network_function(
@@ -25,15 +20,5 @@ def network_function(
     def forward(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
         outputs = network(pixels, training=False)
         return {name: tf.identity(outputs[name], name) for name in OUTPUTS}
-
-    return forward
-
-
-def as_network(run: Callable[[np.ndarray], Mapping[str, np.ndarray]]) -> Network:
-    """Returns a Network of what another runtime makes of float32 [n, s, s, 3]: its `OUTPUTS`."""
-
-    def forward(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
-        found = run(np.asarray(pixels))
-        return {name: tf.constant(found[name]) for name in OUTPUTS}
 
     return forward

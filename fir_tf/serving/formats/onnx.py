@@ -5,10 +5,10 @@ from pathlib import Path
 import keras
 
 from fir_tf.errors import FirError
-from fir_tf.evaluation.embedder import Network
+from fir_tf.evaluation.embedder import OUTPUTS, Network, as_network
 from fir_tf.extras import require
 from fir_tf.serving.formats import Export, Measures
-from fir_tf.serving.formats.network import OUTPUTS, as_network, network_function
+from fir_tf.serving.formats.network import network_function
 from fir_tf.serving.quality import compare_networks
 
 

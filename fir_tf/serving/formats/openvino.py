@@ -6,11 +6,11 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from fir_tf.evaluation.embedder import Network
+from fir_tf.evaluation.embedder import Network, as_network
 from fir_tf.extras import require
 from fir_tf.keras_versions import tensor_of
 from fir_tf.serving.formats import Export, Measures
-from fir_tf.serving.formats.network import as_network, network_function
+from fir_tf.serving.formats.network import network_function
 from fir_tf.serving.quality import compare_networks
 
 

@@ -10,11 +10,11 @@ import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from fir_tf.datasets.catalogue import unit_hash
-from fir_tf.evaluation.embedder import Network
+from fir_tf.evaluation.embedder import OUTPUTS, Network, as_network
 from fir_tf.extras import require
 from fir_tf.input.batches import ordered_batches
 from fir_tf.serving.formats import Export, Measures
-from fir_tf.serving.formats.network import OUTPUTS, as_network, network_function
+from fir_tf.serving.formats.network import network_function
 from fir_tf.serving.quality import compare_networks
 
 REPRESENTATIVE_IMAGES = 200
