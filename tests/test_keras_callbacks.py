@@ -132,6 +132,9 @@ def test_unknown_labels_match_nothing():
     for unknown, given in ((-1, labels), ("", labels.astype(str))):
         some = np.where(labels % 3 == 0, given, unknown)
         found = RetrievalMetrics((vectors, some), ks=[1]).measure(model_of())
+        # Text comes as bytes from there.
+        data = tf.data.Dataset.from_tensor_slices((vectors, some)).batch(7)
+        assert RetrievalMetrics(data, ks=[1]).measure(model_of()) == pytest.approx(found)
         rows = np.flatnonzero(labels % 3 == 0)
         unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         scores = unit[rows] @ unit.T

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from fir_tf.checks import check_positive
+from fir_tf.checks import check_positive, numbered, plain_labels
 from fir_tf.errors import FirError
 from fir_tf.evaluation.metrics import retrieval_metrics
 
@@ -97,7 +97,7 @@ class RetrievalMetrics(keras.callbacks.Callback):
             ids = np.arange(len(labels))
         else:
             shown = self._embedded("gallery", gallery, embed)
-        items, others = _numbered(labels, shown[1])
+        items, others = _numbered_together(labels, shown[1])
         found = retrieval_metrics(
             vectors, shown[0], items, others, query_ids=ids, gallery_ids=ids, ks=self._ks
         )
@@ -164,7 +164,7 @@ def _chosen(outputs: Any, name: str | None) -> tf.Tensor:
     return outputs
 
 
-def _numbered(labels: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _numbered_together(labels: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns the labels of both sides by one numbering from 0, -1 where unknown."""
     kinds = [side.dtype.kind in "iu" for side in (labels, others)]
     if kinds[0] != kinds[1]:
@@ -172,10 +172,7 @@ def _numbered(labels: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.nd
             "the labels of `query` and `gallery` must be both integers or both strings. Received: "
             f"{labels.dtype} and {others.dtype}"
         )
-    whole = np.concatenate([labels, others])
-    known = whole >= 0 if kinds[0] else whole.astype(str) != ""
-    _, numbers = np.unique(whole, return_inverse=True)
-    items = np.where(known, numbers.ravel(), -1)
+    items = numbered(np.concatenate([labels, others]))
     return items[: len(labels)], items[len(labels) :]
 
 
@@ -184,10 +181,8 @@ def _labels(name: str, given: Any, label: str | None, count: int) -> np.ndarray:
         if label not in given:
             raise FirError(f"`label` must be one of {', '.join(given)}. Received: {label!r}")
         given = given[label]
-    labels = np.asarray(given)
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        labels = labels[:, 0]
-    if labels.shape != (count,) or labels.dtype.kind not in "iuSUO":
+    labels = plain_labels(given)
+    if labels.shape != (count,) or labels.dtype.kind not in "iuU":
         raise FirError(
             f"the labels of `{name}` must be integers or strings of shape [{count}], one for each "
             f"image. Received: {labels.dtype} {labels.shape}"

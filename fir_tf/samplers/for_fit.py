@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
-from fir_tf.checks import check_positive
+from fir_tf.checks import check_positive, numbered, plain_labels
 from fir_tf.errors import FirError
 from fir_tf.samplers.pk import PKSampler
 from fir_tf.samplers.triplets import TripletSampler
@@ -144,16 +144,10 @@ class Triplets(_Batches):
 
 def _coded(labels: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Returns labels as an array [n], and their numbers int32 [n], -1 where unknown."""
-    array = np.asarray(labels)
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    if array.dtype.kind in "SO":
-        array = np.array([text.decode() if isinstance(text, bytes) else text for text in array])
+    array = plain_labels(labels)
     if array.ndim != 1 or array.dtype.kind not in "iuU" or not len(array):
         raise FirError(
             "`labels` must be integers or strings of shape [n]. Received: "
             f"{array.dtype} {array.shape}"
         )
-    known = array != "" if array.dtype.kind == "U" else array >= 0
-    _, codes = np.unique(array, return_inverse=True)
-    return array, np.where(known, codes, -1).astype(np.int32)
+    return array, numbered(array)
