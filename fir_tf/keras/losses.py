@@ -39,7 +39,6 @@ from fir_tf.losses.miners.hard import hardest
 from fir_tf.losses.miners.semihard import semihard_hinge
 from fir_tf.losses.normface import SCALE, ClassCentreLoss
 from fir_tf.losses.objective import make_losses
-from fir_tf.losses.softmax import cross_entropy
 from fir_tf.losses.triplet import label_pairs, mined_triplet_loss
 
 MEAN = "sum_over_batch_size"
@@ -378,49 +377,6 @@ class TripletLoss(_BatchLoss):
 
 
 @keras.saving.register_keras_serializable(package="fir_tf")
-class NormFaceLoss(_BatchLoss):
-    """Softmax over cosines to learned class centres (Wang et al. 2017; Zhai and Wu 2019).
-
-    `y_true`: integers [n] or [n, 1] below the number of classes; below 0 where unknown: such a row
-    takes no part. `y_pred`: float [n, classes], what `fir_tf.keras.layers.ClassCentres` puts out.
-    Takes no `sample_weight`.
-
-    Args:
-        scale: float, what cosines are multiplied with.
-        label_smoothing: float in [0, 1), the share of the target spread evenly over all classes.
-        name: see the module.
-        reduction: see the module.
-
-    Raises:
-        FirError: an argument is none of these; labels or cosines of another shape.
-    """
-
-    def __init__(
-        self,
-        scale: float = SCALE,
-        label_smoothing: float = 0.0,
-        name: str = "normface_loss",
-        reduction: str = MEAN,
-    ) -> None:
-        super().__init__(name=name, reduction=reduction)
-        self.scale = check_number("scale", scale)
-        self.label_smoothing = check_number("label_smoothing", label_smoothing, least=0.0)
-
-    def call(self, y_true: Any, y_pred: Any) -> tf.Tensor:
-        """Returns float32 [n], the loss of the batch for each row."""
-        cosine = embeddings_of(y_pred)
-        labels = tf.cast(labels_of(y_true, cosine), tf.int32)
-        check_below(labels, cosine.shape[1])
-        loss, _ = cross_entropy(self.scale * cosine, labels, self.label_smoothing)
-        return tf.fill(tf.shape(labels), loss)
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns what the loss is made again from."""
-        config = {"scale": self.scale, "label_smoothing": self.label_smoothing}
-        return {**super().get_config(), **config}
-
-
-@keras.saving.register_keras_serializable(package="fir_tf")
 class RegisteredLoss(_BatchLoss):
     """A loss that fir_tf trains with, by its name: "supcon", "circle", "arcface" or a plugin's.
 
@@ -474,3 +430,37 @@ class RegisteredLoss(_BatchLoss):
     def get_config(self) -> dict[str, Any]:
         """Returns what the loss is made again from."""
         return {**super().get_config(), "loss": self.loss, "options": self.options}
+
+
+@keras.saving.register_keras_serializable(package="fir_tf")
+class NormFaceLoss(RegisteredLoss):
+    """Softmax over cosines to learned class centres (Wang et al. 2017; Zhai and Wu 2019).
+
+    `y_true`: integers [n] or [n, 1] below the number of classes; below 0 where unknown: such a row
+    takes no part. `y_pred`: float [n, classes], what `fir_tf.keras.layers.ClassCentres` puts out.
+    Takes no `sample_weight`.
+
+    Args:
+        scale: float, what cosines are multiplied with.
+        label_smoothing: float in [0, 1), the share of the target spread evenly over all classes.
+        name: see the module.
+        reduction: see the module.
+
+    Raises:
+        FirError: an argument is none of these; labels or cosines of another shape.
+    """
+
+    def __init__(
+        self,
+        scale: float = SCALE,
+        label_smoothing: float = 0.0,
+        name: str = "normface_loss",
+        reduction: str = MEAN,
+    ) -> None:
+        smoothing = check_number("label_smoothing", label_smoothing, least=0.0)
+        options = {"scale": scale, "label_smoothing": smoothing}
+        super().__init__("normface", options, name, reduction)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns what the loss is made again from."""
+        return {**_BatchLoss.get_config(self), **self.options}
