@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from fir_tf.losses.loss import Loss
+from fir_tf.losses.loss import Loss, Scalars, TripletRows
 from fir_tf.losses.masked import log_sum_exp, masked_mean
 from fir_tf.losses.triplet import label_pairs, similarities
 
@@ -23,11 +23,8 @@ class Circle(Loss):
     options = {"scale": "(0, inf)", "margin": "(-1, 1)"}
 
     def __call__(
-        self,
-        values: tf.Tensor,
-        labels: tf.Tensor,
-        triplets: tuple[slice, slice, slice] | None = None,
-    ) -> dict[str, tf.Tensor]:
+        self, values: tf.Tensor, labels: tf.Tensor, triplets: TripletRows | None = None
+    ) -> Scalars:
         """Returns the loss."""
         scale, margin = self.option("scale", 256.0), self.option("margin", 0.25)
         similarity = similarities(values)

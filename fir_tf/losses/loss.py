@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import tensorflow as tf
 
@@ -10,6 +10,12 @@ from fir_tf.losses.grammar import LABELS, LossSettings
 
 ANY = "uniform"
 """The sampler named by losses that any batch will do for."""
+
+TripletRows: TypeAlias = tuple[slice, slice, slice]
+"""The rows of a batch's anchors, their positives and their negatives."""
+
+Scalars: TypeAlias = dict[str, tf.Tensor]
+"""What a loss finds, float32: "loss", and what else the log is to have, by its name."""
 
 OUTPUTS = ("logits", "features", "embedding")
 """What a loss can read of the model."""
@@ -62,11 +68,8 @@ class Loss(abc.ABC):
 
     @abc.abstractmethod
     def __call__(
-        self,
-        values: tf.Tensor,
-        labels: tf.Tensor,
-        triplets: tuple[slice, slice, slice] | None = None,
-    ) -> dict[str, tf.Tensor]:
+        self, values: tf.Tensor, labels: tf.Tensor, triplets: TripletRows | None = None
+    ) -> Scalars:
         """Works out the loss.
 
         Args:

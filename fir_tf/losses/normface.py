@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from fir_tf.keras_versions import make_variable, tensor_of
-from fir_tf.losses.loss import ANY, Loss
+from fir_tf.losses.loss import ANY, Loss, Scalars, TripletRows
 from fir_tf.losses.softmax import accuracy, cross_entropy
 
 SCALE = 20.0
@@ -46,11 +46,8 @@ class ClassCentreLoss(Loss):
         """
 
     def __call__(
-        self,
-        values: tf.Tensor,
-        labels: tf.Tensor,
-        triplets: tuple[slice, slice, slice] | None = None,
-    ) -> dict[str, tf.Tensor]:
+        self, values: tf.Tensor, labels: tf.Tensor, triplets: TripletRows | None = None
+    ) -> Scalars:
         """Returns the loss and the share of the images nearest to their own class's centre."""
         cosine = cosines(values, tensor_of(self._centres))
         return {

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from fir_tf.losses.loss import ANY, Loss
+from fir_tf.losses.loss import ANY, Loss, Scalars, TripletRows
 from fir_tf.losses.masked import masked_mean
 
 
@@ -51,11 +51,8 @@ class Softmax(Loss):
     sampler = ANY
 
     def __call__(
-        self,
-        values: tf.Tensor,
-        labels: tf.Tensor,
-        triplets: tuple[slice, slice, slice] | None = None,
-    ) -> dict[str, tf.Tensor]:
+        self, values: tf.Tensor, labels: tf.Tensor, triplets: TripletRows | None = None
+    ) -> Scalars:
         """Returns the loss and the share of the images that are classified right."""
         smoothing = self.option("label_smoothing", self.settings.label_smoothing)
         loss, accuracy = cross_entropy(values, labels, smoothing)

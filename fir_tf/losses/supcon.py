@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from fir_tf.losses.loss import Loss
+from fir_tf.losses.loss import Loss, Scalars, TripletRows
 from fir_tf.losses.masked import log_sum_exp, masked_mean
 from fir_tf.losses.triplet import label_pairs, similarities
 
@@ -20,11 +20,8 @@ class SupCon(Loss):
     options = {"temperature": "(0, inf)"}
 
     def __call__(
-        self,
-        values: tf.Tensor,
-        labels: tf.Tensor,
-        triplets: tuple[slice, slice, slice] | None = None,
-    ) -> dict[str, tf.Tensor]:
+        self, values: tf.Tensor, labels: tf.Tensor, triplets: TripletRows | None = None
+    ) -> Scalars:
         """Returns the loss."""
         logits = similarities(values) / self.option("temperature", 0.1)
         positive, negative = label_pairs(labels)

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from fir_tf import registry
 from fir_tf.losses.grammar import LossSettings
-from fir_tf.losses.loss import Loss
+from fir_tf.losses.loss import Loss, Scalars, TripletRows
 from fir_tf.losses.masked import masked_mean
 
 
@@ -125,11 +125,8 @@ class Triplet(Loss):
             self.sampler, self.needs_triplets = "triplets", True
 
     def __call__(
-        self,
-        values: tf.Tensor,
-        labels: tf.Tensor,
-        triplets: tuple[slice, slice, slice] | None = None,
-    ) -> dict[str, tf.Tensor]:
+        self, values: tf.Tensor, labels: tf.Tensor, triplets: TripletRows | None = None
+    ) -> Scalars:
         """Returns the loss and what is worth watching about it, see `TripletLoss`."""
         margin = self.option("margin", self.settings.margin)
         if triplets is None:
