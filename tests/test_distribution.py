@@ -26,15 +26,9 @@ HERE = Path(__file__).parent
 
 
 CASES = [
-    "OC",
-    "OS-all",
-    "IS-all",
     "OC+IS-semihard",
-    "OC+IS-hard",
-    "OC+OS-hard",
     "OC+IS+OS-all",
     "OC+IS-explicit",
-    "OC+normface",
     "every loss",
     "clipped",
     "decayed",
@@ -42,8 +36,10 @@ CASES = [
     "float16",
     "batch_norm",
 ]
+# Parts of the ones above, each alone.
+MORE = ["OC", "OS-all", "IS-all", "OC+IS-hard", "OC+OS-hard", "OC+normface"]
 # What four devices do otherwise than two: shares of a mean, a gathered batch, statistics.
-ON_FOUR = ["OC", "OC+IS+OS-all", "OC+IS-explicit", "OC+normface", "batch_norm"]
+ON_FOUR = ["OC+IS+OS-all", "OC+IS-explicit", "batch_norm"]
 
 
 def trained(folder, *wanted):
@@ -68,9 +64,10 @@ def runs(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def all_on_four(tmp_path_factory):
-    """{case|name: array}."""
-    return trained(tmp_path_factory.mktemp("four"), {4: CASES})[4]
+def all_runs(tmp_path_factory):
+    """Every case on every number: {replicas: {case|name: array}}."""
+    every = CASES + MORE
+    return trained(tmp_path_factory.mktemp("all"), {1: every, 2: every}, {4: every})
 
 
 def check_equal(one, many, case):
@@ -95,21 +92,23 @@ def test_four_replicas_equal_one_device(runs, case):
 
 @pytest.mark.nightly
 @pytest.mark.slow
-@pytest.mark.parametrize("case", [case for case in CASES if case not in ON_FOUR])
-def test_every_case_on_four_replicas_equals_one_device(runs, all_on_four, case):
-    check_equal(runs[1], all_on_four, case)
+@pytest.mark.parametrize("replicas", [2, 4])
+@pytest.mark.parametrize("case", CASES + MORE)
+def test_every_case_equals_one_device(all_runs, case, replicas):
+    check_equal(all_runs[1], all_runs[replicas], case)
 
 
 @pytest.mark.slow
 def test_the_cases_train(runs):
     """The comparison above means something: each case moves its weights, and differently."""
-    starts = {key: value for key, value in runs[1].items() if key.startswith("OC|variable")}
+    first = f"{CASES[0]}|"
+    starts = {key: value for key, value in runs[1].items() if key.startswith(f"{first}variable")}
     moved = {
         case: np.concatenate(
             [
-                runs[1][key.replace("OC|", f"{case}|", 1)].ravel()
+                runs[1][key.replace(first, f"{case}|", 1)].ravel()
                 for key in starts
-                if key.replace("OC|", f"{case}|", 1) in runs[1]
+                if key.replace(first, f"{case}|", 1) in runs[1]
             ]
         )
         for case in CASES
@@ -118,7 +117,7 @@ def test_the_cases_train(runs):
     assert len({round(float(np.abs(value).sum()), 5) for value in moved.values()}) == len(moved)
     limited, free = (runs[1][f"{case}|scalar/loss"] for case in ("clipped", "OC+IS+OS-all"))
     assert limited[0] != pytest.approx(free[0])
-    assert (runs[4]["OC|bad"] == np.where(np.arange(16) == 5, 5, -1)).all()
+    assert (runs[4]["OC+IS+OS-all|bad"] == np.where(np.arange(16) == 5, 5, -1)).all()
 
 
 def test_strategies_by_name(monkeypatch):
@@ -191,6 +190,7 @@ def finished(workers, status):
     return texts
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_two_workers_equal_one_process(inshop, tmp_path):
     """train.py in two processes, a global batch between them; one is stopped on the way."""

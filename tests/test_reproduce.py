@@ -78,6 +78,7 @@ def test_the_grids_are_the_papers(reproduce):
                 assert own == row.values and set(tables[name].keys) <= set(own)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_grid_is_run_once(reproduce, tmp_path, monkeypatch, capsys, shallow):
     """The grid's own processes are calls here; test_scripts.py has scripts as processes."""
