@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from fir_tf.options import Improvements
     from fir_tf.registry import register
     from fir_tf.run import load_run
-    from fir_tf.search.engines.base import Filter
+    from fir_tf.search.conditions import Filter
     from fir_tf.search.index import Index
     from fir_tf.training.loop import train
     from fir_tf.training.trainer import Parts
@@ -65,7 +65,7 @@ __getattr__, __dir__ = lazy(
         "Catalogue": "fir_tf.datasets.catalogue",
         "Config": "fir_tf.config",
         "Embedder": "fir_tf.evaluation.embedder",
-        "Filter": "fir_tf.search.engines.base",
+        "Filter": "fir_tf.search.conditions",
         "FirError": "fir_tf.errors",
         "Improvements": "fir_tf.options",
         "Index": "fir_tf.search.index",

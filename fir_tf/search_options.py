@@ -7,6 +7,7 @@ from fir_tf import registry
 from fir_tf.config import PHOTO_RULE, REMOVED_MAX
 from fir_tf.errors import FirError
 from fir_tf.options import Improvements, Views, at_least, check_share
+from fir_tf.search import where
 from fir_tf.settings import PLUGINS_HELP, check_parts, option
 
 _INDEX_HELP = "Address of the index: a folder, or what python search.py lists."
@@ -83,6 +84,7 @@ class QueryOptions(Improvements):
     )
     category: str = option("", "Only these categories of the index, separated by commas.")
     domain: str = option("", "Only shop or only consumer photos.", ("", "shop", "consumer"))
+    where: str = option("", where.HELP)
     sheet: str = option(
         "",
         "Picture of the results of the first queries, PNG, JPEG or WebP; --nosheet for none.",

@@ -380,12 +380,22 @@ def test_measure_counts_what_is_missed(tmp_path, monkeypatch):
         engine.set_info({"dimension": 8})
         engine.upsert([Record(f"{n:03d}", "", "", "", "") for n in range(300)], vectors)
     choice = MeasureOptions(index=str(tmp_path / "index"), k=10, queries=20)
-    assert accuracy.measure_engine(choice)["recall@10"] == 1
+    values = accuracy.measure_engine(choice)
+    assert values["recall@10"] == 1
+    # Half, a twentieth, and so on of 300; what leaves nothing is left out.
+    left = [
+        (row["records"], row[f"recall@{min(10, row['records'])}"]) for row in values["filtered"]
+    ]
+    assert left == [(150, 1), (15, 1), (2, 1)]
     whole = LocalEngine.search
     monkeypatch.setattr(
-        LocalEngine, "search", lambda self, q, k: [hits[::2] for hits in whole(self, q, 2 * k)]
+        LocalEngine,
+        "search",
+        lambda self, q, k, where=None: [hits[::2] for hits in whole(self, q, 2 * k, where)],
     )
-    assert accuracy.measure_engine(choice)["recall@10"] == pytest.approx(0.5)
+    values = accuracy.measure_engine(choice)
+    assert values["recall@10"] == pytest.approx(0.5)
+    assert values["filtered"][0]["recall@10"] == pytest.approx(0.5)
 
 
 def test_query_expansion_by_hand():

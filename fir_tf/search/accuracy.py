@@ -11,10 +11,14 @@ from tqdm import tqdm
 from fir_tf.errors import FirError
 from fir_tf.files import json_text, write_json
 from fir_tf.neighbours import top_k
+from fir_tf.search.conditions import Comparison, Condition
 from fir_tf.search.engines import Engine, Hit, open_engine
 from fir_tf.search_options import MeasureOptions
 
 log = logging.getLogger(__package__)
+
+SHARES = (0.5, 0.05, 0.005, 0.0005)
+"""tuple of float, shares of an index that filters leave when they are measured."""
 
 
 def measure_engine(options: MeasureOptions) -> dict[str, Any]:
@@ -29,7 +33,8 @@ def measure_engine(options: MeasureOptions) -> dict[str, Any]:
     Returns:
         dict: `recall@k` (share of the exact k nearest that the engine found), `recall@1`,
         `queries_per_second` in one batch, `seconds_per_query` one at a time (median), `vectors`,
-        `queries`, `k`.
+        `queries`, `k`; and `filtered`, a list with the same for filters that leave SHARES of the
+        records, neighbours by path, and how many they leave: `records`.
 
     Raises:
         FirError: the index is empty.
@@ -46,32 +51,72 @@ def measure_engine(options: MeasureOptions) -> dict[str, Any]:
         queries = vectors + noise
         queries /= np.linalg.norm(queries, axis=1, keepdims=True)
         k = min(options.k, count)
-        start = time.perf_counter()
-        found = engine.search(queries, k)
-        batch = time.perf_counter() - start
-        times = []
-        for vector in tqdm(queries[:20], desc="one at a time", disable=None, leave=False):
-            start = time.perf_counter()
-            engine.search(vector[np.newaxis], k)
-            times.append(time.perf_counter() - start)
         values = {
             "engine": options.index,
             "vectors": count,
             "queries": len(queries),
             "k": k,
-            **_recall(found, _exact_scores(engine, queries, k), k),
-            "queries_per_second": len(queries) / batch,
-            "seconds_per_query": float(np.median(times)),
+            **_measured(engine, queries, k),
+            "filtered": [
+                {"records": left, **_measured(engine, queries, min(k, left), where)}
+                for left, where in _filters(engine, count, rng)
+            ],
         }
     if options.json == "-":
         print(json_text(values))
         return values
-    for name, value in values.items():
-        log.info(f"{name:20s} {value:.4f}" if isinstance(value, float) else f"{name:20s} {value}")
+    log.info(_table(values))
     if options.json:
         write_json(options.json, values)
         log.info(f"wrote {options.json}")
     return values
+
+
+def _table(values: dict[str, Any]) -> str:
+    """Returns what was measured as text."""
+    lines = [
+        f"{name:20s} {value:.4f}" if isinstance(value, float) else f"{name:20s} {value}"
+        for name, value in values.items()
+        if name != "filtered"
+    ]
+    for row in values["filtered"]:
+        recall = next(value for name, value in row.items() if name.startswith("recall@"))
+        lines.append(
+            f"filter leaves {row['records']:,}: recall {recall:.4f}, "
+            f"{row['seconds_per_query']:.4f} seconds_per_query"
+        )
+    return "\n".join(lines)
+
+
+def _measured(
+    engine: Engine, queries: np.ndarray, k: int, where: Condition | None = None
+) -> dict[str, float]:
+    """Recall and time of an engine's search."""
+    start = time.perf_counter()
+    found = engine.search(queries, k, where)
+    batch = time.perf_counter() - start
+    times = []
+    for vector in tqdm(queries[:20], desc="one at a time", disable=None, leave=False):
+        start = time.perf_counter()
+        engine.search(vector[np.newaxis], k, where)
+        times.append(time.perf_counter() - start)
+    return {
+        **_recall(found, _exact_scores(engine, queries, k, where), k),
+        "queries_per_second": len(queries) / batch,
+        "seconds_per_query": float(np.median(times)),
+    }
+
+
+def _filters(
+    engine: Engine, count: int, rng: np.random.Generator
+) -> Iterator[tuple[int, Condition]]:
+    """Yields (how many records it leaves, filter) for each of SHARES that leaves any."""
+    paths = sorted(record.path for part, _ in engine.scan() for record in part)
+    for left in dict.fromkeys(round(share * count) for share in SHARES):
+        if left:
+            start = int(rng.integers(count - left + 1))
+            first, last = paths[start], paths[start + left - 1]
+            yield left, Comparison("path", ">=", first) & Comparison("path", "<=", last)
 
 
 def _vectors_at(engine: Engine, places: np.ndarray) -> np.ndarray:
@@ -85,17 +130,22 @@ def _vectors_at(engine: Engine, places: np.ndarray) -> np.ndarray:
     return vectors[np.argsort(order)]
 
 
-def _vectors(engine: Engine) -> Iterator[np.ndarray]:
-    return (part for _, part in engine.scan(vectors=True) if part is not None)
+def _vectors(engine: Engine, where: Condition | None = None) -> Iterator[np.ndarray]:
+    for records, part in engine.scan(vectors=True):
+        allowed = [where is None or where.allows(record) for record in records]
+        if part is not None and any(allowed):
+            yield part[allowed]
 
 
-def _exact_scores(engine: Engine, queries: np.ndarray, k: int) -> np.ndarray:
-    """Returns the k largest scores of each query among all vectors, float32 [q, k], in order.
+def _exact_scores(
+    engine: Engine, queries: np.ndarray, k: int, where: Condition | None
+) -> np.ndarray:
+    """Returns the k largest scores of each query that are allowed, float32 [q, k], in order.
 
     The index is read in pieces: it may be larger than memory.
     """
     best = np.empty([len(queries), 0], np.float32)
-    for part in _vectors(engine):
+    for part in _vectors(engine, where):
         scores = top_k(queries, part, min(k, len(part)))[0]
         best = -np.sort(-np.concatenate([best, scores], axis=1), axis=1)[:, :k]
     return best

@@ -12,6 +12,8 @@ from tqdm import tqdm
 from fir_tf.checks import check_positive
 from fir_tf.datasets.labels import read_labels
 from fir_tf.errors import FirError
+from fir_tf.search.columns import check_names, described, plain_metadata
+from fir_tf.search.conditions import FIELDS
 from fir_tf.search.encoder import Encoder
 from fir_tf.search.engines import Engine, Record
 from fir_tf.search.engines.base import DOMAIN_NAMES
@@ -21,7 +23,6 @@ from fir_tf.search.photos import all_paths, contents_or_empty
 
 log = logging.getLogger(__package__)
 
-COLUMNS = ("path", "item", "category", "domain")
 _PIECE = 4096
 
 
@@ -29,16 +30,13 @@ def records_of(metadata: Mapping[str, Sequence[Any]] | None, count: int) -> list
     """Returns a Record for each row; see `fir_tf.search.index.Index.from_arrays`.
 
     Raises:
-        FirError: unknown columns, columns of another length, a path twice, an unknown domain.
+        FirError: columns of another length or of values that are no metadata, a path twice, an
+            unknown domain.
     """
-    given = {} if metadata is None else {name: metadata[name] for name in metadata}
-    unknown = [str(name) for name in given if name not in COLUMNS]
-    if unknown:
-        raise FirError(
-            f"`metadata` must have columns among {', '.join(COLUMNS)}. Received: "
-            f"{', '.join(unknown)}"
-        )
-    columns = {name: _cells(name, given.get(name), count) for name in COLUMNS}
+    given = {} if metadata is None else {str(name): metadata[name] for name in metadata}
+    others = {name: _listed(name, given[name], count) for name in given if name not in FIELDS}
+    check_names(others)
+    columns = {name: _cells(name, given.get(name), count) for name in FIELDS}
     for name in ("item", "category"):
         column, notes = read_labels(name, columns[name], numbers=True)
         columns[name] = column.tolist()
@@ -54,17 +52,23 @@ def records_of(metadata: Mapping[str, Sequence[Any]] | None, count: int) -> list
     if domains:
         raise FirError(f"`domain` must be shop or consumer, or nothing. Received: {min(domains)!r}")
     labels = zip(paths, columns["item"], columns["category"], columns["domain"], strict=True)
-    return [Record(*values, "") for values in labels]
+    rows = [
+        plain_metadata({name: cells[row] for name, cells in others.items()}) for row in range(count)
+    ]
+    return [Record(*values, "", row) for values, row in zip(labels, rows, strict=True)]
 
 
 def _cells(name: str, values: Any, count: int) -> list[str]:
     """Returns a column as text, empty where unknown."""
     if values is None:
         return [""] * count
-    cells = (
-        [values] if isinstance(values, str | bytes) or not hasattr(values, "__iter__") else values
-    )
-    found = ["" if pd.isna(cell) else str(cell) for cell in cells]
+    return ["" if pd.isna(cell) else str(cell) for cell in _listed(name, values, count)]
+
+
+def _listed(name: str, values: Any, count: int) -> list[Any]:
+    """Returns a column's cells."""
+    alone = isinstance(values, str | bytes) or not hasattr(values, "__iter__")
+    found = [values] if alone else list(values)
     if len(found) != count:
         raise FirError(
             f"`metadata` must have {count} rows, one for each vector or photo. Received: "
@@ -84,7 +88,8 @@ def write_arrays(engine: Engine, vectors: np.ndarray, records: Sequence[Record])
             "`vectors` must be a float array [n, d] of at least one row. Received: "
             f"{vectors.dtype} {vectors.shape}"
         )
-    engine.set_info({"dimension": vectors.shape[1], "root": "", "how": {}, "model": None})
+    info = {"dimension": vectors.shape[1], "root": "", "how": {}, "model": None}
+    engine.set_info({**info, "columns": described([records])})
     for start in range(0, len(vectors), _PIECE):
         part = slice(start, start + _PIECE)
         engine.upsert(list(records[part]), vectors[part].astype(np.float32))
@@ -112,9 +117,9 @@ def write_photos(
     else:
         photos = list(photos)
         # Relative paths are those of the current folder.
-        records, root = _listed(metadata, photos), str(Path.cwd())
+        records, root = _with_paths(metadata, photos), str(Path.cwd())
     info = {"dimension": encoder.dimension, "root": root, "how": {}}
-    engine.set_info({**info, "model": encoder.fingerprint()})
+    engine.set_info({**info, "model": encoder.fingerprint(), "columns": described([records])})
     left, bad = iter(records), list[str]()
     with tqdm(total=len(records), desc="embedding", unit="image", disable=None) as bar:
         for encoded in _encoded(encoder, photos, batch_size):
@@ -132,7 +137,9 @@ def write_photos(
         log.warning(f"{len(bad)} images cannot be read and were left out:{paths}")
 
 
-def _listed(metadata: Mapping[str, Sequence[Any]] | None, photos: Sequence[Any]) -> list[Record]:
+def _with_paths(
+    metadata: Mapping[str, Sequence[Any]] | None, photos: Sequence[Any]
+) -> list[Record]:
     if metadata is None or "path" not in metadata:
         paths = [str(photo) if all_paths([photo]) else "" for photo in photos]
         metadata = {**({} if metadata is None else dict(metadata)), "path": paths}

@@ -13,10 +13,13 @@ from fir_tf.errors import FirError
 from fir_tf.evaluation.rerank import expanded, reranked
 from fir_tf.options import Improvements
 from fir_tf.search import encoder as encoders
-from fir_tf.search.engines import Filter, Hit, open_engine
+from fir_tf.search.columns import kinds_of
+from fir_tf.search.conditions import Condition, check_columns, combined
+from fir_tf.search.engines import Hit, open_engine
 from fir_tf.search.filling import records_of, write_arrays, write_photos
 from fir_tf.search.in_hand import ImageFunction
 from fir_tf.search.photos import contents_of, is_photo
+from fir_tf.search.where import parse
 
 Model: TypeAlias = str | Path | keras.Model | ImageFunction
 """A run's or an export's folder, or a model in hand: what `fir_tf.search.encoder.Encoder` takes."""
@@ -74,9 +77,9 @@ class Index:
 
         Args:
             vectors: float [n, d], taken as they are: L2-normalised for cosine similarity.
-            metadata: columns of n values each, any of `path`, `item`, `category` and `domain`; a
-                dict or a pandas DataFrame. None and NaN are unknown. Rows without a path bear
-                their number.
+            metadata: columns of n values each, `path`, `item`, `category`, `domain` and any others
+                of text, numbers, bools or lists of them; a dict or a pandas DataFrame. None and
+                NaN are unknown. Rows without a path bear their number.
 
         Returns:
             Index, which is asked with vectors.
@@ -177,7 +180,7 @@ class Index:
         queries: Any,
         k: int = 10,
         group: bool = True,
-        where: Filter | None = None,
+        where: Condition | str | None = None,
         improvements: Improvements | None = None,
     ) -> list[Any]:
         """Finds the nearest items or images.
@@ -189,17 +192,22 @@ class Index:
             k: int, results for each query.
             group: bool, one result for each item, its best view. An image of no item stands for
                 itself.
-            where: Filter or None.
+            where: what may be found, a Condition or text such as "price < 50 and item != 'a'", see
+                `fir_tf.search.where`.
             improvements: Improvements; none when not given.
 
         Returns:
             list of at most k Hits for one vector or photo, otherwise a list of such lists.
 
         Raises:
-            FirError: vectors of another length, or a photo that cannot be read.
+            FirError: vectors of another length, a photo that cannot be read, or a condition on
+                columns that the index does not have.
         """
+        condition = combined(parse(where) if isinstance(where, str) else where)
+        if condition is not None:
+            check_columns(condition, kinds_of(self.engine.info()))
         vectors, single = self._vectors(queries)
-        found = self._search(vectors, k, group, where, improvements or Improvements())
+        found = self._search(vectors, k, group, condition, improvements or Improvements())
         return found[0] if single else found
 
     def _vectors(self, queries: Any) -> tuple[np.ndarray, bool]:
@@ -236,7 +244,7 @@ class Index:
         vectors: np.ndarray,
         k: int,
         group: bool,
-        where: Filter | None,
+        where: Condition | None,
         improvements: Improvements,
     ) -> list[list[Hit]]:
         def find(queries: np.ndarray, count: int) -> list[list[Hit]]:

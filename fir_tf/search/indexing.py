@@ -19,7 +19,9 @@ from fir_tf.errors import FirError
 from fir_tf.files import open_file
 from fir_tf.options import find_run
 from fir_tf.search import encoder as encoders
+from fir_tf.search.columns import described
 from fir_tf.search.engines import Engine, Record, open_engine
+from fir_tf.search.engines.base import in_pieces
 from fir_tf.search.listing import Listing, read_catalogue
 from fir_tf.search_options import IndexOptions
 
@@ -27,6 +29,10 @@ log = logging.getLogger(__package__)
 
 PIECE = 512
 """int, a catalogue is embedded and stored in pieces of this many images: what a kill loses."""
+
+
+# Counts of `build` that say that the columns may hold something else than before.
+_CHANGES = ("embedded", "relabelled", "removed")
 
 
 def checksum(contents: bytes) -> str:
@@ -135,6 +141,10 @@ def build(options: IndexOptions) -> dict[str, Any]:
     with prepared(options) as (engine, encoder, listing, before):
         counts = _update(engine, encoder, listing, before, options.batch_size)
         engine.flush()
+        info = engine.info()
+        if "columns" not in info or any(counts[name] for name in _CHANGES):
+            columns = described(part for part, _ in engine.scan())
+            engine.set_info({**info, "columns": columns})
         counts["images"] = len(engine)
     return concluded(counts, listing, options)
 
@@ -160,10 +170,8 @@ def _update(
             pending.append(record)
         elif new:
             relabelled.append(new)
-    for start in range(0, len(relabelled), PIECE):
-        part = relabelled[start : start + PIECE]
-        vectors = [vector for _, vector in engine.fetch([record.path for record in part])]
-        _store(engine, list(zip(part, vectors, strict=True)))
+    for part in in_pieces(relabelled, PIECE):
+        engine.update(part)
     seconds, bad = _embed(engine, encoder, listing.root, pending, batch_size)
     # The share may have gone meanwhile.
     unopened = [path for path in bad if not _file_checksum(listing.root / path)]

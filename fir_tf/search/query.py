@@ -14,9 +14,12 @@ from fir_tf.errors import FirError
 from fir_tf.evaluation.pictures import SheetMatch, SheetRow, contact_sheet
 from fir_tf.files import json_text, write_json
 from fir_tf.images.file import UnreadableImageError, read
+from fir_tf.search.columns import SHOWN
+from fir_tf.search.conditions import Filter, combined
 from fir_tf.search.encoder import Encoder
-from fir_tf.search.engines import Engine, Filter, Hit
+from fir_tf.search.engines import Engine, Hit
 from fir_tf.search.index import Index
+from fir_tf.search.where import parse
 from fir_tf.search_options import QueryOptions
 from fir_tf.shell import draw_or_note
 
@@ -44,7 +47,8 @@ def query(options: QueryOptions, photos: Sequence[str]) -> list[dict[str, Any]]:
 
     Returns:
         list of a dict for each query: `photos`, and `results`, dicts of `rank`, `score`, `item`,
-        `category`, `domain` and `path`; that of a photo which cannot be read says so as `error`.
+        `category`, `domain`, `path` and `metadata`; that of a photo which cannot be read says so as
+        `error`.
 
     Raises:
         FirError: no photo is given, the index does not fit the model, or, after the answers to
@@ -58,8 +62,12 @@ def query(options: QueryOptions, photos: Sequence[str]) -> list[dict[str, Any]]:
         Index(options.index, options.model, options.images, options.effort) as index,
         tqdm(total=len(photos), desc="queries", unit="photo", disable=None, leave=False) as bar,
     ):
-        where = Filter(
-            _categories(options.category, index.engine), (options.domain,) if options.domain else ()
+        where = combined(
+            Filter(
+                _categories(options.category, index.engine),
+                (options.domain,) if options.domain else (),
+            ),
+            parse(options.where) if options.where.strip() else None,
         )
         for groups, vectors, unread in _asked(index.encoder, photos, options.together, bar):
             found = index.search(vectors, options.k, options.group, where, options)
@@ -166,7 +174,7 @@ def mean_embedding(vectors: np.ndarray) -> np.ndarray:
 
 
 def _result(rank: int, hit: Hit) -> dict[str, Any]:
-    fields = ("item", "category", "domain", "path")
+    fields = ("item", "category", "domain", "path", "metadata")
     return {
         "rank": rank,
         "score": hit.score,
@@ -188,11 +196,14 @@ def _table(answer: dict[str, Any]) -> str:
     lines = [", ".join(map(printable, answer["photos"]))]
     if not answer["results"]:
         lines.append("  nothing was found; is the filter too narrow?")
-    lines += [
-        f"{row['rank']:4d}  {row['score']:.4f}  {printable(row['item'] or '-'):30s}  "
-        f"{printable(row['category'] or '-'):20s}  {printable(row['path'])}"
-        for row in answer["results"]
-    ]
+    for row in answer["results"]:
+        lines.append(
+            f"{row['rank']:4d}  {row['score']:.4f}  {printable(row['item'] or '-'):30s}  "
+            f"{printable(row['category'] or '-'):20s}  {printable(row['path'])}"
+        )
+        told = [str(row["metadata"][name]) for name in SHOWN if name in row["metadata"]]
+        if told:
+            lines.append(f"{'':14s}{printable('  '.join(told))}")
     return "\n".join(lines)
 
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from fir_tf import registry
 from fir_tf.errors import FirError
-from fir_tf.search.engines.base import Engine, Filter, Hit, Record, Scheme
+from fir_tf.search.conditions import Condition, Filter
+from fir_tf.search.engines.base import Engine, Hit, Record, Scheme
 
 DEFAULT = "folder"
 """The engine of an address without a scheme."""
@@ -66,6 +67,7 @@ def _parsed(address: str | Path) -> tuple[Scheme, str, str]:
 
 
 __all__ = [
+    "Condition",
     "Engine",
     "Filter",
     "Hit",

@@ -3,13 +3,14 @@
 import abc
 import collections
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from fir_tf.errors import FirError
+from fir_tf.search.conditions import Condition
 
 DOMAIN_NAMES = ("", "shop", "consumer")
 
@@ -26,6 +27,8 @@ class Record:
         category: str, empty where unknown.
         domain: str, "shop", "consumer" or empty.
         checksum: str, of the file's contents.
+        metadata: dict, the other columns of the feed or table: text, numbers, bools and lists of
+            them by name. What is unknown is left out.
     """
 
     path: str
@@ -33,6 +36,7 @@ class Record:
     category: str
     domain: str
     checksum: str
+    metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,31 +72,6 @@ class Hit:
     record: Record
 
 
-@dataclasses.dataclass(frozen=True)
-class Filter:
-    """Which records may be found. An empty tuple allows all.
-
-    Attributes:
-        categories: tuple of str, any of them.
-        domains: tuple of str, any of them.
-    """
-
-    categories: tuple[str, ...] = ()
-    domains: tuple[str, ...] = ()
-
-    def fields(self) -> dict[str, tuple[str, ...]]:
-        """Returns {field of a Record: its allowed values} of the fields that are restricted."""
-        fields = {"category": self.categories, "domain": self.domains}
-        return {name: allowed for name, allowed in fields.items() if allowed}
-
-    def __bool__(self) -> bool:
-        return bool(self.fields())
-
-    def allows(self, record: Record) -> bool:
-        """Whether a Record may be found."""
-        return all(getattr(record, name) in allowed for name, allowed in self.fields().items())
-
-
 class Engine(abc.ABC):
     """Vectors with their records, and the search among them.
 
@@ -123,18 +102,32 @@ class Engine(abc.ABC):
             vectors: float32 [len(records), dimension].
         """
 
+    def update(self, records: Sequence[Record]) -> None:
+        """Replaces records and leaves their vectors as they are.
+
+        Args:
+            records: list of Record, their paths different from each other; those whose paths are
+                not there are passed over.
+        """
+        found = {record.path: vector for record, vector in self.fetch([r.path for r in records])}
+        there = [record for record in records if record.path in found]
+        if there:
+            self.upsert(there, np.stack([found[record.path] for record in there]))
+
     @abc.abstractmethod
     def delete(self, paths: Iterable[str]) -> None:
         """Removes the records of these paths; those that are not there are passed over."""
 
     @abc.abstractmethod
-    def search(self, queries: np.ndarray, k: int, where: Filter | None = None) -> list[list[Hit]]:
+    def search(
+        self, queries: np.ndarray, k: int, where: Condition | None = None
+    ) -> list[list[Hit]]:
         """Finds the records with the largest inner products.
 
         Args:
             queries: float32 [q, dimension].
             k: int >= 1.
-            where: Filter or None.
+            where: Condition or None. What it does not allow takes no place among the k.
 
         Returns:
             list of q lists of at most k Hits: by falling score, equal scores by path.
@@ -165,7 +158,7 @@ class Engine(abc.ABC):
         """Returns [(Record, float32 [dimension])] of the paths that are there, in their order."""
 
     def labels(self) -> dict[str, dict[str, int]]:
-        """Counts what a Filter can ask for.
+        """Counts the categories and domains.
 
         Returns:
             dict with `category` and `domain`, each a dict of the number of records by name, names

@@ -17,9 +17,9 @@ import numpy as np
 
 from fir_tf.checks import check_positive
 from fir_tf.errors import FirError
+from fir_tf.search.conditions import Condition
 from fir_tf.search.engines.base import (
     Engine,
-    Filter,
     Hit,
     Record,
     Scheme,
@@ -27,15 +27,20 @@ from fir_tf.search.engines.base import (
     in_order,
     in_pieces,
 )
+from fir_tf.search.engines.sql import SqliteDialect
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS info (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS record (
     position INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE, item TEXT NOT NULL,
-    category TEXT NOT NULL, domain TEXT NOT NULL, checksum TEXT NOT NULL);
+    category TEXT NOT NULL, domain TEXT NOT NULL, checksum TEXT NOT NULL,
+    metadata TEXT NOT NULL DEFAULT '{}');
 CREATE INDEX IF NOT EXISTS record_category ON record (category, domain);
 """
-_COLUMNS = "path, item, category, domain, checksum"
+_COLUMNS = "path, item, category, domain, checksum, metadata"
+# For an index made before there were metadata; the second where it cannot be written to.
+_ADD_METADATA = "ALTER TABLE record ADD COLUMN metadata TEXT NOT NULL DEFAULT '{}'"
+_SHOW_METADATA = "CREATE TEMP VIEW record AS SELECT *, '{}' AS metadata FROM main.record"
 _DATABASE = "records.sqlite"
 # SQLite takes no more variables than this in one statement on its oldest supported versions.
 _VARIABLES = 900
@@ -78,14 +83,29 @@ class LocalEngine(Engine):
         try:
             if self._database.is_file() and not all(map(_writable, (self._database, self.folder))):
                 self._connection = self._read_only()
+                if not self._has_metadata():
+                    self._connection.execute(_SHOW_METADATA)
                 return
             self._connection = _open(self._database)
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.executescript(_SCHEMA)
+            if not self._has_metadata():
+                self._add_metadata()
         except sqlite3.Error as error:
             raise FirError(
                 f"{self._database} must be an index's table. Received: {error}"
             ) from error
+
+    def _has_metadata(self) -> bool:
+        columns = self._connection.execute("PRAGMA main.table_info(record)")
+        return "metadata" in {name for _, name, *_ in columns}
+
+    def _add_metadata(self) -> None:
+        with self._connection:
+            self._connection.execute("BEGIN IMMEDIATE")
+            # Another process may have been here first.
+            if not self._has_metadata():
+                self._connection.execute(_ADD_METADATA)
 
     def _read_only(self) -> sqlite3.Connection:
         """Opens the table without the lock and log files that SQLite keeps beside it."""
@@ -151,13 +171,19 @@ class LocalEngine(Engine):
                 file.seek(4 * rows * dimension)
                 file.write(vectors.tobytes())
             self._connection.executemany(
-                f"INSERT OR REPLACE INTO record (position, {_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)",
-                [
-                    (position, r.path, r.item, r.category, r.domain, r.checksum)
-                    for position, r in enumerate(records, rows)
-                ],
+                f"INSERT OR REPLACE INTO record (position, {_COLUMNS}) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [(position, *_row(record)) for position, record in enumerate(records, rows)],
             )
             self._set_value("rows", rows + len(records))
+
+    def update(self, records: Sequence[Record]) -> None:
+        """See `Engine`."""
+        with self._writing():
+            self._connection.executemany(
+                f"UPDATE record SET ({_COLUMNS}) = (?, ?, ?, ?, ?, ?) WHERE path = ?",
+                [(*_row(record), record.path) for record in records],
+            )
 
     def delete(self, paths: Iterable[str]) -> None:
         """See `Engine`."""
@@ -166,7 +192,9 @@ class LocalEngine(Engine):
                 "DELETE FROM record WHERE path = ?", [(path,) for path in paths]
             )
 
-    def search(self, queries: np.ndarray, k: int, where: Filter | None = None) -> list[list[Hit]]:
+    def search(
+        self, queries: np.ndarray, k: int, where: Condition | None = None
+    ) -> list[list[Hit]]:
         """See `Engine`."""
         k = check_positive("k", k)
         with self._reading():
@@ -191,14 +219,14 @@ class LocalEngine(Engine):
 
         return top_k(queries, self._vectors, k, gallery_rows=positions)
 
-    def _positions(self, where: Filter | None) -> np.ndarray | None:
+    def _positions(self, where: Condition | None) -> np.ndarray | None:
         """Returns the positions that may be found, in order, or None for all of them."""
         if where:
-            return self._column(where.fields())
+            return self._allowed(*where.written(SqliteDialect()))
         if self._alive == len(self._vectors):
             return None
         if self._living is None:
-            self._living = self._column({})
+            self._living = self._allowed()
         return self._living
 
     def __len__(self) -> int:
@@ -219,7 +247,7 @@ class LocalEngine(Engine):
                     return
                 last = rows[-1][0]
                 read = self._vectors[[row[0] for row in rows]] if vectors else None
-            yield [Record(*row[1:]) for row in rows], read
+            yield [_record(row[1:]) for row in rows], read
 
     def fetch(self, paths: Sequence[str]) -> list[tuple[Record, np.ndarray]]:
         """See `Engine`."""
@@ -253,7 +281,7 @@ class LocalEngine(Engine):
 
     def _compact(self) -> None:
         with self._writing():
-            old, positions = self._vectors_path(), self._column({})
+            old, positions = self._vectors_path(), self._allowed()
             self._set_value("file", int(self._value("file", "0")) + 1)
             with _durable(self._vectors_path(), "wb") as file:
                 for piece in in_pieces(positions, _PIECE):
@@ -355,12 +383,10 @@ class LocalEngine(Engine):
     def _set_value(self, name: str, value: str | int) -> None:
         self._connection.execute("INSERT OR REPLACE INTO info VALUES (?, ?)", (name, str(value)))
 
-    def _column(self, allowed: dict[str, tuple[str, ...]]) -> np.ndarray:
-        """Returns the positions, in order, of the records whose columns have allowed values."""
-        clauses = [f"{column} IN ({_marks(values)})" for column, values in allowed.items()]
+    def _allowed(self, condition: str = "1", values: Sequence[Any] = ()) -> np.ndarray:
+        """Returns the positions, in order, of the records of which a condition in SQL holds."""
         rows = self._connection.execute(
-            f"SELECT position FROM record WHERE {' AND '.join(clauses) or '1'} ORDER BY position",
-            [value for values in allowed.values() for value in values],
+            f"SELECT position FROM record WHERE {condition} ORDER BY position", values
         )
         return np.fromiter((row[0] for row in rows), np.int64)
 
@@ -369,10 +395,22 @@ class LocalEngine(Engine):
         found = {}
         for part in in_pieces(values, _VARIABLES):
             for position, *fields in self._connection.execute(
-                f"SELECT position, {_COLUMNS} FROM record WHERE {column} IN ({_marks(part)})", part
+                f"SELECT position, {_COLUMNS} FROM record WHERE {column} IN ({_marks(part)})",
+                part,
             ):
-                found[position] = Record(*fields)
+                found[position] = _record(fields)
         return found
+
+
+def _row(record: Record) -> tuple[str, ...]:
+    """Returns a Record as the table has it, in the order of _COLUMNS."""
+    metadata = json.dumps(record.metadata, ensure_ascii=False, allow_nan=False)
+    return record.path, record.item, record.category, record.domain, record.checksum, metadata
+
+
+def _record(row: Sequence[str]) -> Record:
+    path, item, category, domain, checksum, metadata = row
+    return Record(path, item, category, domain, checksum, json.loads(metadata))
 
 
 def _marks(values: Sequence[Any]) -> str:

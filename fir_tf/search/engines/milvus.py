@@ -13,9 +13,9 @@ import numpy as np
 from fir_tf.checks import check_positive
 from fir_tf.errors import FirError
 from fir_tf.extras import require
+from fir_tf.search.conditions import FIELDS, Condition, Dialect, Value, kind_of
 from fir_tf.search.engines.base import (
     Engine,
-    Filter,
     Hit,
     Record,
     Scheme,
@@ -57,6 +57,7 @@ class MilvusEngine(Engine):
         self._pymilvus = require("pymilvus", "milvus")
         self.kind, self.collection = kind, collection
         self._notes = f"{collection}_info"
+        self._fields = [*_SIZES, "metadata"]
         try:
             self._client = self._pymilvus.MilvusClient(
                 uri, token=os.environ.get("MILVUS_TOKEN", ""), timeout=60
@@ -76,6 +77,12 @@ class MilvusEngine(Engine):
         self._dimension = self.info().get("dimension", 0)
         if self._dimension and self._client.has_collection(collection):
             self._client.load_collection(collection)
+            self._fields = self._stored_fields()
+
+    def _stored_fields(self) -> list[str]:
+        """Returns the fields of a record; a collection made before there were metadata has none."""
+        stored = self._client.describe_collection(self.collection)["fields"]
+        return [field["name"] for field in stored if field["name"] != "vector"]
 
     def info(self) -> dict[str, Any]:
         """See `Engine`."""
@@ -92,18 +99,27 @@ class MilvusEngine(Engine):
             )
         if self._dimension != dimension:
             self._client.drop_collection(self.collection)
-            self._create(self.collection, dimension, _SIZES, self.kind)
+            self._create(self.collection, dimension, _SIZES, self.kind, metadata=True)
             self._client.load_collection(self.collection)
         row = {"name": "info", "value": json.dumps(info), "vector": [0.0, 0.0]}
         self._client.upsert(self._notes, [row])
         self._dimension = dimension
 
-    def _create(self, name: str, dimension: int, sizes: Mapping[str, int], kind: str) -> None:
+    def _create(
+        self,
+        name: str,
+        dimension: int,
+        sizes: Mapping[str, int],
+        kind: str,
+        metadata: bool = False,
+    ) -> None:
         """Makes a collection of vectors with strings of some bytes, the first of them the key."""
         types = self._pymilvus.DataType
         schema = self._client.create_schema(auto_id=False)
         for number, (field, size) in enumerate(sizes.items()):
             schema.add_field(field, types.VARCHAR, max_length=size, is_primary=not number)
+        if metadata:
+            schema.add_field("metadata", types.JSON)
         schema.add_field("vector", types.FLOAT_VECTOR, dim=dimension)
         index = self._client.prepare_index_params()
         params = {"M": 32, "efConstruction": 200} if kind == "hnsw" else {}
@@ -133,7 +149,9 @@ class MilvusEngine(Engine):
         for part in in_pieces(list(map(_key, paths)), 1000):
             self._client.delete(self.collection, ids=part)
 
-    def search(self, queries: np.ndarray, k: int, where: Filter | None = None) -> list[list[Hit]]:
+    def search(
+        self, queries: np.ndarray, k: int, where: Condition | None = None
+    ) -> list[list[Hit]]:
         """See `Engine`."""
         k = check_positive("k", k)
         if not self._dimension:
@@ -146,8 +164,8 @@ class MilvusEngine(Engine):
                 self.collection,
                 data=list(part),
                 limit=min(k, _MOST),
-                filter=_expression(where),
-                output_fields=list(_SIZES),
+                filter=where.written(_Expressions()) if where else "",
+                output_fields=self._fields,
                 search_params=params,
             )
         return [
@@ -167,7 +185,7 @@ class MilvusEngine(Engine):
         iterator = self._client.query_iterator(
             self.collection,
             batch_size=min(4096, self._message_rows()),
-            output_fields=[*_SIZES, *(["vector"] if vectors else [])],
+            output_fields=[*self._fields, *(["vector"] if vectors else [])],
         )
         try:
             while rows := iterator.next():
@@ -181,7 +199,7 @@ class MilvusEngine(Engine):
         if not paths or not self._dimension:
             return []
         rows = self._client.get(
-            self.collection, ids=list(map(_key, paths)), output_fields=[*_SIZES, "vector"]
+            self.collection, ids=list(map(_key, paths)), output_fields=[*self._fields, "vector"]
         )
         records = [(_record(row), np.array(row["vector"], np.float32)) for row in rows]
         found = {record.path: (record, vector) for record, vector in records}
@@ -198,12 +216,54 @@ class MilvusEngine(Engine):
         self._client.close()
 
 
-def _expression(where: Filter | None) -> str:
-    """Returns a Filter in Milvus' language."""
-    return " and ".join(
-        f"{field} in [{', '.join(map(_quoted, allowed))}]"
-        for field, allowed in (where.fields() if where else {}).items()
-    )
+class _Expressions(Dialect[str]):
+    """Milvus' language."""
+
+    def compared(self, column: str, sign: str, value: Value) -> str:
+        """See `Dialect`."""
+        if sign == "=":
+            return self.one_of(column, [value])
+        if sign == "!=":
+            return self.all([self.known(column), self.negated(self.one_of(column, [value]))])
+        return self.all([self.known(column), f"{_place(column)} {sign} {_literal(value)}"])
+
+    def one_of(self, column: str, values: Sequence[Value]) -> str:
+        """See `Dialect`."""
+        if column in FIELDS:
+            return f"{column} in {_list([v for v in values if v and kind_of(v) == 'text'])}"
+        place = _place(column)
+        equal = [f"{place} == {_literal(value)}" for value in values]
+        equal.append(f"json_contains_any({place}, {_list(values)})")
+        # What is said of a key that is not there is neither true nor false.
+        return self.all([self.known(column), self.any(equal)])
+
+    def known(self, column: str) -> str:
+        """See `Dialect`."""
+        return f'({column} != "")' if column in FIELDS else f"(exists {_place(column)})"
+
+    def all(self, parts: Sequence[str]) -> str:
+        """See `Dialect`."""
+        return f"({' and '.join(parts)})" if parts else '(path != "")'
+
+    def any(self, parts: Sequence[str]) -> str:
+        """See `Dialect`."""
+        return f"({' or '.join(parts)})" if parts else '(path == "")'
+
+    def negated(self, part: str) -> str:
+        """See `Dialect`."""
+        return f"(not ({part}))"
+
+
+def _place(column: str) -> str:
+    return column if column in FIELDS else f"metadata[{_quoted(column)}]"
+
+
+def _literal(value: Value) -> str:
+    return _quoted(value) if isinstance(value, str) else json.dumps(value)
+
+
+def _list(values: Sequence[Value]) -> str:
+    return f"[{', '.join(map(_literal, values))}]"
 
 
 def _quoted(text: str) -> str:
@@ -221,18 +281,21 @@ def _key(path: str) -> str:
 def _row(record: Record) -> dict[str, Any]:
     """Returns a Record as Milvus stores it; FirError if a field has no room."""
     row = {**dataclasses.asdict(record), "path": _key(record.path)}
-    for name, text in row.items():
-        if len(text.encode()) > _SIZES[name]:
+    sizes = {name: len(row[name].encode()) for name in _SIZES}
+    sizes["metadata"] = len(json.dumps(row["metadata"]))
+    for name, size in sizes.items():
+        if size > _SIZES.get(name, _TEXT):
             raise FirError(
-                f"`{name}` must be at most {_SIZES[name]:,} bytes in Milvus. Received: "
-                f"{len(text.encode()):,} bytes, of the photo {record.path!r}"
+                f"`{name}` must be at most {_SIZES.get(name, _TEXT):,} bytes in Milvus. Received: "
+                f"{size:,} bytes, of the photo {record.path!r}"
             )
     return row
 
 
 def _record(row: Mapping[str, Any]) -> Record:
     path = re.sub("%([0-9A-F]{2})", lambda found: chr(int(found[1], 16)), row["path"])
-    return Record(**{**{name: row[name] for name in _SIZES}, "path": path})
+    fields = {name: row[name] for name in (*_SIZES, "metadata") if name in row}
+    return Record(**{**fields, "path": path})
 
 
 def _open(variant: str, place: str, create: bool, effort: float) -> MilvusEngine:

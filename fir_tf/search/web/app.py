@@ -16,8 +16,9 @@ import numpy as np
 from fir_tf.errors import FirError
 from fir_tf.images.file import UnreadableImageError
 from fir_tf.images.thumbnail import thumbnail
-from fir_tf.search.engines import Filter
+from fir_tf.search.conditions import Condition, Filter, combined
 from fir_tf.search.index import Index
+from fir_tf.search.where import parse
 from fir_tf.search_options import WebOptions
 
 log = logging.getLogger(__package__)
@@ -78,6 +79,7 @@ class _Service:
             "images": len(self.index.engine),
             "categories": [name for name in self._labels["category"] if name],
             "domains": [name for name in self._labels["domain"] if name],
+            "columns": self.index.engine.info().get("columns", {}),
             "max_upload": self.max_upload,
         }
 
@@ -106,7 +108,7 @@ class _Service:
         return upload
 
     def search(
-        self, photo: str, like: str, k: int, where: Filter, group: bool
+        self, photo: str, like: str, k: int, where: Condition | None, group: bool
     ) -> list[dict[str, Any]]:
         vector = self.uploaded(photo).vector if photo else self.index.engine.vector(like)
         if vector is None:
@@ -120,6 +122,7 @@ class _Service:
                 "item": hit.record.item,
                 "category": hit.record.category,
                 "domain": hit.record.domain,
+                "metadata": hit.record.metadata,
             }
             for hit in hits
         ]
@@ -164,7 +167,10 @@ class _Endpoints:
         photo, like = values.get("photo", ""), values.get("like", "")
         if bool(photo) == bool(like):
             raise HTTPException(400, "Give one of photo and like.")
-        where = Filter(tuple(values.getlist("category")), tuple(values.getlist("domain")))
+        where = combined(
+            Filter(tuple(values.getlist("category")), tuple(values.getlist("domain"))),
+            parse(values["where"]) if values.get("where", "").strip() else None,
+        )
         group = values.get("group", "1") != "0"
         k = _whole("k", values.get("k", "24"))
         return JSONResponse(
