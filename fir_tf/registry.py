@@ -107,6 +107,7 @@ KINDS = {
             "folder": "fir_tf.search.engines.local:FOLDER",
             "faiss": "fir_tf.search.engines.faiss:FAISS",
             "milvus": "fir_tf.search.engines.milvus:MILVUS",
+            "postgresql": "fir_tf.search.engines.postgresql:POSTGRESQL",
         },
     ),
     "action": Kind(

@@ -12,7 +12,7 @@ from small_sets import inshop_rows, write_inshop
 # Before a test imports TensorFlow: it sets TensorFlow's environment.
 from fir_tf import messages
 
-pytest_plugins = ["listed_skips"]
+pytest_plugins = ["databases", "listed_skips"]
 
 # As the commands do.
 messages.show()

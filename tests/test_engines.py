@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from databases import place_of
 
 from fir_tf.errors import FirError
 from fir_tf.registry import names
@@ -19,7 +20,12 @@ from fir_tf.search.engines.local import LocalEngine
 
 SIZE = 16
 INFO = {"dimension": SIZE, "root": "/photos"}
-ENGINES = ["{}", "faiss+flat:{}", "faiss+ivfpq:{}", "faiss+hnsw:{}", "milvus:{}.db"]
+ENGINES = [
+    "{}",
+    *("faiss+flat:{}", "faiss+ivfpq:{}", "faiss+hnsw:{}"),
+    "milvus:{}.db",
+    *("postgresql:{}", "postgresql+hnsw:{}"),
+]
 CATEGORIES, DOMAINS = ("Dresses", "Denim", 'Tops "new"'), ("shop", "consumer")
 
 
@@ -36,9 +42,7 @@ def one_thread():
 
 @pytest.fixture(params=ENGINES)
 def address(request, tmp_path):
-    if request.param.startswith("milvus"):
-        pytest.importorskip("milvus_lite")
-    return request.param.format(tmp_path / "index")
+    return place_of(request.param, tmp_path, request)
 
 
 def unit(rng, rows, size=SIZE):

@@ -20,7 +20,8 @@ from fir_tf.files import write_json
 from fir_tf.search import accuracy, indexing
 from fir_tf.search.encoder import Encoder
 from fir_tf.search.engines import Filter, Hit, Record, open_engine
-from fir_tf.search.index import Index, best_views
+from fir_tf.search.engines.base import best_views
+from fir_tf.search.index import Index
 from fir_tf.search.indexing import build
 from fir_tf.search.listing import read_catalogue
 from fir_tf.search.query import mean_embedding

@@ -6,6 +6,7 @@ import unicodedata
 
 import numpy as np
 import pytest
+from databases import place_of
 from small_sets import write_jpeg
 from stub_encoder import StubEncoder, index_options, stored
 from test_engines import ENGINES
@@ -47,11 +48,9 @@ NAMES = (
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_an_engine_takes_any_key_item_and_category(engine, tmp_path):
-    if engine.startswith("milvus"):
-        pytest.importorskip("milvus_lite")
+def test_an_engine_takes_any_key_item_and_category(engine, tmp_path, request):
     vectors = np.random.default_rng(0).standard_normal((len(NAMES), 4)).astype(np.float32)
-    with open_engine(engine.format(tmp_path / "index"), create=True) as index:
+    with open_engine(place_of(engine, tmp_path, request), create=True) as index:
         index.set_info({"dimension": 4})
         index.upsert([Record(name, name, name, "shop", "sum") for name in NAMES], vectors)
         assert sorted(r.path for part, _ in index.scan() for r in part) == sorted(NAMES)

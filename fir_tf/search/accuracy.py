@@ -13,6 +13,7 @@ from fir_tf.files import json_text, write_json
 from fir_tf.neighbours import top_k
 from fir_tf.search.conditions import Comparison, Condition
 from fir_tf.search.engines import Engine, Hit, open_engine
+from fir_tf.search.engines.base import shown
 from fir_tf.search_options import MeasureOptions
 
 log = logging.getLogger(__package__)
@@ -42,7 +43,9 @@ def measure_engine(options: MeasureOptions) -> dict[str, Any]:
     with open_engine(options.index, effort=options.effort) as engine:
         count = len(engine)
         if not count:
-            raise FirError(f"the index {options.index} is empty. Fill it with search.py index")
+            raise FirError(
+                f"the index {shown(options.index)} is empty. Fill it with search.py index"
+            )
         rng = np.random.default_rng(0)
         chosen = rng.choice(count, min(options.queries, count), replace=False)
         vectors = _vectors_at(engine, chosen)
@@ -52,7 +55,7 @@ def measure_engine(options: MeasureOptions) -> dict[str, Any]:
         queries /= np.linalg.norm(queries, axis=1, keepdims=True)
         k = min(options.k, count)
         values = {
-            "engine": options.index,
+            "engine": shown(options.index),
             "vectors": count,
             "queries": len(queries),
             "k": k,

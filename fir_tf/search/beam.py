@@ -28,6 +28,7 @@ from fir_tf.errors import FirError
 from fir_tf.files import open_file
 from fir_tf.search.encoder import Encoder
 from fir_tf.search.engines import Engine, Record, has_one_writer, open_engine
+from fir_tf.search.engines.base import shown
 from fir_tf.search.indexing import PIECE, changed, checksum, concluded, held, prepared
 from fir_tf.search_options import IndexOptions
 
@@ -73,7 +74,7 @@ def build(options: IndexOptions) -> dict[str, Any]:
     if has_one_writer(options.index):
         raise FirError(
             "`index` must be one that several processes can write: a folder on one machine, "
-            f"milvus+http://HOST:19530/NAME on a cluster. Received: {options.index}"
+            f"milvus+http://HOST:19530/NAME on a cluster. Received: {shown(options.index)}"
         )
     settings = pipeline_options(options.beam)
     with prepared(options) as (engine, encoder, listing, before):

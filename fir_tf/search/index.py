@@ -1,7 +1,7 @@
 """An index with its model, ready to be asked."""
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,6 +16,7 @@ from fir_tf.search import encoder as encoders
 from fir_tf.search.columns import kinds_of
 from fir_tf.search.conditions import Condition, check_columns, combined
 from fir_tf.search.engines import Hit, open_engine
+from fir_tf.search.engines.base import best_of_items, shown
 from fir_tf.search.filling import records_of, write_arrays, write_photos
 from fir_tf.search.in_hand import ImageFunction
 from fir_tf.search.photos import contents_of, is_photo
@@ -62,7 +63,7 @@ class Index:
             info = self.engine.info()
             if "root" not in info:
                 what = "was not written to its end" if info else "is empty"
-                raise FirError(f"the index {address} {what}. Fill it with search.py index")
+                raise FirError(f"the index {shown(address)} {what}. Fill it with search.py index")
             self._encoder = _encoder(info, model, address)
         except BaseException:
             self.engine.close()
@@ -148,8 +149,8 @@ class Index:
         """
         if self._encoder is None:
             raise FirError(
-                f"the index {self._address} does not say where its model is. Give the model, or "
-                "ask it with vectors"
+                f"the index {shown(self._address)} does not say where its model is. Give the "
+                "model, or ask it with vectors"
             )
         return self._encoder
 
@@ -165,8 +166,8 @@ class Index:
         with open_engine(address, create=True) as target:
             if target.info():
                 raise FirError(
-                    f"`address` must be a new one. Received: {address}, which holds an index "
-                    "already. Delete it first, or save to another"
+                    f"`address` must be a new one. Received: {shown(address)}, which holds an "
+                    "index already. Delete it first, or save to another"
                 )
             target.set_info({"dimension": info["dimension"]})
             for records, vectors in self.engine.scan(vectors=True):
@@ -257,21 +258,20 @@ class Index:
         if improvements.expand:
             near = map(vectors_of, find(vectors, improvements.expand))
             vectors = expanded(vectors, near, improvements.expand_alpha)
-        wanted = 4 * k if group else k
-        while True:
-            found = find(vectors, max(wanted, improvements.rerank))
-            if improvements.rerank:
-                found = [
-                    reranked(vector, hits, vectors_of, improvements.rerank)
-                    for vector, hits in zip(vectors, found, strict=True)
-                ]
-            rows = [(best_views(hits) if group else hits)[:k] for hits in found]
-            complete = all(
-                len(row) == k or len(hits) < wanted for row, hits in zip(rows, found, strict=True)
-            )
-            if complete or wanted >= len(self.engine):
-                return rows
-            wanted *= 4
+        if not improvements.rerank:
+            nearest = self.engine.search_items if group else self.engine.search
+            return nearest(vectors, k, where)
+
+        def find_reranked(count: int) -> list[list[Hit]]:
+            found = find(vectors, max(count, improvements.rerank))
+            return [
+                reranked(vector, hits, vectors_of, improvements.rerank)
+                for vector, hits in zip(vectors, found, strict=True)
+            ]
+
+        if group:
+            return best_of_items(find_reranked, k, len(self.engine))
+        return [hits[:k] for hits in find_reranked(k)]
 
     def close(self) -> None:
         """Closes the engine; what was not saved is gone."""
@@ -294,14 +294,14 @@ def _encoder(info: dict[str, Any], model: Model, address: str | Path) -> encoder
         encoder = encoders.Encoder(model) if model else None
     elif not model and not Path(stored).exists():
         raise FirError(
-            f"the index {address} was made with the model {stored}, which is no longer there. "
-            "Give its folder as --model"
+            f"the index {shown(address)} was made with the model {stored}, which is no longer "
+            "there. Give its folder as --model"
         )
     else:
         how["whitening"] = _whitening(how.get("whitening", ""), Path(model or stored), address)
         encoder = encoders.Encoder(model or stored, **how)
     if encoder and made_with:
-        encoder.check(made_with, f"the index {address}")
+        encoder.check(made_with, f"the index {shown(address)}")
     return encoder
 
 
@@ -313,18 +313,6 @@ def _whitening(path: str, model: Path, address: str | Path) -> str:
     if beside.is_file():
         return str(beside)
     raise FirError(
-        f"the index {address} was made with --whitening={path}, which is no longer "
+        f"the index {shown(address)} was made with --whitening={path}, which is no longer "
         f"there. Put the file back, or into the model's folder as {beside}"
     )
-
-
-def best_views(hits: Iterable[Hit]) -> list[Hit]:
-    """Returns the first hit of each item, in order; one of no item stands for itself."""
-    seen: set[tuple[str, str]] = set()
-    kept: list[Hit] = []
-    for hit in hits:
-        key = ("item", hit.record.item) if hit.record.item else ("image", hit.record.path)
-        if key not in seen:
-            seen.add(key)
-            kept.append(hit)
-    return kept

@@ -21,7 +21,7 @@ from fir_tf.options import find_run
 from fir_tf.search import encoder as encoders
 from fir_tf.search.columns import described
 from fir_tf.search.engines import Engine, Record, open_engine
-from fir_tf.search.engines.base import in_pieces
+from fir_tf.search.engines.base import in_pieces, shown
 from fir_tf.search.listing import Listing, read_catalogue
 from fir_tf.search_options import IndexOptions
 
@@ -80,16 +80,16 @@ def prepared(
         info = engine.info()
         if info and not info.get("model"):
             raise FirError(
-                f"the index {options.index} was made of vectors, not of photos and a model. Give "
-                "another --index"
+                f"the index {shown(options.index)} was made of vectors, not of photos and a model. "
+                "Give another --index"
             )
         if info:
-            encoder.check(info["model"], f"the index {options.index}")
+            encoder.check(info["model"], f"the index {shown(options.index)}")
         else:
             info = {"model": encoder.fingerprint(), "dimension": encoder.dimension}
         before = {record.path: record for part, _ in engine.scan() for record in part}
         most = 1.0 if options.remove else options.max_removed
-        what = f"the index {options.index}"
+        what = f"the index {shown(options.index)}"
         check_removal(listing.gone(before), len(before), most, what, options.images)
         info.update(
             root=str(listing.root.resolve()),
@@ -259,7 +259,7 @@ def concluded(counts: dict[str, Any], listing: Listing, options: IndexOptions) -
         FirError: folders could not be looked at, or more of the listed photos could not be opened
             than would be removed without asking.
     """
-    log.info(summary(counts, options.index))
+    log.info(summary(counts, shown(options.index)))
     problems = []
     if listing.unreachable:
         where = listing.unreachable.values()

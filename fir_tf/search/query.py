@@ -18,6 +18,7 @@ from fir_tf.search.columns import SHOWN
 from fir_tf.search.conditions import Filter, combined
 from fir_tf.search.encoder import Encoder
 from fir_tf.search.engines import Engine, Hit
+from fir_tf.search.engines.base import shown
 from fir_tf.search.index import Index
 from fir_tf.search.where import parse
 from fir_tf.search_options import QueryOptions
@@ -222,7 +223,7 @@ def _tell(
             log.info(f"note: the photos are not in {root}: give their folder as --images")
         if sum("error" not in answer for answer in answers) > len(pictured):
             log.info(f"note: the sheet shows the first {len(pictured)} queries")
-        title = f"Nearest in {options.index}"
+        title = f"Nearest in {shown(options.index)}"
         written += draw_or_note(
             options.sheet, lambda: contact_sheet(pictured, options.sheet, title)
         )

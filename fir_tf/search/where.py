@@ -1,13 +1,14 @@
 """`--where`: text such as "price < 50 and brand in ('A', 'B')" -> a Condition.
 
-    expression: expression or expression | expression and expression | not expression
-                | (expression) | comparison
-    comparison: column (= | != | < | <= | > | >=) value | column [not] in (value, ...)
-                | column is [not] null
-    column:     a name, or any text between double quotes or backticks
-    value:      'text' or "text" ('' and "" within), a number, true or false
+- An expression is a comparison, `expression or expression`, `expression and expression`, `not
+  expression` or `(expression)`; `not` binds strongest, `or` weakest.
+- A comparison is `column = value` (also `==`, `!=`, `<>`, `<`, `<=`, `>`, `>=`), `column in (value,
+  ...)`, `column not in (...)`, `column is null` or `column is not null`.
+- A column is a name, or any text between double quotes or backticks.
+- A value is `'text'` or `"text"`, a doubled quote within for the quote itself, a number, `true` or
+  `false`.
 
-`and` binds stronger than `or`, `not` stronger than both; words in any case, == and <> too.
+Words stand in any case.
 """
 
 import math

@@ -5,7 +5,7 @@ from pathlib import Path
 from fir_tf import registry
 from fir_tf.errors import FirError
 from fir_tf.search.conditions import Condition, Filter
-from fir_tf.search.engines.base import Engine, Hit, Record, Scheme
+from fir_tf.search.engines.base import Engine, Hit, Record, Scheme, shown
 
 DEFAULT = "folder"
 """The engine of an address without a scheme."""
@@ -62,7 +62,9 @@ def _parsed(address: str | Path) -> tuple[Scheme, str, str]:
         scheme, place = DEFAULT, address
     name, _, variant = scheme.partition("+")
     if name not in registry.names("engine"):
-        raise FirError(f"`index` must be an index's address. Received: {address!r}.\n{addresses()}")
+        raise FirError(
+            f"`index` must be an index's address. Received: {shown(address)!r}.\n{addresses()}"
+        )
     return registry.get("engine", name), variant, place
 
 

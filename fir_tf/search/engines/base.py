@@ -3,7 +3,9 @@
 import abc
 import collections
 import dataclasses
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -133,6 +135,15 @@ class Engine(abc.ABC):
             list of q lists of at most k Hits: by falling score, equal scores by path.
         """
 
+    def search_items(
+        self, queries: np.ndarray, k: int, where: Condition | None = None
+    ) -> list[list[Hit]]:
+        """Finds the items with the largest inner products, each by its best image.
+
+        See `search`; an image of no item stands for itself.
+        """
+        return best_of_items(lambda count: self.search(queries, count, where), k, len(self))
+
     @abc.abstractmethod
     def __len__(self) -> int:
         """Returns the number of records."""
@@ -184,6 +195,46 @@ class Engine(abc.ABC):
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def best_of_items(find: Callable[[int], list[list[Hit]]], k: int, most: int) -> list[list[Hit]]:
+    """Returns the first hit of each item, for each query.
+
+    Args:
+        find: callable of an int, how many hits each query has to get at least.
+        k: int, items for each query.
+        most: int, how many records there are.
+
+    Returns:
+        list of lists of at most k Hits, in order.
+    """
+    wanted = 4 * k
+    while True:
+        found = find(wanted)
+        rows = [best_views(hits)[:k] for hits in found]
+        complete = all(
+            len(row) == k or len(hits) < wanted for row, hits in zip(rows, found, strict=True)
+        )
+        if complete or wanted >= most:
+            return rows
+        wanted *= 4
+
+
+def best_views(hits: Iterable[Hit]) -> list[Hit]:
+    """Returns the first hit of each item, in order; one of no item stands for itself."""
+    seen: set[tuple[str, str]] = set()
+    kept: list[Hit] = []
+    for hit in hits:
+        key = ("item", hit.record.item) if hit.record.item else ("image", hit.record.path)
+        if key not in seen:
+            seen.add(key)
+            kept.append(hit)
+    return kept
+
+
+def shown(address: str | Path) -> str:
+    """Returns an address without the password that may stand in it."""
+    return re.sub(r"(//[^/@:]*):[^/@]*@", r"\1:***@", str(address))
 
 
 def in_order(hits: Iterable[Hit]) -> list[Hit]:

@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from fir_tf.search.conditions import FIELDS, Dialect, Value, kind_of
 
-Sql: TypeAlias = tuple[str, list[Value]]
+Sql: TypeAlias = tuple[str, list[Any]]
 """SQL with marks, and the values that stand for them in order."""
 
 
