@@ -55,6 +55,8 @@ KINDS = {
             "seresnext50": "fir_tf.models.senet:SERESNEXT50",
             "seresnext50_v15": "fir_tf.models.senet:SERESNEXT50_V15",
             "efficientnet_lite0": "fir_tf.models.efficientnet_lite:EFFICIENTNET_LITE0",
+            "efficientnet_lite1": "fir_tf.models.efficientnet_lite:EFFICIENTNET_LITE1",
+            "efficientnet_lite2": "fir_tf.models.efficientnet_lite:EFFICIENTNET_LITE2",
         },
     ),
     "pooling": Kind(

