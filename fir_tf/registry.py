@@ -62,7 +62,12 @@ KINDS = {
     "pooling": Kind(
         "pooling",
         "a function from a feature map to a vector an image, see fir_tf.models.pooling",
-        {"average": "fir_tf.models.pooling:average"},
+        {
+            "average": "fir_tf.models.pooling:average",
+            "max_average": "fir_tf.models.pooling:max_average",
+            "gem": "fir_tf.models.gem:gem",
+            "gem_channels": "fir_tf.models.gem:gem_channels",
+        },
     ),
     "neck": Kind(
         "neck",

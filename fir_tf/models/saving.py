@@ -6,6 +6,7 @@ import keras
 
 # Importing the modules registers their layers with Keras.
 import fir_tf.models.batch_norm
+import fir_tf.models.gem
 import fir_tf.models.layers  # noqa: F401
 from fir_tf.errors import FirError
 from fir_tf.keras_versions import check_saved_by, saved_version

@@ -10,7 +10,7 @@ from fir_tf.config import LoopSettings
 from fir_tf.errors import FirError
 from fir_tf.keras_versions import Adam, path_of, with_loss_scale
 
-_NO_DECAY = ("bias", "gamma", "beta")
+_NO_DECAY = ("bias", "gamma", "beta", "log_exponent")
 
 
 @keras.saving.register_keras_serializable("fir_tf")
