@@ -71,6 +71,12 @@ class ModelSettings:
         "or the path of a weights file (.weights.h5, .h5, .safetensors, .pth).",
         path=True,
     )
+    last_stride: int = option(
+        2,
+        "What the backbone's last stage divides the side of the feature map by; 1 gives four times "
+        "as many places, in ResNets and SE-ResNe(X)ts, from the same weights.",
+        within="[1, 2]",
+    )
     pooling: str = option("average", "From the feature map to the features.", part="pooling")
     neck: str = option("linear", "From the features to the embedding.", part="neck")
     embedding_size: int = option(

@@ -133,6 +133,37 @@ def test_parameters_output_and_stages(name, without_keras_cv):
     assert left == sorted(set(left), reverse=True) and left[-1] == 0
 
 
+WITH_LAST_STRIDE = [name for name in names("backbone") if get("backbone", name).last_strides]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WITH_LAST_STRIDE)
+def test_a_last_stride_of_one_doubles_the_map_and_nothing_else(name, shallow, tmp_path):
+    """Of the same weights; that it computes what torch's does: tests/test_pretrained.py."""
+    usual = build_backbone(name, (64, 96), None)
+    usual.save_weights(tmp_path / "x.weights.h5")
+    wide = build_backbone(name, (64, 96), tmp_path / "x.weights.h5", last_stride=1)
+    assert usual.output_shape == (None, 2, 3, 2048)
+    assert wide.output_shape == (None, 4, 6, 2048)
+    assert [layer.name for layer in wide.layers[1:]] == [layer.name for layer in usual.layers[1:]]
+    for one, other in zip(usual.get_weights(), wide.get_weights(), strict=True):
+        assert np.array_equal(one, other)
+    changed = {
+        get("backbone", name).stage_of(one.name)
+        for one, other in zip(usual.layers, wide.layers, strict=True)
+        if one.weights and one.output.shape != other.output.shape
+    }
+    assert changed == {STAGES.index("stage4")}
+
+
+def test_the_last_stride_of_other_backbones():
+    with pytest.raises(FirError, match="densenet121; it can be 1 with resnet50, .*seresnext50_v15"):
+        build_backbone("densenet121", 64, None, last_stride=1)
+    with pytest.raises(FirError, match="`last_stride` must be 1 or 2. Received: 3"):
+        build_backbone("resnet50", 64, None, last_stride=3)
+    assert len(WITH_LAST_STRIDE) == 6
+
+
 @functools.cache
 def shared_backbone(name):
     """A backbone whose numbers may be changed, and nothing else: it takes seconds to build."""

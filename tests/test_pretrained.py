@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from safetensors.numpy import save_file
-from test_backbones import is_filled, normal, relative_error, small_network, torch_tensors
+from test_backbones import (
+    WITH_LAST_STRIDE,
+    is_filled,
+    normal,
+    relative_error,
+    small_network,
+    torch_tensors,
+)
 
 from fir_tf import datasets
 from fir_tf.errors import FirError
@@ -32,17 +39,17 @@ TIMM = {
     "seresnext50": ("legacy_seresnext50_32x4d", 27_559_896),
     "seresnext50_v15": ("seresnext50_32x4d", 27_559_896),
     "efficientnet_lite0": ("tf_efficientnet_lite0", 4_652_008),
+    "efficientnet_lite1": ("tf_efficientnet_lite1", 5_416_680),
+    "efficientnet_lite2": ("tf_efficientnet_lite2", 6_092_072),
 }
+LITE = [name for name in TIMM if name.startswith("efficientnet_lite")]
 
 
 @pytest.fixture(scope="module")
 def timm():
     """The module, with torch; skips without them.
 
-    "efficientnet_lite1": ("tf_efficientnet_lite1", 5_416_680),
-    "efficientnet_lite2": ("tf_efficientnet_lite2", 6_092_072),
     torchvision's build for CUDA cannot load its operators beside a torch for CPU. The networks
-LITE = [name for name in TIMM if name.startswith("efficientnet_lite")]
     here use none: it is enough that two of them are declared when torchvision is imported.
     """
     torch = pytest.importorskip("torch", reason="torch is not installed: extra `oracle`")
@@ -160,6 +167,26 @@ def test_feature_maps_and_logits_equal_those_of_torch(timm, name, tmp_path):
         ):
             assert ours.shape == theirs.shape
             assert relative_error(ours, theirs) < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WITH_LAST_STRIDE)
+def test_a_last_stride_of_one_equals_torch(timm, name, tmp_path):
+    """As re-identification does with torch's networks: the strides of `layer4[0]` set to 1."""
+    network, tensors = torch_network(timm, name)
+    save_file(tensors, tmp_path / "random.safetensors")
+    model = build_backbone(name, (97, 128), None, last_stride=1)
+    load_torch(model, get("backbone", name), tmp_path / "random.safetensors")
+    images = normal(2, 97, 128, 3)
+    block = network.layer4[0]
+    for convolution in (block.conv1, block.conv2, block.downsample[0]):
+        convolution.stride = (1, 1)
+    expected, expected_logits = torch_maps(network, name, images)
+    assert expected[-1].shape[1:3] == expected[-2].shape[1:3]
+    actual, logits = our_maps(model, tensors, images)
+    for ours, theirs in zip([*actual, logits], [*expected, expected_logits], strict=True):
+        assert ours.shape == theirs.shape
+        assert relative_error(ours, theirs) < 1e-4
 
 
 @pytest.mark.slow

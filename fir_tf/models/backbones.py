@@ -12,7 +12,7 @@ from fir_tf.errors import FirError
 from fir_tf.models.layers import PixelNormalisation
 from fir_tf.models.pretrained import IMAGENET, Normalisation, Weights
 from fir_tf.models.pretrained.load import load_file, load_imagenet
-from fir_tf.models.surgery import with_faster_layers
+from fir_tf.models.surgery import with_faster_layers, without_strides
 
 STAGES = ("stem", "stage1", "stage2", "stage3", "stage4")
 """The parts of every backbone: the stem, then what computes at 1/4, 1/8, 1/16, 1/32 of the size."""
@@ -40,6 +40,9 @@ class Backbone:
             where its names and shapes tell that it fits.
         momentum: float, share of the old value in a moving statistic, where keras.applications
             has another than torch's networks were trained with; None keeps the builder's.
+        last_strides: str, regular expression of the names of the layers that halve the map where
+            the last stage begins, all of them convolutions that do the same at every place where
+            their strides are 1; empty where the network cannot do without.
     """
 
     description: str
@@ -52,6 +55,7 @@ class Backbone:
     torch_has_biases: bool = True
     torch_refusal: str = ""
     momentum: float | None = None
+    last_strides: str = ""
 
     @property
     def normalisation(self) -> Normalisation:
@@ -81,7 +85,10 @@ def normalisation(name: str) -> PixelNormalisation:
 
 
 def build_backbone(
-    name: str, image_size: int | tuple[int, int], weights: str | Path | None = "imagenet"
+    name: str,
+    image_size: int | tuple[int, int],
+    weights: str | Path | None = "imagenet",
+    last_stride: int = 2,
 ) -> keras.Model:
     """Builds a backbone of the faster layers, see `fir_tf.models.surgery.with_faster_layers`.
 
@@ -92,6 +99,9 @@ def build_backbone(
         image_size: int, or (height, width), of at least 32 pixels.
         weights: "imagenet", the path of a weights file (see `pretrained.load.load_file`), or None
             or "none" for random ones.
+        last_stride: int, 1 or 2: what the last stage divides the side of the map by; 1 leaves the
+            last map at 1/16 of the image's size (Luo et al. 2019, section 3.4). The weights are the
+            same.
 
     Returns:
         keras.Model named `name`, from normalised images (see `normalisation`), float
@@ -99,9 +109,11 @@ def build_backbone(
         compute type of the current Keras policy.
 
     Raises:
-        FirError: for an unknown name, a size too small, or weights that cannot be loaded.
+        FirError: for an unknown name, a size too small, weights that cannot be loaded, or a last
+            stride of 1 where the backbone has no such thing.
     """
     backbone = registry.get("backbone", name)
+    _check_last_stride(name, backbone, last_stride)
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     try:
         height, width = (int(side) for side in size)
@@ -119,7 +131,21 @@ def build_backbone(
         load_imagenet(model, backbone)
     elif weights not in (None, "none"):
         load_file(model, backbone, weights)
+    if last_stride == 1:
+        model = without_strides(model, backbone.last_strides)
     return with_faster_layers(model, backbone.momentum)
+
+
+def _check_last_stride(name: str, backbone: Backbone, last_stride: int) -> None:
+    if last_stride not in (1, 2):
+        raise FirError(f"`last_stride` must be 1 or 2. Received: {last_stride!r}")
+    if last_stride == 1 and not backbone.last_strides:
+        known = registry.names("backbone")
+        able = [other for other in known if registry.get("backbone", other).last_strides]
+        raise FirError(
+            f"`last_stride` must be 2 with the backbone {name}; it can be 1 with "
+            f"{', '.join(able)}. Received: 1"
+        )
 
 
 def stage_count(freeze: int | str) -> int:

@@ -34,7 +34,7 @@ def build_fir(settings: ModelSettings, image_size: int, categories: int) -> kera
     """
     if categories < 1:
         raise FirError(f"`categories` must be at least 1. Received: {categories}")
-    body = build_backbone(settings.backbone, image_size, settings.weights)
+    body = build_backbone(settings.backbone, image_size, settings.weights, settings.last_stride)
     mode = settings.batch_norm
     if mode == "auto":
         mode = "batch" if settings.weights == "none" else "frozen"

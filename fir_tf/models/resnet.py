@@ -42,4 +42,5 @@ RESNET50 = Backbone(
     "torchvision's and timm's have them on the 3x3 convolutions, which is "
     "--backbone=resnet50_v15; this one has them on the first 1x1 convolutions",
     momentum=0.9,
+    last_strides="conv5_block1_[01]_conv",
 )

@@ -152,6 +152,8 @@ def _senet(description: str, layout: _Layout, weights: Weights, classifier: str 
         tuple(stage.replace(".", r"\.") for stage in stages),
         weights,
         torch_classifier=(f"{classifier}.weight", f"{classifier}.bias"),
+        # The stride is on one of the two, the other has none.
+        last_strides=r"layer4\.0\.(conv[12]|downsample\.0)",
     )
 
 

@@ -1,5 +1,6 @@
 """Models with other layers in the places of theirs."""
 
+import re
 from collections.abc import Callable
 
 import keras
@@ -27,6 +28,23 @@ def rebuilt(
     copy = keras.models.clone_model(plain, input_tensors=images, clone_function=make)
     copy.set_weights(plain.get_weights())
     return copy
+
+
+def without_strides(model: keras.Model, layers: str) -> keras.Model:
+    """Returns a functional copy of `model` some of whose convolutions compute at every place.
+
+    Args:
+        model: keras.Model, see `rebuilt`.
+        layers: str, regular expression that the whole names of these layers match.
+    """
+
+    def make(layer: keras.layers.Layer) -> keras.layers.Layer:
+        config = layer.get_config()
+        if re.fullmatch(layers, layer.name):
+            config["strides"] = 1
+        return type(layer).from_config(config)
+
+    return rebuilt(model, make)
 
 
 def with_faster_layers(model: keras.Model, momentum: float | None = None) -> keras.Model:
