@@ -72,7 +72,12 @@ KINDS = {
     "neck": Kind(
         "neck",
         "a function from pooled features and a width to what becomes the embedding",
-        {"linear": "fir_tf.models.necks:linear"},
+        {
+            "linear": "fir_tf.models.necks:linear",
+            "linear_bn": "fir_tf.models.necks:linear_bn",
+            "bnneck": "fir_tf.models.necks:bnneck",
+            "bnneck_before": "fir_tf.models.necks:bnneck_before",
+        },
     ),
     "loss": Kind(
         "losses",

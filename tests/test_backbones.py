@@ -427,19 +427,20 @@ def step(layer, images, upstream, training, graph):
 
 @pytest.mark.parametrize("graph", [True, False])
 @pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("shape", [(2, 3, 3, 5), (18, 5)])
 @pytest.mark.parametrize(
     "options",
     [
         {"momentum": 0.9, "epsilon": 1e-5},
         {"scale": False, "momentum": 0.5},
         {"center": False},
-        # What the fused operation cannot do is the parent's.
+        # What the fused operation cannot do is the parent's: the channels of maps come last there.
         {"axis": 1},
     ],
 )
-def test_batch_norm_equals_the_stock_layer(options, training, graph):
+def test_batch_norm_equals_the_stock_layer(options, shape, training, graph):
     # 18 values a channel: n / (n - 1) is 1.06, far outside the tolerance.
-    images = tf.constant(normal(2, 3, 3, 5) * 3 + 2)
+    images = tf.constant(normal(*shape) * 3 + 2)
     stock, fused = pair_of_batch_norms(images.shape, **options)
     upstream = normal(*images.shape, seed=1)
     before = stock.moving_variance.numpy()
@@ -449,7 +450,7 @@ def test_batch_norm_equals_the_stock_layer(options, training, graph):
     for one, other in zip(actual, expected, strict=True):
         assert relative_error(one, other) < 2e-5
     expected = [variable.numpy() for variable in stock.weights]
-    if training and options.get("axis") != 1:
+    if training and options.get("axis") in (None, len(shape) - 1):
         # n / (n - 1) times the variance of each of the two batches, which Keras 2 has as well.
         updates = expected[-1] - before * stock.momentum**2
         expected[-1] += 0 if KERAS_2 else updates / (18 - 1)
@@ -622,7 +623,7 @@ strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
 def build(synchronized):
     layer = FusedBatchNormalization(momentum=0.0, synchronized=synchronized)
-    layer.build((None, 2, 2, 3))
+    layer.build((None, *images.shape[1:]))
     layer.gamma.assign([1.0, 2.0, 3.0])
     return layer
 
@@ -654,7 +655,12 @@ np.testing.assert_allclose(layer.moving_mean.numpy(), mean, rtol=1e-5)
 np.testing.assert_allclose(layer.moving_variance.numpy(), variance, rtol=1e-5)
 """
 
+OF_FEATURES = """
+images, upstream = images[:, 0, 0], upstream[:, 0, 0]
+"""
+
 SYNCHRONIZED = """
+axes = tuple(range(images.ndim - 1))
 whole = build(synchronized=False)
 expected = step(whole, tf.constant(images), upstream)
 # Shares of unequal size, and one with nothing in it.
@@ -663,7 +669,7 @@ for cut in (4, 3, 8):
         layer = build(synchronized=True)
     for actual, wanted in zip(over_replicas(layer, cut), expected, strict=True):
         np.testing.assert_allclose(actual, wanted, rtol=2e-4, atol=2e-5)
-    mean, variance = images.mean((0, 1, 2)), images.var((0, 1, 2), ddof=1)
+    mean, variance = images.mean(axes), images.var(axes, ddof=1)
     np.testing.assert_allclose(layer.moving_mean.numpy(), mean, rtol=1e-5)
     np.testing.assert_allclose(layer.moving_variance.numpy(), variance, rtol=1e-5)
 # Without replicas there is one share.
@@ -690,6 +696,7 @@ PARTS = {
     "keras-cv is not imported with the backbones": IMPORTS,
     "the statistics of two replicas are averaged": TWO_REPLICAS + AVERAGED,
     "synchronized replicas equal one with the whole batch": TWO_REPLICAS + SYNCHRONIZED,
+    "and so with features": TWO_REPLICAS + OF_FEATURES + SYNCHRONIZED,
     "a grouped convolution trains where TensorFlow has no gradient for it": WITHOUT_ONEDNN,
 }
 

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from objectives import make_objective
 from shallow import shallow_backbones
 from test_backbones import normal
 
@@ -16,7 +17,7 @@ from fir_tf.config import ModelSettings
 from fir_tf.errors import FirError
 from fir_tf.keras_versions import tensor_of
 from fir_tf.models.batch_norm import FusedBatchNormalization
-from fir_tf.models.fir import build_fir
+from fir_tf.models.fir import build_fir, search_model, training_model
 from fir_tf.models.saving import load_model
 from fir_tf.registry import names
 from fir_tf.training.optimizer import make_optimizer
@@ -69,6 +70,87 @@ def test_batch_norm_modes():
         assert np.any(layers[0].moving_mean != before) == moves
     with pytest.raises(FirError, match="`batch_norm` must be one of .*'live'"):
         small_fir(batch_norm="live")
+
+
+def unit(rows):
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def standardised(rows, mean, variance):
+    return (rows - mean) / np.sqrt(variance + 1e-5)
+
+
+@pytest.mark.parametrize("width", [0, 8])
+@pytest.mark.parametrize("neck", ["linear_bn", "bnneck", "bnneck_before"])
+def test_necks_with_batch_norm(neck, width, shallow):
+    """Beside numpy. The neck's batch norm is trained where the backbone's is frozen."""
+    model = small_fir(neck=neck, embedding_size=width, batch_norm="frozen")
+    norm = model.get_layer("neck")
+    gamma, *_ = norm.trainable_variables
+    gamma.assign(np.random.RandomState(0).uniform(0.5, 2, gamma.shape))
+    # BNNeck's has no trained shift.
+    assert len(norm.trainable_variables) == (2 if neck == "linear_bn" else 1)
+    images = np.random.RandomState(1).uniform(0, 255, (6, 32, 32, 3)).astype("float32")
+    backbones = [layer.moving_mean.numpy() for layer in batch_norms(model) if layer is not norm]
+    kernel = model.get_layer("projection").kernel.numpy() if width else np.eye(1280)
+    for training in (True, False):
+        found = training_model(model)(images, training=training)
+        before = found["features"].numpy().astype("float64") @ kernel
+        if training:
+            mean, variance = before.mean(0), before.var(0)
+            np.testing.assert_allclose(norm.moving_mean, 0.1 * mean, atol=1e-5)
+            unbiased = 0.9 + 0.1 * before.var(0, ddof=1)
+            np.testing.assert_allclose(norm.moving_variance, unbiased, rtol=1e-4)
+        else:
+            mean, variance = norm.moving_mean.numpy(), norm.moving_variance.numpy()
+        behind = standardised(before, mean, variance) * gamma.numpy()
+        sides = {"before_batch_norm": unit(before), "behind_batch_norm": unit(behind)}
+        if neck == "linear_bn":
+            sides = {"embedding": unit(behind)}
+        else:
+            searched = "behind_batch_norm" if neck == "bnneck" else "before_batch_norm"
+            sides["embedding"] = sides.pop(searched)
+        assert set(found) == {"logits", "features", *sides}
+        for name, expected in sides.items():
+            np.testing.assert_allclose(found[name], expected, atol=2e-4)
+    after = [layer.moving_mean.numpy() for layer in batch_norms(model) if layer is not norm]
+    assert all(np.array_equal(a, b) for a, b in zip(backbones, after, strict=True))
+    assert set(search_model(model).output) == {"category", "embedding"}
+
+
+def test_the_necks_batch_norm_is_synchronized_with_the_backbones(shallow):
+    for mode, expected in (("synchronized", True), ("batch", False), ("frozen", False)):
+        norm = small_fir(neck="bnneck", batch_norm=mode).get_layer("neck")
+        assert (norm.synchronized, norm.frozen_statistics) == (expected, False)
+
+
+@pytest.mark.parametrize("neck", ["bnneck", "bnneck_before"])
+def test_pairs_are_compared_before_the_batch_norm_and_classes_behind_it(neck, shallow):
+    """Each loss alone: what it is, and whether its gradient reaches the batch norm."""
+    model = small_fir(neck=neck)
+    network, norm = training_model(model), model.get_layer("neck")
+    widths = {name: output.shape[-1] for name, output in network.output.items()}
+    images = np.random.RandomState(1).uniform(0, 255, (6, 32, 32, 3)).astype("float32")
+    labels = {"item": np.repeat(np.arange(3, dtype="int32"), 2)}
+    for losses, side in (
+        ("triplet:item", "before_batch_norm"),
+        ("normface:item", "behind_batch_norm"),
+    ):
+        objective = make_objective(losses, np.ones(6, bool))
+        objective.build(labels, widths)
+        with tf.GradientTape() as tape:
+            found = network(images, training=False)
+            total, _ = objective({name: found[name] for name in objective.outputs}, labels)
+        (gamma,) = (tensor_of(variable) for variable in norm.trainable_variables)
+        reaches = tape.gradient(total, gamma) is not None
+        assert reaches == (side == "behind_batch_norm")
+        # The loss is that of the side's vectors, given as those of a neck with one side.
+        alone = make_objective(losses, np.ones(6, bool))
+        alone.build(labels, {"embedding": widths["embedding"]})
+        for own, other in zip(alone.variables, objective.variables, strict=True):
+            own.assign(other)
+        expected, _ = alone({"embedding": found.get(side, found["embedding"])}, labels)
+        np.testing.assert_allclose(total, expected, rtol=1e-6)
 
 
 def test_freezing_leaves_the_head_alone(shallow):

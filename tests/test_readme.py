@@ -23,3 +23,10 @@ def test_parameter_counts_are_the_tested_ones(name):
     from test_backbones import PARAMETERS
 
     assert re.search(rf"\| `{name}`.*\| {PARAMETERS[name]:,} \|", README)
+
+
+@pytest.mark.parametrize("kind", ["pooling", "neck"])
+def test_poolings_and_necks_have_rows(kind):
+    rows = re.findall(rf"^\| (`--{kind}=.*?) \|", README, re.MULTILINE)
+    told = re.findall(r"`(?:--\w+=)?(\w+)`", " ".join(rows))
+    assert told == list(names(kind))

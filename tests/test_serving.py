@@ -29,8 +29,9 @@ from fir_tf.errors import FirError
 from fir_tf.evaluation.embedder import Embedder
 from fir_tf.files import write_json
 from fir_tf.models.batch_norm import FusedBatchNormalization
-from fir_tf.models.fir import build_fir
+from fir_tf.models.fir import build_fir, search_model
 from fir_tf.options import ExportOptions
+from fir_tf.registry import names
 from fir_tf.run import load_run
 from fir_tf.search.encoder import Encoder
 from fir_tf.serving import gallery as gallery_module
@@ -48,8 +49,8 @@ SIZE = 64
 CATEGORIES = ["MEN/Denim", "WOMEN/Dresses"]
 
 
-def small_model(backbone):
-    return ModelSettings(backbone=backbone, weights="none", relaxation_width=8)
+def small_model(backbone, **options):
+    return ModelSettings(backbone=backbone, weights="none", relaxation_width=8, **options)
 
 
 def shake_statistics(model):
@@ -58,14 +59,9 @@ def shake_statistics(model):
     for layer in model._flatten_layers():
         if isinstance(layer, keras.layers.BatchNormalization):
             size = layer.gamma.shape
-            layer.set_weights(
-                [
-                    rng.uniform(0.5, 1.5, size),
-                    rng.normal(0, 0.3, size),
-                    rng.normal(0, 0.3, size),
-                    rng.uniform(0.5, 1.5, size),
-                ]
-            )
+            beta = [rng.normal(0, 0.3, size)] * layer.center
+            statistics = [rng.normal(0, 0.3, size), rng.uniform(0.5, 1.5, size)]
+            layer.set_weights([rng.uniform(0.5, 1.5, size), *beta, *statistics])
 
 
 @pytest.fixture(scope="module")
@@ -81,10 +77,12 @@ def run(tmp_path_factory):
         weights="none",
         image_size=SIZE,
         relaxation_width=8,
+        pooling="gem",
+        neck="bnneck",
     )
     keras.utils.set_random_seed(1)
     with shallow_backbones():
-        model = build_fir(small_model(config.backbone), SIZE, len(CATEGORIES))
+        model = build_fir(config, SIZE, len(CATEGORIES))
     shake_statistics(model)
     folder.mkdir()
     config.save(folder / "config.json")
@@ -408,6 +406,24 @@ def test_folding_keeps_the_outputs(backbone, kept, shallow):
     assert len(norms) == kept
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
+
+
+@pytest.mark.parametrize("width", [0, 16])
+@pytest.mark.parametrize("neck", names("neck"))
+def test_folding_keeps_the_outputs_of_necks(neck, width, shallow):
+    """A batch norm goes into the projection where that is there and nothing else reads it."""
+    options = {"neck": neck, "pooling": "gem_channels", "embedding_size": width}
+    model = build_fir(small_model("efficientnet_lite0", **options), SIZE, 3)
+    shake_statistics(model)
+    folded = inference_model(search_model(model))
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, SIZE, SIZE, 3)).astype(np.float32)
+    outputs = model(pixels, training=False)
+    assert set(folded.output) == {"category", "embedding"}
+    for name, value in folded(pixels).items():
+        np.testing.assert_allclose(value.numpy(), outputs[name].numpy(), atol=1e-5)
+    kept = {type(layer) for layer in folded._flatten_layers()}
+    stays = neck in ("linear_bn", "bnneck") and not width
+    assert (FusedBatchNormalization in kept) == stays
 
 
 def test_folding_leaves_what_it_must():

@@ -29,7 +29,9 @@ class Loss(abc.ABC):
 
     Attributes:
         output: str, the model's output that it reads: "logits" (of the categories), "features"
-            (the pooled feature map) or "embedding" (float32 [n, d], L2-normalised).
+            (the pooled feature map) or "embedding" (float32 [n, d], L2-normalised; where --neck has
+            one on each side of a batch norm, a loss that `has_classes` is given the one behind it,
+            another the one before).
         labels: tuple of str, the labels it can be by.
         sampler: str, the registered sampler whose batches it needs; any will do for `ANY`.
         needs_triplets: bool, whether the sampler has to say which rows are anchors, positives and

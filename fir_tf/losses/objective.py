@@ -70,7 +70,7 @@ class Objective:
     Attributes:
         variables: list of keras variables that the losses have of their own, see `build`.
         built: bool, whether they are there.
-        outputs, labels: tuples of str, what is read of the model and of the batch.
+        labels: tuple of str, what is read of the batch.
     """
 
     def __init__(self, terms: Sequence[Term], losses: Sequence[Loss], sampler: Any) -> None:
@@ -80,18 +80,26 @@ class Objective:
         self._classes: dict[str, np.ndarray] = {}
         self.variables: list[Any] = []
         self.built = False
-        self.outputs = tuple(dict.fromkeys(loss.output for loss in losses))
+        self._reads = [loss.output for loss in losses]
         self.labels = tuple(dict.fromkeys(term.label for term in terms))
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Returns what is read of the model; `build` may find more there than the losses name."""
+        return tuple(dict.fromkeys(self._reads))
 
     def build(self, labels: dict[str, np.ndarray], widths: dict[str, int]) -> None:
         """Makes the variables that losses have of their own, `variables`.
 
         Args:
             labels: {label: int [m]}, those of the training images, -1 where unknown.
-            widths: {output: int}, numbers in a row of it.
+            widths: {output: int}, numbers in a row of it, see `fir_tf.models.fir.training_model`.
         """
         self.built = True
-        for term, loss in self._terms:
+        for place, (term, loss) in enumerate(self._terms):
+            side = "behind_batch_norm" if loss.has_classes else "before_batch_norm"
+            if loss.output == "embedding" and side in widths:
+                self._reads[place] = side
             count = int(labels[term.label].max(initial=-1)) + 1
             if loss.has_classes:
                 # The test items' numbers lie between those of the training items.
@@ -99,7 +107,7 @@ class Objective:
                 table = np.full(count, -1, np.int32)
                 table[used] = np.arange(len(used))
                 self._classes[term.name], count = table, len(used)
-            self.variables += loss.build(count, widths[loss.output])
+            self.variables += loss.build(count, widths[self._reads[place]])
 
     def __call__(
         self, outputs: dict[str, tf.Tensor], labels: dict[str, tf.Tensor]
@@ -116,8 +124,8 @@ class Objective:
         """
         total, parts = tf.constant(0.0), {}
         told: dict[str, list[tf.Tensor]] = {}
-        for term, loss in self._terms:
-            found = loss(outputs[loss.output], *self._targets(term, loss, labels[term.label]))
+        for output, (term, loss) in zip(self._reads, self._terms, strict=True):
+            found = loss(outputs[output], *self._targets(term, loss, labels[term.label]))
             if "loss" not in found:
                 raise FirError(
                     f"the loss {term.loss} must return its value by the name 'loss'. Received: "

@@ -29,7 +29,8 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             variance in training are those of the batch over all replicas of a `tf.distribute`
             strategy. It may be set before a training step is traced, too.
 
-    Input: float [batch, height, width, channels]; an empty batch leaves the statistics alone.
+    Input: float [batch, height, width, channels] or [batch, channels]; an empty batch leaves the
+    statistics alone.
     Output: the same shape in the compute type; the statistics are float32 under mixed precision.
     """
 
@@ -56,10 +57,15 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     def call(
         self, inputs: tf.Tensor, training: bool | None = None, mask: tf.Tensor | None = None
     ) -> tf.Tensor:
-        """Normalises a batch of feature maps."""
+        """Normalises a batch of feature maps, or of features, which are maps of one place."""
         training = bool(training) and self.trainable and not self.frozen_statistics
         if mask is not None or not self._can_fuse(inputs):
             return super().call(inputs, training=training, mask=mask)
+        if len(inputs.shape) == 2:
+            return self._fused(inputs[:, None, None, :], training)[:, 0, 0, :]
+        return self._fused(inputs, training)
+
+    def _fused(self, inputs: tf.Tensor, training: bool) -> tf.Tensor:
         channels = inputs.shape[-1]
         mean = tf.cast(self.moving_mean, tf.float32)
         variance = tf.cast(self.moving_variance, tf.float32)
@@ -95,10 +101,11 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         return tf.cast(outputs, self.compute_dtype)
 
     def _can_fuse(self, inputs: tf.Tensor) -> bool:
+        last = len(inputs.shape) - 1
         return (
-            len(inputs.shape) == 4
+            last in (1, 3)
             # Keras 2 makes it a list.
-            and self.axis in (-1, 3, [3])
+            and self.axis in (-1, last, [last])
             and inputs.shape[-1] is not None
             and inputs.dtype in ("float32", "bfloat16", "float16")
             # Keras has had it since 3.12 only.

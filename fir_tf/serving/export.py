@@ -9,6 +9,7 @@ import tensorflow as tf
 from fir_tf import __version__
 from fir_tf.errors import FirError
 from fir_tf.files import replacing, write_json, write_text
+from fir_tf.models.fir import search_model
 from fir_tf.options import ExportOptions, find_run
 from fir_tf.run import load_run
 from fir_tf.search.opened import FACTS
@@ -47,7 +48,7 @@ def export(options: ExportOptions) -> Path:
         raise FirError(
             f"`version` must be a new one. Received: {options.version}, and {target} exists"
         )
-    network = inference_model(model, options.fold, options.precision)
+    network = inference_model(search_model(model), options.fold, options.precision)
     facts = {
         "format": options.format,
         "precision": options.precision,

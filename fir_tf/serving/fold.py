@@ -1,7 +1,7 @@
-"""The network that is served: the trained one with its batch norms folded into the convolutions.
+"""The network that is served: the trained one with its batch norms folded into the layers before.
 
-In inference a batch norm is a scale and an offset a channel, which the convolution before it can
-do itself (Jacob et al. 2018, section 3.2). TensorFlow does not fold saved graphs.
+In inference a batch norm is a scale and an offset a channel, which a convolution or a projection
+before it can do itself (Jacob et al. 2018, section 3.2). TensorFlow does not fold saved graphs.
 """
 
 from typing import Any
@@ -17,7 +17,10 @@ from fir_tf.models.layers import GroupedConv2D
 # Depthwise comes before Conv2D wherever the kinds are asked for one by one.
 _CONVOLUTIONS = (keras.layers.DepthwiseConv2D, keras.layers.Conv2D, GroupedConv2D)
 
-# What computes in bfloat16; sums over the whole image and unit lengths stay in float32.
+# What can do the work of a batch norm behind it.
+_FOLDING = (*_CONVOLUTIONS, keras.layers.Dense)
+
+# What computes in bfloat16 on maps; sums over the whole image and what follows stay in float32.
 _BFLOAT16 = (
     *_CONVOLUTIONS,
     FusedBatchNormalization,
@@ -39,8 +42,8 @@ def inference_model(
 
     Args:
         model: keras.Model, functional, nested functional models allowed.
-        fold: bool, whether batch norms go into the convolution before them. Those without one
-            (DenseNet's stand before their convolutions) stay.
+        fold: bool, whether batch norms go into the convolution or dense layer before them. Those
+            without one (DenseNet's stand before their convolutions) stay.
         precision: "float32", or "bfloat16": convolutions and what stands between them hold
             their weights and compute in bfloat16; pooling of the features, embedding and
             softmax stay float32.
@@ -61,7 +64,7 @@ def inference_model(
         config = layer.get_config()
         if id(layer) in pairs:
             config["use_bias"] = True
-        if precision == "bfloat16" and isinstance(layer, _BFLOAT16):
+        if precision == "bfloat16" and isinstance(layer, _BFLOAT16) and _is_map(layer.output):
             config["dtype"] = "bfloat16"
         copies[id(layer)] = type(layer).from_config(config)
         return copies[id(layer)]
@@ -81,7 +84,7 @@ def inference_model(
 
 
 def _foldable(model: keras.Model) -> dict[int, keras.layers.Layer]:
-    """Returns {id of a convolution: the batch norm that alone reads its output}."""
+    """Returns {id of a layer of `_FOLDING`: the batch norm that alone reads its output}."""
     pairs = {}
     for part in filter(_is_functional, model._flatten_layers()):
         readers: dict[int, list[Any]] = {}
@@ -93,7 +96,7 @@ def _foldable(model: keras.Model) -> dict[int, keras.layers.Layer]:
             for tensor in tf.nest.flatten(layer.input):
                 readers.setdefault(id(tensor), []).append(layer)
         for layer in leaves:
-            if isinstance(layer, _CONVOLUTIONS) and _is_linear(layer):
+            if isinstance(layer, _FOLDING) and _is_linear(layer):
                 first, *others = readers.get(id(layer.output), [None])
                 if isinstance(first, keras.layers.BatchNormalization) and not others:
                     pairs[id(layer)] = first
@@ -104,6 +107,10 @@ def _is_functional(layer: keras.layers.Layer) -> bool:
     return isinstance(layer, keras.Model)
 
 
+def _is_map(output: Any) -> bool:
+    return len(output.shape) == 4
+
+
 def _is_linear(layer: keras.layers.Layer) -> bool:
     return getattr(layer, "activation", None) in (None, keras.activations.linear)
 
@@ -111,7 +118,7 @@ def _is_linear(layer: keras.layers.Layer) -> bool:
 def _folded_weights(
     layer: keras.layers.Layer, norm: keras.layers.BatchNormalization
 ) -> list[np.ndarray]:
-    """Returns [kernel, bias] of the convolution that does its batch norm's work as well."""
+    """Returns [kernel, bias] of the layer that does its batch norm's work as well."""
     kernel, *biases = (value.astype(np.float64) for value in layer.get_weights())
     mean, variance = (
         np.asarray(value, np.float64) for value in (norm.moving_mean, norm.moving_variance)
