@@ -5,12 +5,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from fir_tf.config import ModelSettings
+from fir_tf.config import LoopSettings, ModelSettings
 from fir_tf.keras_versions import name_of, tensor_of
 from fir_tf.models.fir import build_fir, training_model
 from fir_tf.models.gem import GeneralisedMeanPooling2D
 from fir_tf.models.saving import load_model
 from fir_tf.registry import get, names
+from fir_tf.training.optimizer import make_optimizer
+from fir_tf.training.schedules import make_schedule
 
 SHAPE = (2, 3, 4, 5)
 
@@ -161,3 +163,18 @@ def test_a_model_with_learned_exponents_is_saved(shallow, tmp_path):
     loaded = load_model(tmp_path / "m.keras")
     assert np.array_equal(loaded(images)["embedding"], model(images)["embedding"])
     assert training_model(model).output["features"].shape == (None, 1280)
+
+
+def test_weight_decay_leaves_the_exponent_alone():
+    maps = keras.Input(SHAPE[1:])
+    model = keras.Model(maps, keras.layers.Dense(3)(get("pooling", "gem")(maps)))
+    rates = LoopSettings(weight_decay=0.1, learning_rate=0.5)
+    variables = model.trainable_variables
+    before = [variable.numpy() for variable in variables]
+    optimizer = make_optimizer(rates, model, variables, make_schedule(rates, 1))
+    optimizer.apply([tf.zeros_like(value) for value in before], variables)
+    moved = {
+        name_of(variable): not np.array_equal(value, variable)
+        for value, variable in zip(before, variables, strict=True)
+    }
+    assert moved == {"log_exponent": False, "kernel": True, "bias": False}
