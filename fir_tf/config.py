@@ -241,6 +241,11 @@ class Config(InputSettings, ModelSettings, LoopSettings):
         "set brings no validation part of its own.",
         within="[0, 0.9]",
     )
+    cv_fold: str = option(
+        "",
+        "Fold of a cross-validation over the training items, such as 1/3 for the first of three: "
+        "it is not trained on, and evaluate.py --split=cv_fold measures it. Empty for none.",
+    )
     losses: str = option("OC+IS", grammar.HELP)
     alpha: float = option(1.0, "Weight of OC.", within="[0, inf)")
     beta: float = option(0.1, "Weight of the similarity losses OS and IS.", within="[0, inf)")

@@ -55,7 +55,11 @@ class EvaluateOptions(Improvements, Views):
         "the run's own when not given.",
         ("", "test", "val+test"),
     )
-    split: str = option("test", "Part of the data that is measured.", ("test", "val"))
+    split: str = option(
+        "test",
+        "Part of the data that is measured; cv_fold is what train.py --cv_fold=... left out.",
+        ("test", "val", "cv_fold"),
+    )
     batch_size: int = option(64, "Images in a batch.")
     output: str = option(
         "", "Folder for metrics.json and the pictures; the run's when not given.", path=True

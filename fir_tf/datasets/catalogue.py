@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -238,10 +239,7 @@ def split_off_validation(catalogue: Catalogue, fraction: float, salt: str = "val
     train = catalogue.split == "train"
     if fraction == 0 or (catalogue.split == "val").any() or not train.any():
         return catalogue
-    known, loose = catalogue.item >= 0, train & (catalogue.item < 0)
-    score = np.ones(len(catalogue))
-    score[known] = _unit_hashes(catalogue.items, salt)[catalogue.item[known]]
-    score[loose] = _unit_hashes(catalogue.path[loose], salt)
+    score = _row_hashes(catalogue, train, salt)
     chosen = train & (score < fraction)
     if not chosen.any():
         # A handful of items can all miss the threshold; one is still needed to validate on.
@@ -255,6 +253,68 @@ def split_off_validation(catalogue: Catalogue, fraction: float, salt: str = "val
     split = catalogue.split.copy()
     split[chosen] = "val"
     return dataclasses.replace(catalogue, split=split)
+
+
+def _row_hashes(catalogue: Catalogue, rows: np.ndarray, salt: str) -> np.ndarray:
+    """Returns the hash of each image's item, of its path where it has none; 1 beside `rows`."""
+    known, loose = rows & (catalogue.item >= 0), rows & (catalogue.item < 0)
+    score = np.ones(len(catalogue))
+    score[known] = _unit_hashes(catalogue.items, salt)[catalogue.item[known]]
+    score[loose] = _unit_hashes(catalogue.path[loose], salt)
+    return score
+
+
+def parse_fold(text: str) -> tuple[int, int]:
+    """Reads a fold of a cross-validation, such as "1/3".
+
+    Args:
+        text: str, the number of the fold, from 1, and how many there are.
+
+    Returns:
+        (int, int).
+
+    Raises:
+        FirError: it is anything else.
+    """
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    number, folds = map(int, found.groups()) if found else (0, 0)
+    if not 1 <= number <= folds or folds < 2:
+        raise FirError(
+            f"`cv_fold` must be a fold and their number, such as 1/3. Received: {text!r}"
+        )
+    return number, folds
+
+
+def take_fold(catalogue: Catalogue, fold: str) -> tuple[Catalogue, Catalogue]:
+    """Divides the training items for one fold of a cross-validation; test images take no part.
+
+    The items are put into folds of equal numbers in the order of a hash of their names, training
+    images without an item one by one.
+
+    Args:
+        catalogue: Catalogue.
+        fold: str, see `parse_fold`.
+
+    Returns:
+        (Catalogue of the other folds and of the catalogue's own validation part, Catalogue of the
+        other folds and of this one, which takes the place of the validation part).
+
+    Raises:
+        FirError: if there are fewer training items than folds.
+    """
+    number, folds = parse_fold(fold)
+    train = catalogue.split == "train"
+    names, place = np.unique(_row_hashes(catalogue, train, "fold")[train], return_inverse=True)
+    if len(names) < folds:
+        raise FirError(
+            f"`cv_fold` must name no more folds than there are training items: {catalogue.source} "
+            f"has {len(names)}. Received: {fold}"
+        )
+    chosen = np.zeros(len(catalogue), bool)
+    chosen[train] = place.ravel() % folds == number - 1
+    split = np.where(chosen, "val", catalogue.split)
+    measured = dataclasses.replace(catalogue, split=split).rows(train)
+    return catalogue.rows((train & ~chosen) | (catalogue.split == "val")), measured
 
 
 def check_paths(catalogue: Catalogue) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fir_tf import registry
 from fir_tf.config import Config
-from fir_tf.datasets.catalogue import Catalogue, check_files, split_off_validation
+from fir_tf.datasets.catalogue import Catalogue, check_files, split_off_validation, take_fold
 from fir_tf.datasets.sources import merge_training, parse_sources
 from fir_tf.errors import FirError
 
@@ -59,14 +59,15 @@ def load_training(config: Config) -> Catalogue:
     """Loads what a run trains and validates on: the data set, and the extra training images.
 
     Args:
-        config: Config; `dataset`, `data_dir`, `val_fraction`, `extra_data`.
+        config: Config; `dataset`, `data_dir`, `cv_fold`, `val_fraction`, `extra_data`.
 
     Returns:
         Catalogue: the data set with its validation items split off, so that they are the same
-        whatever is added, and the training images of `extra_data` (see `merge_training`).
+        whatever is added, and the training images of `extra_data` (see `merge_training`). With
+        `cv_fold` neither the items of that fold nor the test part are in it.
 
     Raises:
-        FirError: as `load`, `split_off_validation` and `merge_training`.
+        FirError: as `load`, `take_fold`, `split_off_validation` and `merge_training`.
     """
     extras = parse_sources(config.extra_data)
     main = load(config.dataset, config.data_dir)
@@ -77,6 +78,8 @@ def load_training(config: Config) -> Catalogue:
             f"({parts}). Give more items, or rows of that split; evaluate.py measures a run on "
             "such data"
         )
+    if config.cv_fold:
+        main, _ = take_fold(main, config.cv_fold)
     main = split_off_validation(main, config.val_fraction)
     if not extras:
         return main

@@ -9,7 +9,7 @@ import numpy as np
 
 from fir_tf import datasets
 from fir_tf.config import Config
-from fir_tf.datasets.catalogue import Catalogue, split_off_validation
+from fir_tf.datasets.catalogue import Catalogue, split_off_validation, take_fold
 from fir_tf.datasets.published import is_published_test_set
 from fir_tf.errors import FirError
 from fir_tf.evaluation.embedder import Embedder
@@ -18,6 +18,7 @@ from fir_tf.evaluation.measured import Measured
 from fir_tf.evaluation.metrics import RetrievalResult, describe_protocol
 from fir_tf.evaluation.paper import PAPER_RESULTS, PaperResult
 from fir_tf.evaluation.pictures import SheetRow, contact_sheet, recall_curve
+from fir_tf.evaluation.queries import Queries
 from fir_tf.evaluation.report import Comparison, sheet_row, write_projector, write_report
 from fir_tf.evaluation.rerank import better_search, whitening, write_whitening
 from fir_tf.evaluation.views import embedder_of, parse_scales
@@ -53,7 +54,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
         data_dir=options.data_dir or config.data_dir,
         gallery_scope=options.gallery_scope or config.gallery_scope,
     )
-    catalogue = _load(config, options.split).with_categories(categories)
+    catalogue = _load(config, run, options.split).with_categories(categories)
     output = Path(options.output) if options.output else run
     embedder = embedder_of(model, config, options.flip, options.scales)
     found = _measure(embedder, catalogue, config, options, output)
@@ -77,10 +78,16 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     return metrics
 
 
-def _load(config: Config, split: str) -> Catalogue:
+def _load(config: Config, run: Path, split: str) -> Catalogue:
+    if split == "cv_fold" and not config.cv_fold:
+        raise FirError(f"`split` cv_fold needs a run of train.py --cv_fold=... Received: {run}")
     catalogue = datasets.load(config.dataset, config.data_dir)
     for note in catalogue.notes:
         log.info(note)
+    if split != "test" and config.cv_fold:
+        catalogue, measured = take_fold(catalogue, config.cv_fold)
+        if split == "cv_fold":
+            return measured
     return split_off_validation(catalogue, config.val_fraction) if split == "val" else catalogue
 
 
@@ -91,8 +98,10 @@ def _measure(
     if options.whiten:
         space = _learn_whitening(embedder, catalogue, options)
         write_whitening(output / "whitening.npz", *space)
+    # What was left out of training stands where the validation part stands.
+    split = "test" if options.split == "test" else "val"
     procedure = Procedure(
-        options.split,
+        split,
         config.gallery_scope,
         config.reads("logits"),
         space,
@@ -103,7 +112,7 @@ def _measure(
     if found is None:
         raise FirError(
             f"there is nothing to measure: {catalogue.source} has no image in "
-            f"{', '.join(CLASSIFIED[options.split])}. Received: --split={options.split}"
+            f"{', '.join(CLASSIFIED[split])}. Received: --split={options.split}"
         )
     return found
 
@@ -128,6 +137,8 @@ def _conditions(config: Config, options: EvaluateOptions, found: Measured) -> di
         "data_dir": str(config.data_dir),
         "split": options.split,
     }
+    if options.split == "cv_fold":
+        conditions["cv_fold"] = config.cv_fold
     if options.split == "test":
         conditions["gallery_scope"] = config.gallery_scope
     conditions |= {"image_size": config.image_size, "resize": config.resize}
@@ -199,6 +210,7 @@ def _write(shown: _Shown, output: Path, options: EvaluateOptions) -> list[Path]:
     page = output / "report.html"
     written = [
         output / "metrics.json",
+        *_write_queries(shown, output / "queries.csv"),
         *_draw(shown, output, options),
         *draw_or_note(
             page,
@@ -224,6 +236,23 @@ def _write(shown: _Shown, output: Path, options: EvaluateOptions) -> list[Path]:
         write_projector(output / "projector", shown.catalogue, rows, embedding)
         written.append(output / "projector")
     return written
+
+
+def _write_queries(shown: _Shown, path: Path) -> list[Path]:
+    """Writes what each query is worth, in the catalogue's order; returns the path if any is."""
+    result, catalogue = shown.found.result, shown.catalogue
+    if result is None:
+        return []
+    rows, correct = shown.found.query[result.evaluated], result.correct[result.evaluated]
+    queries = Queries(
+        catalogue.path[rows],
+        np.array(catalogue.items, object)[catalogue.item[rows]],
+        np.where(correct.any(axis=1), correct.argmax(axis=1) + 1, 0),
+        result.average_precision[result.evaluated],
+        result.r_precision[result.evaluated],
+    )
+    queries.save(path)
+    return [path]
 
 
 def _draw(shown: _Shown, output: Path, options: EvaluateOptions) -> list[Path]:

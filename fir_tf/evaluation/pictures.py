@@ -166,6 +166,39 @@ def _add_legend(axes: Axes, outside: bool) -> None:
         text.set_parse_math(False)
 
 
+def difference_intervals(
+    rows: Mapping[str, Mapping[str, tuple[float, float, float]]], path: str | Path
+) -> None:
+    """Draws differences with their intervals, a panel for each metric, a line for each pair.
+
+    An interval that leaves out 0 is blue to the right of it, orange to the left, others grey.
+
+    Args:
+        rows: {pair: {metric: (difference, low, high)}}, the same metrics for each pair.
+        path: str or Path ending in .png, .pdf or .svg.
+
+    Raises:
+        FirError: `path` has another ending.
+    """
+    metrics = list(next(iter(rows.values())))
+    figure = empty_figure(3 + 2.6 * len(metrics), 1.5 + 0.3 * len(rows))
+    panels = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
+    for axes, metric in zip(panels, metrics, strict=True):
+        for place, found in enumerate(rows.values()):
+            mean, low, high = found[metric]
+            colour = _COLOURS[0] if low > 0 else _COLOURS[1] if high < 0 else _MUTED
+            axes.plot([low, high], [place, place], color=colour, linewidth=2, zorder=3)
+            axes.plot([mean], [place], "o", color=colour, markersize=6, zorder=4)
+        axes.axvline(0, color=_INK, linewidth=1)
+        axes.set_title(metric, loc="left", fontsize=10, color=_INK)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        _plain(axes)
+    panels[0].set_yticks(range(len(rows)), [printable(name) for name in rows], parse_math=False)
+    panels[0].set_ylim(len(rows) - 0.5, -0.5)
+    figure.supxlabel("difference and its interval", fontsize=9)
+    _save(figure, path)
+
+
 def training_curves(history: Mapping[str, Sequence[tuple[int, float]]], path: str | Path) -> None:
     """Draws a training log, a panel for every series.
 
