@@ -112,11 +112,12 @@ docs:
 	$(call env,docs)
 	$(PY) -m sphinx -W --keep-going -q -b html docs build/docs
 
-# BACKBONES, LOSSES and SEEDS (with commas) narrow or widen the grid; FLAGS are train.py's.
+# BACKBONES, LOSSES and SEEDS (with commas) narrow or widen the grid, JOBS of its runs are made side by
+# side; FLAGS are train.py's.
 reproduce: env
 	$(PY) tools/reproduce.py --table=$(TABLE) --data_dir=$(DATA) \
 		$(if $(BACKBONES),--backbones=$(BACKBONES)) $(if $(LOSSES),--losses=$(LOSSES)) \
-		$(if $(SEEDS),--seeds=$(SEEDS)) -- $(FLAGS)
+		$(if $(SEEDS),--seeds=$(SEEDS)) $(if $(JOBS),--jobs=$(JOBS)) -- $(FLAGS)
 
 clean:
 	rm -rf $(VENV) $(VENV_ADDONS) $(VENV_ORACLE) $(VENV_BEAM) build dist *.egg-info
