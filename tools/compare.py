@@ -44,6 +44,8 @@ from fir_tf.files import write_json, write_text
 from fir_tf.shell import draw_or_note, run_command
 
 METRICS = ("recall@1", "recall@5", "mAP@R", "R-precision")
+# Shown beside them where the categories were trained.
+CATEGORY_METRICS = ("category_top1", "category_top3")
 
 # {seed: {fold: Run}}, of one variant
 Seeds: TypeAlias = dict[int, dict[str, Run]]
@@ -148,7 +150,13 @@ def _variant(name: str, seeds: Seeds, runs: Sequence[Run]) -> dict[str, Any]:
     if took:
         found["processor_seconds"] = sum(took) / len(took)
     values = values_of(seeds, list(seeds)) if seeds else {}
-    return found | {metric: float(values[metric].mean()) for metric in METRICS if values}
+    found |= {metric: float(values[metric].mean()) for metric in METRICS if values}
+    measured = [run.metrics() for folds in seeds.values() for run in folds.values()]
+    return found | {
+        metric: sum(metrics[metric] for metrics in measured) / len(measured)
+        for metric in CATEGORY_METRICS
+        if measured and all(metric in metrics for metrics in measured)
+    }
 
 
 def compare_two(one: str, other: str, seeds: dict[str, Seeds]) -> dict[str, Any] | None:
@@ -183,11 +191,16 @@ def compare_two(one: str, other: str, seeds: dict[str, Seeds]) -> dict[str, Any]
 
 def render(results: dict[str, Any], title: str) -> str:
     """Returns results as Markdown, see `summarise`."""
-    head = ["variant", *METRICS, "processor seconds", "runs"]
+    shown = [
+        metric
+        for metric in (*METRICS, *CATEGORY_METRICS)
+        if any(metric in found for found in results["variants"])
+    ]
+    head = ["variant", *shown, "processor seconds", "runs"]
     rows = [
         [
             found["name"],
-            *(f"{found[metric]:.3f}" if metric in found else "" for metric in METRICS),
+            *(f"{found[metric]:.3f}" if metric in found else "" for metric in shown),
             f"{found['processor_seconds']:.0f}" if "processor_seconds" in found else "",
             f"{found['runs']} of {found['of']}",
         ]
@@ -261,25 +274,7 @@ def compare(runs: Sequence[Run], out: Path, jobs: int = 0, launch: Launch | None
             f"another comparison is at work in {out}. Wait, or give another --out"
         ) from error
     results = summarise(runs, bad)
-    final = not results["folds"]
-    stem = out / ("final" if final else "results")
-    text = render(results, f"{out.name}: {'the test part' if final else 'cross-validation'}")
-    write_json(stem.with_suffix(".json"), results)
-    write_text(stem.with_suffix(".md"), text)
-    print(f"\n{text}")
-    written = [stem.with_suffix(".json"), stem.with_suffix(".md")]
-    if results["pairs"]:
-        # Quietly: TensorFlow comes with it.
-        pictures = load_library("fir_tf.evaluation.pictures")
-        picture = stem.with_suffix(".png")
-        rows = {
-            f"{pair['first']} - {pair['second']}": {
-                name: tuple(pair[name][key] for key in ("difference", "low", "high"))
-                for name in METRICS
-            }
-            for pair in results["pairs"]
-        }
-        written += draw_or_note(picture, lambda: pictures.difference_intervals(rows, picture))
+    written = _write(results, out)
     print(f"wrote {_join(written)}")
     if bad:
         names = "; ".join(f"{run.name}: {reason}" for run, reason in bad.items())
@@ -287,6 +282,31 @@ def compare(runs: Sequence[Run], out: Path, jobs: int = 0, launch: Launch | None
             f"{len(bad)} of {len(runs)} runs failed; the same command tries again: {names}"
         )
     return 0
+
+
+def _write(results: dict[str, Any], out: Path) -> list[Path]:
+    """Prints the results, writes and draws them; returns the paths of what was written."""
+    final = not results["folds"]
+    data, page, picture = (
+        out / f"{'final' if final else 'results'}{suffix}" for suffix in (".json", ".md", ".png")
+    )
+    text = render(results, f"{out.name}: {'the test part' if final else 'cross-validation'}")
+    write_json(data, results)
+    write_text(page, text)
+    print(f"\n{text}")
+    if not results["pairs"]:
+        return [data, page]
+    # Quietly: TensorFlow comes with it.
+    pictures = load_library("fir_tf.evaluation.pictures")
+    rows = {
+        f"{pair['first']} - {pair['second']}": {
+            name: tuple(pair[name][key] for key in ("difference", "low", "high"))
+            for name in METRICS
+        }
+        for pair in results["pairs"]
+    }
+    drawn = draw_or_note(picture, lambda: pictures.difference_intervals(rows, picture))
+    return [data, page, *drawn]
 
 
 def numbers(text: str) -> list[int]:
