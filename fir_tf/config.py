@@ -334,7 +334,9 @@ class Config(InputSettings, ModelSettings, LoopSettings):
 
     def reads(self, output: str) -> bool:
         """Returns whether a loss reads an output of the model, such as "logits"."""
-        return any(registry.get("loss", term.loss).output == output for term in self.terms())
+        return output in (
+            term.output or registry.get("loss", term.loss).output for term in self.terms()
+        )
 
     def save(self, path: str | Path) -> None:
         """Writes the config as JSON to `path`, and what its plugins brought beside it."""

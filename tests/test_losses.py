@@ -73,6 +73,32 @@ def expected_hard(points, labels):
     return sum(terms) / len(terms) if terms else 0.0, share
 
 
+def soft(gap):
+    return math.log1p(math.exp(gap))
+
+
+def expected_soft(miner, points, labels):
+    """Mean of the soft margin over the triplets of a miner, and how many have p beyond n."""
+    found = [
+        (a, p, distance(points[a], points[p]), distance(points[a], points[n]))
+        for a, p, n in triplets_of(labels)
+    ]
+    gaps = []
+    if miner == "all":
+        gaps = [near - far for *_, near, far in found]
+    elif miner == "hard":
+        for anchor in {a for a, *_ in found}:
+            own = [(near, far) for a, _, near, far in found if a == anchor]
+            gaps.append(max(near for near, _ in own) - min(far for _, far in own))
+    else:
+        for pair in {(a, p) for a, p, *_ in found}:
+            near = next(near for a, p, near, _ in found if (a, p) == pair)
+            far = [far for a, p, _, far in found if (a, p) == pair]
+            gaps.append(near - min([d for d in far if d > near] or [max(far)]))
+    count = max(1, len(gaps))
+    return sum(map(soft, gaps)) / count, sum(gap > 0 for gap in gaps) / count
+
+
 EXPECTED = {"all": expected_all, "semihard": expected_semihard, "hard": expected_hard}
 LABELS = {
     "pk": [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3],
@@ -101,6 +127,66 @@ def test_miner_equals_the_loops(miner, name, dtype, compiled):
 
 
 @pytest.mark.parametrize("miner", EXPECTED)
+@pytest.mark.parametrize(("name", "xla"), [*((name, False) for name in LABELS), ("unknown", True)])
+def test_soft_margin_equals_the_loops(miner, name, xla):
+    """And its gradient, by central differences along three directions."""
+    labels = LABELS[name]
+    points = unit_rows(len(labels), 6, 3, np.array(labels) + 1)
+
+    def both(points):
+        with tf.GradientTape() as tape:
+            tape.watch(points)
+            result = mined_triplet_loss(points, tf.constant(labels), None, miner)
+        return result.loss, result.active, tape.gradient(result.loss, points)
+
+    if xla:
+        both = tf.function(both, jit_compile=True, autograph=False)
+    loss, active, gradient = both(tf.constant(points))
+    expected = expected_soft(miner, points, labels)
+    np.testing.assert_allclose([loss, active], expected, rtol=2e-5, atol=2e-6)
+    for direction in np.random.default_rng(0).normal(size=(3, *points.shape)):
+        ends = [
+            expected_soft(miner, points + step * direction, labels)[0] for step in (1e-5, -1e-5)
+        ]
+        slope = float((gradient.numpy() * direction).sum())
+        assert slope == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-3, abs=1e-5)
+
+
+def test_soft_margin_of_many_positives():
+    """More of them than the other way of "all" goes through one by one."""
+    labels = [0] * 40 + [1] * 5
+    points = unit_rows(45, 4, 8)
+    result = mined_triplet_loss(points, tf.constant(labels), None, "all")
+    loss, active = expected_soft("all", points, labels)
+    assert float(result.loss) == pytest.approx(loss, rel=2e-5)
+    assert float(result.active) == pytest.approx(active, rel=1e-5)
+
+
+@pytest.mark.parametrize("miner", [*EXPECTED, "explicit"])
+def test_triplets_on_features(miner):
+    """As they are, not of unit length; two of them fall together."""
+    labels = [0, 0, 1, 1, 2, 2] if miner != "explicit" else [0, 1, 0, 1, 1, 0]
+    points = 3 * np.random.default_rng(2).normal(size=(6, 4)).astype(np.float32)
+    points[1] = points[0] if miner != "explicit" else points[3]
+    classified = np.ones(6, bool) if miner != "explicit" else np.array([1, 1, 0, 0, 0, 0], bool)
+    objective = make_objective("triplet(soft=true, on=features):item", classified, triplets=miner)
+    assert objective.outputs == ("features",)
+    variable = tf.Variable(points)
+    with tf.GradientTape() as tape:
+        outputs = {"features": variable, "embedding": tf.zeros((6, 2))}
+        total, _ = objective(outputs, {"item": tf.constant(labels)})
+    if miner == "explicit":
+        rows = [(0, 2, 4), (1, 3, 5)]
+        gaps = [distance(points[a], points[p]) - distance(points[a], points[n]) for a, p, n in rows]
+        expected = sum(map(soft, gaps)) / 2
+    else:
+        expected, _ = expected_soft(miner, points, labels)
+    assert float(total) == pytest.approx(expected, rel=1e-4)
+    gradient = tape.gradient(total, variable).numpy()
+    assert np.isfinite(gradient).all() and gradient.any()
+
+
+@pytest.mark.parametrize("miner", EXPECTED)
 def test_miner_gradient_equals_differences(miner):
     labels = LABELS["uneven"]
     points = unit_rows(len(labels), 4, 1, np.array(labels)).astype(np.float64)
@@ -118,13 +204,14 @@ def test_miner_gradient_equals_differences(miner):
         assert gradient[row, column] == pytest.approx((ends[0] - ends[1]) / (2 * step), abs=2e-4)
 
 
+@pytest.mark.parametrize("margin", [MARGIN, None], ids=["margin", "soft"])
 @pytest.mark.parametrize("miner", EXPECTED)
-def test_gradients_are_finite_where_all_points_are_one(miner):
+def test_gradients_are_finite_where_all_points_are_one(miner, margin):
     variable = tf.Variable(np.tile(unit_rows(1, 5, 0), (6, 1)))
     with tf.GradientTape() as tape:
-        result = mined_triplet_loss(variable, tf.constant([0, 0, 0, 1, 1, 1]), MARGIN, miner)
+        result = mined_triplet_loss(variable, tf.constant([0, 0, 0, 1, 1, 1]), margin, miner)
     assert np.isfinite(tape.gradient(result.loss, variable).numpy()).all()
-    assert float(result.loss) == pytest.approx(MARGIN, abs=1e-6)
+    assert float(result.loss) == pytest.approx(margin or math.log(2), abs=1e-6)
     assert float(result.positive_distance) == 0.0
 
 
@@ -328,6 +415,9 @@ def test_a_sum_of_losses(text, expected):
         ("OC+IS(margin=much)", 6, "an option must be name=number, not 'margin=much'"),
         ("OC+IS(margin=nan)", 6, "an option must be name=number"),
         ("IS(=1)", 3, "an option must be name=number, not '=1'"),
+        ("IS(on=)", 3, "an option must be name=number, not 'on='"),
+        ("IS(on=features, on=embedding)", 16, "on comes twice"),
+        ("IS(soft=yes)", 3, "an option must be name=number, not 'soft=yes'"),
         ("IS()", 3, "an option must be name=number, not ''"),
         ("2 * IS(margin=1, margin=2)", 17, "margin comes twice"),
         ("OC+IS(margin=1", 3, "a bracket is not closed"),
@@ -385,8 +475,14 @@ def test_the_scale_of_centres():
 @pytest.mark.parametrize(
     ("losses", "message"),
     [
-        ("IS(scale=2)", "the loss triplet takes the options margin. Received: scale=2"),
+        ("IS(scale=2)", "the loss triplet takes the options margin, soft. Received: scale=2"),
         ("IS(margin=-1)", "`margin` must be >= 0. Received: -1.0"),
+        ("IS(soft=0.5)", "`soft` must be true or false. Received: 0.5"),
+        ("IS(soft=true, margin=1)", "`margin` has no meaning beside soft=true. Received: margin=1"),
+        ("IS(on=shop)", "the loss triplet can be on features or embedding. Received: on=shop"),
+        ("IS(on=logits)", "the loss triplet can be on features or embedding. Received: on=logits"),
+        ("OC(on=features)", "the loss softmax can be on logits. Received: on=features"),
+        ("circle(on=features)", "the loss circle can be on embedding. Received: on=features"),
         ("normface(scale=0)", "`scale` must be > 0. Received: 0.0"),
         ("OC(label_smoothing=1)", "`label_smoothing` must be at least 0 and below 1"),
     ],

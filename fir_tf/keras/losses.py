@@ -36,7 +36,7 @@ from fir_tf.keras.distances import Metric, check_metric, pairwise
 from fir_tf.keras_versions import RowLoss
 from fir_tf.losses.grammar import LossSettings, Term
 from fir_tf.losses.miners.hard import hardest
-from fir_tf.losses.miners.semihard import semihard_hinge
+from fir_tf.losses.miners.semihard import semihard_gap
 from fir_tf.losses.normface import SCALE, ClassCentreLoss
 from fir_tf.losses.objective import make_losses
 from fir_tf.losses.triplet import label_pairs, mined_triplet_loss
@@ -123,8 +123,8 @@ class TripletSemiHardLoss(_Metric):
 
     def call(self, y_true: Any, y_pred: Any) -> tf.Tensor:
         """Returns float32 [n], what each anchor adds."""
-        hinge, usable = semihard_hinge(*self._look(y_true, y_pred), self.margin)
-        usable = tf.cast(usable, tf.float32)
+        gap, usable = semihard_gap(*self._look(y_true, y_pred))
+        hinge, usable = tf.nn.relu(gap + self.margin), tf.cast(usable, tf.float32)
         return row_shares(tf.reduce_sum(hinge * usable, axis=1), tf.reduce_sum(usable))
 
 
@@ -334,17 +334,18 @@ class _BatchLoss(RowLoss):
 class TripletLoss(_BatchLoss):
     """The triplet loss that fir_tf trains with, in squared L2 distance.
 
-    `max(0, margin + d(a, p) - d(a, n))` over the triplets that a miner finds in the batch; 0 where
-    there is none.
+    `max(0, margin + d(a, p) - d(a, n))`, or `log(1 + exp(d(a, p) - d(a, n)))` if `soft`, over the
+    triplets that a miner finds in the batch; 0 where there is none.
 
     `y_true`: integers [n] or [n, 1], below 0 where unknown: such a row takes no part. `y_pred`:
     float [n, d], embeddings, L2-normalised as a rule (`keras.layers.UnitNormalization`). Takes no
     `sample_weight`.
 
     Args:
-        margin: float, a squared distance.
+        margin: float, a squared distance; not used if `soft`.
         miner: str, a registered one: "all" takes the mean over the triplets that are not 0
             (Hermans et al. 2017), "semihard" and "hard" one triplet for each pair or anchor.
+        soft: bool, whether to take the soft margin.
         name: see the module.
         reduction: see the module.
 
@@ -356,24 +357,27 @@ class TripletLoss(_BatchLoss):
         self,
         margin: float = 0.3,
         miner: str = "all",
+        soft: bool = False,
         name: str = "triplet_loss",
         reduction: str = MEAN,
     ) -> None:
         super().__init__(name=name, reduction=reduction)
         self.margin = check_number("margin", margin)
         registry.check("miner", miner, "miner")
-        self.miner = miner
+        self.miner, self.soft = miner, bool(soft)
 
     def call(self, y_true: Any, y_pred: Any) -> tf.Tensor:
         """Returns float32 [n], the loss of the batch for each row."""
         embedding = embeddings_of(y_pred)
         labels = labels_of(y_true, embedding)
-        loss = mined_triplet_loss(embedding, labels, self.margin, self.miner).loss
+        margin = None if self.soft else self.margin
+        loss = mined_triplet_loss(embedding, labels, margin, self.miner).loss
         return tf.fill(tf.shape(labels), loss)
 
     def get_config(self) -> dict[str, Any]:
         """Returns what the loss is made again from."""
-        return {**super().get_config(), "margin": self.margin, "miner": self.miner}
+        config = {"margin": self.margin, "miner": self.miner, "soft": self.soft}
+        return {**super().get_config(), **config}
 
 
 @keras.saving.register_keras_serializable(package="fir_tf")
@@ -389,12 +393,15 @@ class RegisteredLoss(_BatchLoss):
 
     Args:
         loss: str, a registered loss on embeddings.
-        options: dict of float by name, the loss's options; its defaults for those not given.
+        options: dict of float or bool by name, the loss's options; its defaults for those not
+            given. No `memory`: a Keras loss has no place for one that is saved with the model, and
+            it would take in the batches of `evaluate` too. `train.py` has it.
         name: see the module; the loss's name when not given.
         reduction: see the module.
 
     Raises:
-        FirError: there is no such loss, it reads no embeddings, or an option that it lacks.
+        FirError: there is no such loss, it reads no embeddings, an option that it lacks, or a
+            memory.
     """
 
     def __init__(
@@ -407,6 +414,11 @@ class RegisteredLoss(_BatchLoss):
         super().__init__(name=name or loss, reduction=reduction)
         self.loss = loss
         self.options = {key: check_number(key, value) for key, value in (options or {}).items()}
+        if self.options.get("memory"):
+            raise FirError(
+                "`memory` needs train.py (--losses), which saves it: a Keras loss has nothing that "
+                f"is saved with the model. Received: {self.options['memory']:g}"
+            )
         label = registry.get("loss", loss).labels[0]
         term = Term(loss, loss, label, options=tuple(self.options.items()))
         (self._part,) = make_losses([term], LossSettings())

@@ -26,7 +26,8 @@ _DEFAULTS = {loss: label for loss, label, _ in reversed(_SHORTHAND.values())}
 HELP = (
     "Sum of losses: OC (softmax:category with the weight --alpha), IS (triplet:item) and OS "
     "(triplet:category, both with --beta), or [weight*]loss[(option=number,...)][:label] with the "
-    "label item or category, such as OC+10*IS or softmax:category+0.5*triplet(margin=0.2):item."
+    "label item or category, such as OC+10*IS or softmax:category+0.5*triplet(margin=0.2):item. "
+    "An option may be true or false too, and on=features lets a loss read the pooled features."
 )
 
 
@@ -40,7 +41,9 @@ class Term:
         label: str, one of `LABELS`.
         weight: float, or None where `flag` says it.
         flag: str, the flag that weighs it where no number does; empty for 1.
-        options: tuple of (str, float), what the loss itself is told, before what flags say.
+        options: tuple of (str, float), what the loss itself is told, before what flags say; true
+            is 1 and false 0.
+        output: str, the output of the model that it reads; empty for the one the loss names.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Term:
     weight: float | None = None
     flag: str = ""
     options: tuple[tuple[str, float], ...] = ()
+    output: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +71,8 @@ class LossSettings:
     label_smoothing: float = 0.0
     options: tuple[tuple[str, float], ...] = ()
 
+
+_SWITCH = {"true": 1.0, "false": 0.0}
 
 # Between two terms. That of a number such as 1e+2 is none, but that behind a name such as v2e is.
 _PLUS = r"(?<![\d.][eE])\+|(?<=[A-Za-z_]\d[eE])\+|(?<=[eE])\+(?!\d)"
@@ -121,11 +127,11 @@ def _parse_term(text: str, start: int, part: str) -> Term:
         place = start + part.rindex(after)
         raise _wrong(text, place, f"behind a bracket only :label may stand, not {after!r}")
     inner = start + len(part) - len(behind)
-    options = _parse_options(text, inner, inside) if bracket else ()
+    options, output = _parse_options(text, inner, inside) if bracket else ((), "")
     name = before.strip() + after
     if name.upper() in _SHORTHAND:
         loss, label, flag = _SHORTHAND[name.upper()]
-        return Term(name.upper(), loss, label, number, flag, options)
+        return Term(name.upper(), loss, label, number, flag, options, output)
     loss, colon, label = (part.strip() for part in name.partition(":"))
     known = registry.names("loss")
     if loss not in known:
@@ -134,25 +140,38 @@ def _parse_term(text: str, start: int, part: str) -> Term:
     if colon and label not in LABELS:
         raise _wrong(text, at, f"the label must be {' or '.join(LABELS)}, not {label!r}")
     label = label or _DEFAULTS.get(loss, LABELS[0])
-    return Term(f"{loss}:{label}", loss, label, number, options=options)
+    return Term(f"{loss}:{label}", loss, label, number, options=options, output=output)
 
 
-def _parse_options(text: str, at: int, inside: str) -> tuple[tuple[str, float], ...]:
+def _parse_options(text: str, at: int, inside: str) -> tuple[tuple[tuple[str, float], ...], str]:
+    """The options and the output that a bracket names."""
     options: dict[str, float] = {}
+    output = ""
     for part in inside.split(","):
         place = at + len(part) - len(part.lstrip())
         name, _, value = (side.strip() for side in part.partition("="))
-        try:
-            number = float(value)
-        except ValueError:
-            number = math.nan
-        if not name or not math.isfinite(number):
+        number = _number(value)
+        reads = name == "on" and value.isidentifier()
+        if not name or not (reads or math.isfinite(number)):
             raise _wrong(text, place, f"an option must be name=number, not {part.strip()!r}")
-        if name in options:
+        if name in options or (reads and output):
             raise _wrong(text, place, f"{name} comes twice")
-        options[name] = number
+        if reads:
+            output = value
+        else:
+            options[name] = number
         at += len(part) + 1
-    return tuple(options.items())
+    return tuple(options.items()), output
+
+
+def _number(text: str) -> float:
+    """The number of an option, not a number where it is none."""
+    if text in _SWITCH:
+        return _SWITCH[text]
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def _wrong(text: str, at: int, why: str) -> FirError:

@@ -1,4 +1,4 @@
-"""Means and sums over the pairs of a batch that count, and passes over its positives."""
+"""Means and sums over the pairs of a batch that count, margins, and passes over its positives."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,6 +12,21 @@ def masked_mean(values: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
     """Returns the mean of `values` where `mask` holds, 0 where it holds nowhere."""
     mask = tf.cast(mask, tf.float32)
     return tf.math.divide_no_nan(tf.reduce_sum(values * mask), tf.reduce_sum(mask))
+
+
+def hinge(gap: tf.Tensor, margin: float | None) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns (loss, active), float32 and bool, of how much farther positives are than negatives.
+
+    Args:
+        gap: float32, the distance to a positive less that to a negative.
+        margin: float, of `max(0, margin + gap)`; None for the soft margin `log(1 + exp(gap))`
+            (Hermans et al. 2017, Section 2), which is above zero everywhere: active is then what
+            has the positive farther than the negative.
+    """
+    if margin is None:
+        return tf.math.softplus(gap), gap > 0
+    above = margin + gap
+    return tf.nn.relu(above), above > 0
 
 
 def log_sum_exp(values: tf.Tensor, mask: tf.Tensor, axis: int = 1) -> tf.Tensor:

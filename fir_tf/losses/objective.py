@@ -10,7 +10,7 @@ import tensorflow as tf
 from fir_tf import registry
 from fir_tf.errors import FirError
 from fir_tf.losses.grammar import LossSettings, Term, parse_losses
-from fir_tf.losses.loss import ANY, OUTPUTS, Loss
+from fir_tf.losses.loss import ANY, OUTPUTS, SWITCH, Loss
 from fir_tf.settings import check_within
 
 
@@ -18,11 +18,14 @@ def make_losses(terms: Sequence[Term], settings: LossSettings) -> list[Loss]:
     """Returns the loss of each term.
 
     Raises:
-        FirError: a loss cannot be by its term's label, or lacks an option of its term's.
+        FirError: a loss cannot be by its term's label or on its output, or lacks an option of its
+            term's.
     """
     losses = []
     for term in terms:
         loss = registry.get("loss", term.loss)(dataclasses.replace(settings, options=term.options))
+        if term.output:
+            _read(loss, term)
         if loss.output not in OUTPUTS:
             raise FirError(
                 f"the loss {term.loss} must read one of {', '.join(OUTPUTS)}. Received: "
@@ -36,9 +39,27 @@ def make_losses(terms: Sequence[Term], settings: LossSettings) -> list[Loss]:
             if name not in loss.options:
                 known = f"the options {', '.join(loss.options)}" if loss.options else "no options"
                 raise FirError(f"the loss {term.loss} takes {known}. Received: {name}={value:g}")
-            check_within(name, value, loss.options[name])
+            _check_option(name, value, loss.options[name])
         losses.append(loss)
     return losses
+
+
+def _read(loss: Loss, term: Term) -> None:
+    """Lets a loss read the output that its term names."""
+    fixed = loss.unit_length or loss.output == "logits"
+    possible = [loss.output] if fixed else [name for name in OUTPUTS if name != "logits"]
+    if term.output not in possible:
+        raise FirError(
+            f"the loss {term.loss} can be on {' or '.join(possible)}. Received: on={term.output}"
+        )
+    loss.output = term.output
+
+
+def _check_option(name: str, value: float, allowed: str) -> None:
+    if allowed != SWITCH:
+        check_within(name, value, allowed)
+    elif value not in (0.0, 1.0):
+        raise FirError(f"`{name}` must be {SWITCH}. Received: {value:g}")
 
 
 def make_objective(losses: str, sampler: Any, settings: LossSettings | None = None) -> "Objective":
@@ -68,7 +89,9 @@ class Objective:
         sampler: Sampler of the batches; its `classified` and `triplets`.
 
     Attributes:
-        variables: list of keras variables that the losses have of their own, see `build`.
+        variables: list of keras variables that the losses have of their own and that are trained,
+            see `build`.
+        state: list of keras variables that the losses write themselves.
         built: bool, whether they are there.
         labels: tuple of str, what is read of the batch.
     """
@@ -79,6 +102,7 @@ class Objective:
         self._triplets = sampler.triplets
         self._classes: dict[str, np.ndarray] = {}
         self.variables: list[Any] = []
+        self.state: list[Any] = []
         self.built = False
         self._reads = [loss.output for loss in losses]
         self.labels = tuple(dict.fromkeys(term.label for term in terms))
@@ -89,7 +113,7 @@ class Objective:
         return tuple(dict.fromkeys(self._reads))
 
     def build(self, labels: dict[str, np.ndarray], widths: dict[str, int]) -> None:
-        """Makes the variables that losses have of their own, `variables`.
+        """Makes the variables that losses have of their own, `variables` and `state`.
 
         Args:
             labels: {label: int [m]}, those of the training images, -1 where unknown.
@@ -107,7 +131,8 @@ class Objective:
                 table = np.full(count, -1, np.int32)
                 table[used] = np.arange(len(used))
                 self._classes[term.name], count = table, len(used)
-            self.variables += loss.build(count, widths[self._reads[place]])
+            for variable in loss.build(count, widths[self._reads[place]]):
+                (self.variables if variable.trainable else self.state).append(variable)
 
     def __call__(
         self, outputs: dict[str, tf.Tensor], labels: dict[str, tf.Tensor]

@@ -1,7 +1,7 @@
 """The similarity loss: explicit triplets and in-batch mining.
 
-Distances are squared L2 on normalised embeddings, always in float32. A label of -1 is unknown:
-such an image is neither anchor, positive nor negative.
+Distances are squared L2, of normalised embeddings as a rule, always in float32. A label of -1 is
+unknown: such an image is neither anchor, positive nor negative.
 """
 
 from typing import Any, NamedTuple
@@ -9,17 +9,19 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from fir_tf import registry
+from fir_tf.errors import FirError
 from fir_tf.losses.grammar import LossSettings
-from fir_tf.losses.loss import Loss, Scalars, TripletRows
-from fir_tf.losses.masked import masked_mean
+from fir_tf.losses.loss import SWITCH, Loss, Scalars, TripletRows
+from fir_tf.losses.masked import hinge, masked_mean
 
 
 class TripletLoss(NamedTuple):
     """A triplet loss and what is worth watching about it; all float32 scalars.
 
     Attributes:
-        loss: the mean hinge.
-        active: share of the triplets whose hinge is above zero, 0 where there is no triplet.
+        loss: the mean hinge, or soft margin.
+        active: share of the triplets whose hinge is above zero, or with the soft margin of those
+            with the positive farther than the negative; 0 where there is no triplet.
         positive_distance: mean squared distance of the anchor-positive pairs looked at.
         negative_distance: mean squared distance of the anchor-negative pairs looked at.
     """
@@ -30,24 +32,35 @@ class TripletLoss(NamedTuple):
     negative_distance: Any
 
 
-def similarities(embedding: tf.Tensor) -> tf.Tensor:
-    """Returns float32 [n, n], the dot products of the rows of `embedding` [n, d]."""
+def similarities(embedding: tf.Tensor, columns: tf.Tensor | None = None) -> tf.Tensor:
+    """Returns float32 [n, m], the dot products of the rows of `embedding` [n, d] and `columns`.
+
+    Those are the rows of [m, d], the embedding's when not given.
+    """
     embedding = tf.cast(embedding, tf.float32)
-    return tf.matmul(embedding, embedding, transpose_b=True)
+    columns = embedding if columns is None else tf.cast(columns, tf.float32)
+    return tf.matmul(embedding, columns, transpose_b=True)
 
 
-def squared_distances(embedding: tf.Tensor) -> tf.Tensor:
-    """Returns float32 [n, n], the squared L2 distances of the rows of `embedding` [n, d].
+def squared_distances(embedding: tf.Tensor, columns: tf.Tensor | None = None) -> tf.Tensor:
+    """Returns float32 [n, m], the squared L2 distances of the rows that `similarities` takes.
 
     No square root is taken, so the gradient is finite where a distance is zero.
     """
-    square = tf.reduce_sum(tf.square(tf.cast(embedding, tf.float32)), axis=1)
-    distance = square[:, None] - 2.0 * similarities(embedding) + square[None, :]
+    columns = embedding if columns is None else columns
+    square, other = (
+        tf.reduce_sum(tf.square(tf.cast(rows, tf.float32)), axis=1) for rows in (embedding, columns)
+    )
+    distance = square[:, None] - 2.0 * similarities(embedding, columns) + other[None, :]
     return tf.maximum(distance, 0.0)
 
 
 def explicit_triplet_loss(
-    anchor: tf.Tensor, positive: tf.Tensor, negative: tf.Tensor, valid: tf.Tensor, margin: float
+    anchor: tf.Tensor,
+    positive: tf.Tensor,
+    negative: tf.Tensor,
+    valid: tf.Tensor,
+    margin: float | None,
 ) -> TripletLoss:
     """Equation 1's similarity term: mean over triplets of the hinge.
 
@@ -55,9 +68,10 @@ def explicit_triplet_loss(
     prints before the term is a misprint (minimised literally it drives positives apart).
 
     Args:
-        anchor, positive, negative: float [n, d], L2-normalised.
+        anchor, positive, negative: float [n, d], L2-normalised as a rule.
         valid: bool [n]; other triplets take no part.
-        margin: float, the paper's delta.
+        margin: float, the paper's delta; None for the soft margin, see
+            `fir_tf.losses.masked.hinge`.
 
     Returns:
         TripletLoss.
@@ -67,36 +81,44 @@ def explicit_triplet_loss(
     )
     near = tf.reduce_sum(tf.square(anchor - positive), axis=1)
     far = tf.reduce_sum(tf.square(anchor - negative), axis=1)
-    hinge = tf.nn.relu(margin + near - far)
+    loss, active = hinge(near - far, margin)
     return TripletLoss(
-        loss=masked_mean(hinge, valid),
-        active=masked_mean(tf.cast(hinge > 0, tf.float32), valid),
+        loss=masked_mean(loss, valid),
+        active=masked_mean(tf.cast(active, tf.float32), valid),
         positive_distance=masked_mean(near, valid),
         negative_distance=masked_mean(far, valid),
     )
 
 
-def label_pairs(labels: tf.Tensor, known: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns (positive, negative), bool [n, n] each, of int labels [n].
+def label_pairs(
+    labels: tf.Tensor, known: tf.Tensor | None = None, columns: tf.Tensor | None = None
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns (positive, negative), bool [n, m] each: which rows and columns are pairs.
 
-    Labels that are not `known`, bool [n], are in no pair: -1 by default.
+    Args:
+        labels: int [n], of the rows.
+        known: bool [n]; other rows are in no pair: those labelled -1 when not given.
+        columns: int [m], -1 where unknown: the labels of the rows again, which are in no pair
+            with themselves, and of what else they are paired with; the rows' alone when not given.
     """
     known = labels >= 0 if known is None else known
-    both = known[:, None] & known[None, :]
-    same = labels[:, None] == labels[None, :]
-    positive = both & same & ~tf.eye(tf.shape(labels)[0], dtype=tf.bool)
-    return positive, both & ~same
+    columns, usable = (labels, known) if columns is None else (columns, columns >= 0)
+    both = known[:, None] & usable[None, :]
+    same = labels[:, None] == columns[None, :]
+    itself = tf.eye(tf.shape(labels)[0], tf.shape(columns)[0], dtype=tf.bool)
+    return both & same & ~itself, both & ~same
 
 
 def mined_triplet_loss(
-    embedding: tf.Tensor, labels: tf.Tensor, margin: float, miner: str
+    embedding: tf.Tensor, labels: tf.Tensor, margin: float | None, miner: str
 ) -> TripletLoss:
     """Triplet loss over the triplets found in a batch.
 
     Args:
-        embedding: float [n, d], L2-normalised.
+        embedding: float [n, d], L2-normalised as a rule.
         labels: int [n], -1 where unknown.
-        margin: float, the paper's delta.
+        margin: float, the paper's delta; None for the soft margin, see
+            `fir_tf.losses.masked.hinge`.
         miner: str, a registered one's name.
 
     Returns:
@@ -115,12 +137,24 @@ def mined_triplet_loss(
 
 
 class Triplet(Loss):
-    """Triplet loss with a margin in squared L2 distance, mined or explicit (PAPER: Equation 1)."""
+    """Triplet loss with a margin in squared L2 distance, mined or explicit (PAPER: Equation 1).
 
-    options = {"margin": "[0, inf)"}
+    Options: `margin`, the flag's by default, or `soft=true` for the soft margin
+    `log(1 + exp(d(a, p) - d(a, n)))` (Hermans et al. 2017, Section 2), which never lets go of a
+    triplet.
+    """
+
+    options = {"margin": "[0, inf)", "soft": SWITCH}
 
     def __init__(self, settings: LossSettings) -> None:
         super().__init__(settings)
+        self._margin: float | None = self.option("margin", settings.margin)
+        if self.option("soft", 0.0):
+            if "margin" in dict(settings.options):
+                raise FirError(
+                    f"`margin` has no meaning beside soft=true. Received: margin={self._margin:g}"
+                )
+            self._margin = None
         if settings.triplets == "explicit":
             self.sampler, self.needs_triplets = "triplets", True
 
@@ -128,13 +162,13 @@ class Triplet(Loss):
         self, values: tf.Tensor, labels: tf.Tensor, triplets: TripletRows | None = None
     ) -> Scalars:
         """Returns the loss and what is worth watching about it, see `TripletLoss`."""
-        margin = self.option("margin", self.settings.margin)
         if triplets is None:
-            return mined_triplet_loss(values, labels, margin, self.settings.triplets)._asdict()
+            miner = self.settings.triplets
+            return mined_triplet_loss(values, labels, self._margin, miner)._asdict()
         anchor, positive, negative = triplets
         known = (labels[anchor] >= 0) & (labels[positive] >= 0) & (labels[negative] >= 0)
         valid = known & (labels[anchor] == labels[positive]) & (labels[anchor] != labels[negative])
         found = explicit_triplet_loss(
-            values[anchor], values[positive], values[negative], valid, margin
+            values[anchor], values[positive], values[negative], valid, self._margin
         )
         return found._asdict()

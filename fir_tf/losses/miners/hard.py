@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from fir_tf.losses.masked import masked_mean
+from fir_tf.losses.masked import hinge, masked_mean
 
 
 def hardest(
@@ -24,13 +24,14 @@ def hardest(
 
 
 def hard(
-    distance: tf.Tensor, positive: tf.Tensor, negative: tf.Tensor, margin: float
+    distance: tf.Tensor, positive: tf.Tensor, negative: tf.Tensor, margin: float | None
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Takes each anchor's farthest positive and nearest negative.
 
     Hermans et al. (2017), "batch hard"; mean over anchors.
     """
     far, near = hardest(distance, positive, negative)
-    hinge = tf.nn.relu(margin + far - near)
     usable = tf.reduce_any(positive, axis=1) & tf.reduce_any(negative, axis=1)
-    return masked_mean(hinge, usable), masked_mean(tf.cast(hinge > 0, tf.float32), usable)
+    # Where one is infinite the gradient of the soft margin would be no number.
+    loss, active = hinge(tf.where(usable, far, 0.0) - tf.where(usable, near, 0.0), margin)
+    return masked_mean(loss, usable), masked_mean(tf.cast(active, tf.float32), usable)

@@ -2,15 +2,16 @@
 
 import tensorflow as tf
 
-from fir_tf.losses.masked import count_below, has_few, masked_mean, over_positives
+from fir_tf.losses.masked import count_below, has_few, hinge, masked_mean, over_positives
 
 
-def semihard_hinge(
-    distance: tf.Tensor, positive: tf.Tensor, negative: tf.Tensor, margin: float
+def semihard_gap(
+    distance: tf.Tensor, positive: tf.Tensor, negative: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns (hinge, usable), float32 and bool [n, n]: of each pair, and which pairs have one.
+    """Returns (gap, usable), float32 and bool [n, n], of each pair of an anchor and a positive.
 
-    The arguments are those of `semihard`.
+    The distance less that of the negative which `semihard` takes for the pair, and which pairs
+    have one.
     """
     fixed = tf.stop_gradient(distance)
     chosen = tf.cond(
@@ -22,8 +23,7 @@ def semihard_hinge(
     # By places in the flat matrix: TensorFlow 2.15 has no gradient of an empty batched gather.
     count = tf.shape(distance)[0]
     places = chosen + count * tf.range(count)[:, None]
-    hinge = tf.nn.relu(margin + distance - tf.gather(tf.reshape(distance, [-1]), places))
-    return hinge, usable
+    return distance - tf.gather(tf.reshape(distance, [-1]), places), usable
 
 
 def _chosen_one_by_one(distance: tf.Tensor, positive: tf.Tensor, negative: tf.Tensor) -> tf.Tensor:
@@ -58,11 +58,12 @@ def _chosen_by_sorting(distance: tf.Tensor, negative: tf.Tensor) -> tf.Tensor:
 
 
 def semihard(
-    distance: tf.Tensor, positive: tf.Tensor, negative: tf.Tensor, margin: float
+    distance: tf.Tensor, positive: tf.Tensor, negative: tf.Tensor, margin: float | None
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Takes for each pair the nearest negative that is farther than the positive.
 
     Or the farthest negative where there is none (Schroff et al. 2015); mean over pairs.
     """
-    hinge, usable = semihard_hinge(distance, positive, negative, margin)
-    return masked_mean(hinge, usable), masked_mean(tf.cast(hinge > 0, tf.float32), usable)
+    gap, usable = semihard_gap(distance, positive, negative)
+    loss, active = hinge(gap, margin)
+    return masked_mean(loss, usable), masked_mean(tf.cast(active, tf.float32), usable)
