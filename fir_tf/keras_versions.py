@@ -57,16 +57,19 @@ def layer_of(tensor: tf.Tensor) -> keras.layers.Layer:
     return history.layer if KERAS_2 else history.operation
 
 
-def make_variable(value: np.ndarray, name: str, trainable: bool = False) -> Variable:
-    """Returns a float32 variable beside a model's own.
+def make_variable(
+    value: np.ndarray, name: str, trainable: bool = False, dtype: str = "float32"
+) -> Variable:
+    """Returns a variable beside a model's own.
 
     Args:
         value: numpy array, what it holds at first.
         name: str.
         trainable: bool, whether a gradient tape is to watch it.
+        dtype: str, a number's type.
     """
     kind = tf.Variable if KERAS_2 else keras.Variable
-    return kind(value, dtype="float32", trainable=trainable, name=name)
+    return kind(value, dtype=dtype, trainable=trainable, name=name)
 
 
 def random_states(model: keras.Model) -> list[Any]:

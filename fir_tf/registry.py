@@ -85,6 +85,7 @@ KINDS = {
         {
             "softmax": "fir_tf.losses.softmax:Softmax",
             "triplet": "fir_tf.losses.triplet:Triplet",
+            "contrastive": "fir_tf.losses.contrastive:Contrastive",
             "normface": "fir_tf.losses.normface:NormFace",
             "supcon": "fir_tf.losses.supcon:SupCon",
             "arcface": "fir_tf.losses.arcface:ArcFace",

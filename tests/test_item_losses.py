@@ -31,10 +31,13 @@ def mean(values):
     return sum(values) / len(values) if values else 0.0
 
 
-def anchors(points, labels):
-    """(positives, negatives) of each image of known label: similarities, and of which row."""
+def anchors(points, labels, count=None):
+    """(positives, negatives) of each image of known label: similarities, and of which rows.
+
+    Only the first `count` images are anchors; the others are those of a memory.
+    """
     known = [row for row, label in enumerate(labels) if label >= 0]
-    for i in known:
+    for i in [row for row in known if count is None or row < count]:
         pairs = [(dot(points[i], points[j]), i, j) for j in known if j != i]
         yield (
             [pair for pair in pairs if labels[pair[2]] == labels[i]],
@@ -42,9 +45,21 @@ def anchors(points, labels):
         )
 
 
-def supcon(points, labels, _, temperature=0.1):
+def contrastive(points, labels, _, positive_margin=0, negative_margin=1, count=None):
+    near, far = [], []
+    for positives, negatives in anchors(points, labels, count):
+        for pairs, losses, sign, margin in (
+            (positives, near, 1, positive_margin),
+            (negatives, far, -1, negative_margin),
+        ):
+            apart = [sum((points[i] - points[j]) ** 2) for _, i, j in pairs]
+            losses += [sign * (d - margin) for d in apart if sign * (d - margin) > 0]
+    return mean(near) + mean(far)
+
+
+def supcon(points, labels, _, temperature=0.1, count=None):
     terms = []
-    for positives, negatives in anchors(points, labels):
+    for positives, negatives in anchors(points, labels, count):
         total = sum(exp(s / temperature) for s, *_ in positives + negatives)
         if positives:
             terms.append(mean([-log(exp(s / temperature) / total) for s, *_ in positives]))
@@ -96,9 +111,11 @@ def proxy_anchor(points, labels, centres, scale=32, margin=0.1):
     return mean(pulled) + mean(pushed)
 
 
-def multi_similarity(points, labels, _, positive_scale=2, negative_scale=50, base=0.5, epsilon=0.1):
+def multi_similarity(
+    points, labels, _, positive_scale=2, negative_scale=50, base=0.5, epsilon=0.1, count=None
+):
     terms = []
-    for positives, negatives in anchors(points, labels):
+    for positives, negatives in anchors(points, labels, count):
         own, others = [s for s, *_ in positives], [s for s, *_ in negatives]
         kept = [s for s in own if others and s < max(others) + epsilon]
         far = [s for s in others if own and s > min(own) - epsilon]
@@ -109,11 +126,11 @@ def multi_similarity(points, labels, _, positive_scale=2, negative_scale=50, bas
     return mean(terms)
 
 
-def circle(points, labels, _, scale=256, margin=0.25, constant=None):
+def circle(points, labels, _, scale=256, margin=0.25, constant=None, count=None):
     """The weights are those of the points `constant`: no gradient runs through them."""
     constant = points if constant is None else constant
     terms = []
-    for positives, negatives in anchors(points, labels):
+    for positives, negatives in anchors(points, labels, count):
         if positives and negatives:
             near, far = [], []
             for s, i, j in positives:
@@ -129,6 +146,7 @@ def circle(points, labels, _, scale=256, margin=0.25, constant=None):
 
 
 ORACLES = {
+    "contrastive": contrastive,
     "normface": normface,
     "supcon": supcon,
     "arcface": arcface,
@@ -139,6 +157,7 @@ ORACLES = {
 }
 CASES = [
     *((name, {}) for name in ORACLES),
+    ("contrastive", {"positive_margin": 0.4, "negative_margin": 2.5}),
     ("normface", {"scale": 4, "label_smoothing": 0.2}),
     ("supcon", {"temperature": 0.5}),
     ("arcface", {"scale": 5, "margin": 1.1, "label_smoothing": 0.1}),
@@ -317,6 +336,10 @@ def test_arcface_falls_over_all_angles(margin):
 @pytest.mark.parametrize(
     ("losses", "message"),
     [
+        ("contrastive(positive_margin=-1)", "`positive_margin` must be >= 0. Received: -1.0"),
+        ("contrastive(negative_margin=-1)", "`negative_margin` must be >= 0. Received: -1.0"),
+        ("circle(memory=-4)", "`memory` must be >= 0 images. Received: -4.0"),
+        ("supcon(memory=2.5)", "`memory` must be a whole number of images. Received: 2.5"),
         ("supcon(temperature=0)", "`temperature` must be > 0. Received: 0.0"),
         ("arcface(margin=1.6)", "`margin` must be between 0 and 1.57 radians. Received: 1.6"),
         ("arcface(scale=0)", "`scale` must be > 0"),

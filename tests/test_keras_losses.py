@@ -350,10 +350,14 @@ def test_a_registered_loss_is_what_fir_tf_trains_with(name):
 
 
 def test_a_registered_loss_takes_its_own_options_only():
-    with pytest.raises(FirError, match="the loss circle takes the options scale, margin. Received"):
+    with pytest.raises(
+        FirError, match="the loss circle takes the options scale, margin, memory. Received"
+    ):
         losses.RegisteredLoss("circle", {"temperature": 1})
     with pytest.raises(FirError, match="`temperature` must be"):
         losses.RegisteredLoss("supcon", {"temperature": -1})
+    with pytest.raises(FirError, match="`memory` needs train.py .*Received: 8"):
+        losses.RegisteredLoss("contrastive", {"memory": 8})
     with pytest.raises(FirError, match="`loss` must be one of|must be one of"):
         losses.RegisteredLoss("circel")
 

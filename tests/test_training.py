@@ -402,6 +402,7 @@ def test_no_accident_and_no_loop_of_steps_changes_a_run(tmp_path):
         deterministic=True,
         ema=0.9,
         log_every=2,
+        losses="OC+IS+contrastive(memory=12):item",
     )
     run, whole = tmp_path / "parts", tmp_path / "whole"
     process = start((config, 0))

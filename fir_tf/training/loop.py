@@ -95,7 +95,7 @@ def train(
             trainer.model,
             trainer.optimizer,
             trainer.averages,
-            parts.objective.variables,
+            [*parts.objective.variables, *parts.objective.state],
         )
         steps = loop.epochs * steps_per_epoch
         if checkpoints.restore(run / "checkpoints"):

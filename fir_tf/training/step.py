@@ -125,8 +125,8 @@ class TrainStep:
         for variable, gradient in zip(self._variables, gradients, strict=True):
             if gradient is None and id(variable) in own:
                 raise FirError(
-                    f"the loss's variable {variable.name} gets no gradient: make it trainable, and "
-                    "use it in the loss"
+                    f"the loss's variable {variable.name} gets no gradient: use it in the loss, or "
+                    "make it one that is not trained"
                 )
         return (
             loss,
