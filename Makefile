@@ -91,7 +91,7 @@ $(KERNELS:%=test-onednn-%):
 
 test-oracle:
 	@sh tools/setup_env.sh $(VENV_ORACLE) oracle test-core
-	$(VENV_ORACLE)/bin/python $(TESTS) -m "" tests/test_pretrained.py
+	$(VENV_ORACLE)/bin/python $(TESTS) -m "" tests/test_pretrained.py tests/test_metric_learning.py
 
 test-beam:
 	@sh tools/setup_env.sh $(VENV_BEAM) beam test-core
