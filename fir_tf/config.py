@@ -49,6 +49,11 @@ class InputSettings:
         "Strength of random brightness, contrast and saturation in training, 0 to 1.",
         within="[0, 1]",
     )
+    random_erasing: float = option(
+        0.0,
+        "Probability that a rectangle of a training image is filled with random pixels.",
+        within="[0, 1]",
+    )
     rand_augment: bool = option(
         False, "Also apply keras-cv's RandAugment (slower; its draws do not resume exactly)."
     )

@@ -24,6 +24,7 @@ from fir_tf.input.augment import (
     flip,
     grayscale,
     random_crop,
+    random_erasing,
     shrink_or_grow,
     training_view,
     window,
@@ -295,6 +296,73 @@ def test_colour_jitter_keeps_range_and_does_nothing_at_zero():
     assert strong.min() >= 0 and strong.max() <= 255 and abs(strong - pixels.numpy()).max() > 5
 
 
+def python_erasing(side, rng):
+    """Zhong et al. 2017, algorithm 1, as a plain loop: (top, left, height, width)."""
+    while True:
+        area = rng.uniform(0.02, 0.4) * side * side
+        ratio = rng.uniform(0.3, 1 / 0.3)
+        h, w = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        top, left = rng.randrange(side), rng.randrange(side)
+        if top + h <= side and left + w <= side:
+            return top, left, h, w
+
+
+@pytest.fixture(scope="module")
+def erased():
+    """2,000 gray images of 40 x 40 pixels, half of them meant to be erased."""
+    seeds = tf.random.stateless_uniform([2000, 2], [3, 4], None, None, tf.int32)
+    pixels = tf.fill([40, 40, 3], 300.0)
+    erase = tf.function(lambda seed: random_erasing(pixels, seed, 0.5))
+    return tf.function(tf.map_fn)(erase, seeds, fn_output_signature=tf.float32).numpy()
+
+
+def test_erasing_fills_one_rectangle_with_noise(erased):
+    changed = erased != 300
+    assert (changed.all(-1) == changed.any(-1)).all()
+    for mask in changed[..., 0]:
+        rows, columns = mask.any(1), mask.any(0)
+        assert (mask == rows[:, None] & columns[None]).all()
+        for line in (rows, columns):
+            assert not line.any() or np.ptp(np.flatnonzero(line)) + 1 == line.sum()
+    noise = erased[changed]
+    assert noise.min() >= 0 and noise.max() <= 255
+    np.testing.assert_allclose(np.histogram(noise, 10, (0, 255))[0] / len(noise), 0.1, atol=2e-3)
+
+
+def test_erasing_follows_the_papers_law(erased):
+    masks = (erased != 300).all(-1)
+    share = masks.any((1, 2))
+    assert abs(share.mean() - 0.5) < 4.5 * math.sqrt(0.25 / len(masks))
+    ours = np.array(
+        [
+            (mask.any(1).argmax(), mask.any(0).argmax(), mask.any(1).sum(), mask.any(0).sum())
+            for mask in masks[share]
+        ]
+    )
+    rng = random.Random(0)
+    theirs = np.array([python_erasing(40, rng) for _ in range(5000)])
+    for law in (lambda v: v.T, lambda v: v[:, 2:].prod(1)[None], lambda v: np.log(v[:, 2:]).T):
+        for a, b in zip(law(ours), law(theirs), strict=True):
+            error = math.sqrt(a.var() / len(a) + b.var() / len(b))
+            assert abs(a.mean() - b.mean()) < 4.5 * error
+            assert abs(a.std() / b.std() - 1) < 0.1
+
+
+@pytest.mark.slow
+def test_erasing_leaves_the_rest_of_a_view_alone():
+    """The other draws are what they were; with a probability of 0 nothing is ever erased."""
+    contents = tf.constant(encoded(picture(60, 80), "JPEG"))
+    plain, config = small_config(), small_config(random_erasing=1.0)
+    view = tf.function(lambda draws: training_view(contents, draws, plain))
+    erasing = tf.function(lambda draws: training_view(contents, draws, config))
+    for number in range(5):
+        expected, found = view(draws_of(number)).numpy(), erasing(draws_of(number)).numpy()
+        same = (expected == found).all(-1)
+        assert 0.5 < same.mean() < 0.99
+        assert (erasing(draws_of(number)).numpy() == found).all()
+        assert (random_erasing(expected, [number, 0], 0.0).numpy() == expected).all()
+
+
 def small_config(**values):
     return Config(
         **{"image_size": 32, "batch_size": 8, "images_per_item": 2, "colour_jitter": 0.2, **values}
@@ -320,7 +388,7 @@ def cheap_views(monkeypatch):
 def test_a_batch_is_a_function_of_seed_and_step(inshop, triplets):
     """Resumed, by one reader or two, the views are the same bytes."""
     catalogue = load("inshop", inshop)
-    config = small_config(triplets=triplets)
+    config = small_config(triplets=triplets, random_erasing=0.5)
     sampler = make_sampler(catalogue, config)
     whole = digests(training_batches(catalogue, sampler, config), 7)
     assert len(set(whole)) == 7

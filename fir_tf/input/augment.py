@@ -9,6 +9,8 @@ from fir_tf.images.decode import decode, halvings
 from fir_tf.images.exif import orientation, upright
 
 _LOG_RATIO = math.log(4 / 3)
+# Random erasing: shares of the area, ratios of height to width, and how often a place is drawn.
+_ERASED_AREA, _ERASED_RATIO, _ERASED_TRIES = (0.02, 0.4), (0.3, 1 / 0.3), 40
 
 # A view's random numbers and what they are for.
 _AREA, _RATIO, _PLACE = slice(0, 10), slice(10, 20), slice(20, 22)
@@ -149,13 +151,54 @@ def colour_jitter(pixels: tf.Tensor, draws: tf.Tensor, strength: float) -> tf.Te
     return tf.clip_by_value(gray + (pixels - gray) * factor[2], 0.0, 255.0)
 
 
+def random_erasing(pixels: tf.Tensor, seed: tf.Tensor, probability: float) -> tf.Tensor:
+    """Fills a random rectangle with random pixels, with a probability (Zhong et al. 2017).
+
+    Algorithm 1 with the paper's numbers: the rectangle has a uniform share of 0.02 to 0.4 of the
+    area, a uniform ratio of height to width of 0.3 to 1 / 0.3 and a uniform corner; the first of
+    40 that lies within the image is taken (each does with a probability of about 0.27; the paper
+    draws on without end).
+
+    Args:
+        pixels: float32 [height, width, 3] in [0, 255].
+        seed: int32 [2], all that the result depends on beside the pixels.
+        probability: float in [0, 1].
+
+    Returns:
+        float32 [height, width, 3] in [0, 255].
+    """
+    seeds = tf.random.split(seed, 3)
+    size = tf.shape(pixels)[:2]
+
+    def erased() -> tf.Tensor:
+        draws = tf.random.stateless_uniform([4, _ERASED_TRIES], seeds[1])
+        sides = tf.cast(size, tf.float32)[:, None]
+        (least, most), (low, high) = _ERASED_AREA, _ERASED_RATIO
+        area = sides[0] * sides[1] * (least + (most - least) * draws[0])
+        ratio = low + (high - low) * draws[1]
+        box = tf.round(tf.sqrt(tf.stack([area * ratio, area / ratio])))
+        corner = tf.floor(draws[2:] * sides)
+        fits = tf.reduce_all((box > 0) & (corner + box <= sides), axis=0)
+        first = tf.argmax(fits)
+        start, end = corner[:, first], corner[:, first] + box[:, first]
+        rows, columns = (tf.range(tf.cast(size[axis], tf.float32)) for axis in (0, 1))
+        inside = ((rows >= start[0]) & (rows < end[0]))[:, None]
+        inside &= (columns >= start[1]) & (columns < end[1])
+        noise = tf.random.stateless_uniform(tf.shape(pixels), seeds[2], maxval=255.0)
+        return tf.where((inside & tf.reduce_any(fits))[..., None], noise, pixels)
+
+    chosen = tf.random.stateless_uniform([], seeds[0]) < probability
+    return tf.cond(chosen, erased, lambda: tf.identity(pixels))
+
+
 def training_view(contents: tf.Tensor, draws: tf.Tensor, settings: InputSettings) -> tf.Tensor:
     """Makes one training view of an image: a pure function of the bytes, the draws and settings.
 
     Args:
         contents: string scalar, an image file's bytes.
         draws: float32 [DRAWS], uniform in [0, 1).
-        settings: InputSettings; `image_size`, `crop_area_min`, `grayscale`, `colour_jitter`.
+        settings: InputSettings; `image_size`, `crop_area_min`, `grayscale`, `colour_jitter`,
+            `random_erasing`.
 
     Returns:
         float32 [image_size, image_size, 3] in [0, 255].
@@ -168,4 +211,8 @@ def training_view(contents: tf.Tensor, draws: tf.Tensor, settings: InputSettings
         pixels = colour_jitter(pixels, draws[_JITTER], settings.colour_jitter)
     if settings.grayscale:
         pixels = grayscale(pixels, draws[_GRAYSCALE], settings.grayscale)
+    if settings.random_erasing:
+        # A generator of its own: one draw more would change all the others.
+        seed = tf.bitcast(draws[_PLACE], tf.int32)
+        pixels = random_erasing(pixels, seed, settings.random_erasing)
     return tf.ensure_shape(pixels, (settings.image_size, settings.image_size, 3))
