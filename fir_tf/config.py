@@ -273,6 +273,17 @@ class Config(InputSettings, ModelSettings, LoopSettings):
         within="[1, inf)",
     )
     images_per_item: int = option(4, "K: images of an item in a batch of P x K.", within="[1, inf)")
+    items_per_category: int = option(
+        1,
+        "Items of one category that are together in a batch of P x K, as each other's hard "
+        "negatives; it must divide P. 1 for any items.",
+        within="[1, inf)",
+    )
+    cross_domain: bool = option(
+        False,
+        "Draw half of an item's K images from consumers' photos and half from the shop's, where "
+        "it has both.",
+    )
     category_fraction: float = option(
         0.0,
         "Share of each batch drawn for OC alone from all images with a category; needed when a "

@@ -177,6 +177,113 @@ def test_fewer_items_than_p_take_more_images_each():
 
 @settings(max_examples=25, deadline=None)
 @given(
+    catalogue=catalogues(items_min=6),
+    kinds=st.lists(st.integers(-1, 3), min_size=15, max_size=15),
+    count=st.integers(2, 3),
+    seed=st.integers(0, 1000),
+    number=st.integers(0, 3),
+)
+def test_items_of_one_category_stand_together(catalogue, kinds, count, seed, number):
+    """A pass in a plain loop: whole runs first, then what is left, and every item once."""
+    labels, rows = catalogue
+    category = np.where(labels < 0, -1, np.array(kinds)[labels]).astype(np.int32)
+    items = sorted({int(labels[row]) for row in rows if labels[row] >= 0})
+    members = {kind: [item for item in items if kinds[item] == kind] for kind in range(4)}
+    assume(any(len(own) > 1 for own in members.values()) and len(items) >= 2 * count)
+    sampler = PKSampler(labels, rows, 2 * count * 2, 2, seed)
+    sampler.of_one_category(category, count)
+    passes = sampler.batches_per_pass
+    heads = []
+    for step in range(number * passes, (number + 1) * passes):
+        batch = labels[sampler(np.int64(step)).numpy().reshape(-1, 2)[:, 0]].tolist()
+        assert len(set(batch)) == 2 * count, "distinct items"
+        heads += batch
+    assert sorted(heads[: len(items)]) == items, "every item once a pass"
+    assert heads[len(items) :] == heads[: len(heads) - len(items)], "filled from its beginning"
+    whole = sum(len(own) // count for own in members.values())
+    for run in range(whole):
+        together = {kinds[item] for item in heads[run * count : (run + 1) * count]}
+        assert len(together) == 1 and together != {-1}
+    rest = [kinds[item] for item in heads[whole * count : len(items)]]
+    for kind, own in members.items():
+        places = [place for place, other in enumerate(rest) if other == kind]
+        assert len(places) == len(own) % count
+        assert not places or places[-1] - places[0] == len(places) - 1, "the rest together too"
+    assert f"({len(rest)} at the end of a pass" in sampler.describe()
+
+
+def test_which_items_stand_together_changes_from_pass_to_pass():
+    labels = labels_of([2] * 7)
+    sampler = PKSampler(labels, np.arange(14), 4, 2, 0)
+    sampler.of_one_category(np.zeros(14, np.int32), 2)
+    met, last = Counter(), Counter()
+    for rows in batches_of(sampler, 4 * 700).reshape(700, 4, 4):
+        heads = labels[rows[:, ::2]]
+        met.update(tuple(sorted(pair.tolist())) for pair in heads[:3])
+        last[int(heads[3, 0])] += 1
+    # 3 of 21 pairs a pass, and each item is as often the one that is left.
+    assert len(met) == 21 and all(abs(met[pair] - 100) < 5 * 10 for pair in met)
+    assert all(abs(last[item] - 100) < 5 * 10 for item in range(7))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    catalogue=catalogues(),
+    consumers=st.integers(0, 2**20),
+    k=st.integers(2, 5),
+    seed=st.integers(0, 1000),
+    epoch=st.integers(0, 3),
+)
+def test_an_items_images_are_of_both_domains(catalogue, consumers, k, seed, epoch):
+    labels, rows = catalogue
+    consumer = np.array([consumers >> (row % 20) & 1 for row in range(len(labels))], bool)
+    sides = {
+        item: [int(((labels[rows] == item) & (consumer[rows] == side)).sum()) for side in (0, 1)]
+        for item in set(labels[rows][labels[rows] >= 0].tolist())
+    }
+    assume(any(all(side) for side in sides.values()))
+    plain = PKSampler(labels, rows, 2 * k, k, seed)
+    sampler = PKSampler(labels, rows, 2 * k, k, seed)
+    sampler.of_both_domains(consumer)
+    for batch, other in zip(epoch_of(sampler, epoch), epoch_of(plain, epoch), strict=True):
+        assert (labels[batch[::k]] == labels[other[::k]]).all(), "the same items as without"
+        for place in batch.reshape(2, k):
+            shops, others = sides[int(labels[place[0]])]
+            own = place[: min(k, shops + others)]
+            assert (labels[own] == labels[place[0]]).all() and len(set(own)) == len(own)
+            drawn = int((~consumer[own]).sum())
+            if shops + others <= k:
+                assert drawn == shops
+            else:
+                halves = (k // 2, k - k // 2)
+                assert drawn in {min(shops, max(half, k - others)) for half in halves}
+            assert bool(drawn) == bool(shops) and (len(own) > drawn) == bool(others)
+
+
+def test_images_of_a_domain_are_drawn_evenly():
+    labels = labels_of([7, 7])
+    consumer = np.arange(14) % 7 > 1
+    sampler = PKSampler(labels, np.arange(14), 6, 3, 0)
+    sampler.of_both_domains(consumer)
+    counts = np.bincount(batches_of(sampler, 2000).ravel(), minlength=14)
+    # Both items in each batch: 1.5 of 2 shop photos and 1.5 of 5 consumer photos of each.
+    expected = np.where(consumer, 2000 * 1.5 / 5, 2000 * 1.5 / 2)
+    assert (np.abs(counts - expected) < 5 * np.sqrt(expected)).all()
+
+
+def test_harder_batches_that_cannot_be_are_refused():
+    labels = labels_of([2] * 6)
+    sampler = PKSampler(labels, np.arange(12), 8, 2, 0)
+    with pytest.raises(FirError, match=r"items in a batch \(4\). Received: 3"):
+        sampler.of_one_category(np.zeros(12, np.int32), 3)
+    with pytest.raises(FirError, match="two items of one category, and there are none"):
+        sampler.of_one_category(labels, 2)
+    with pytest.raises(FirError, match="a consumer's photo and a shop's, and there are none"):
+        sampler.of_both_domains(labels % 2 == 0)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
     catalogue=catalogues(),
     anchors=st.integers(1, 9),
     seed=st.integers(0, 1000),
@@ -251,9 +358,17 @@ def test_unlabelled_rows_are_never_drawn_for_triplets():
             assert (labels[sampler(np.int64(step)).numpy()] >= 0).all()
 
 
+def hard_pk(seed):
+    sampler = PKSampler(labels_of([5] * 10), np.arange(50), 8, 2, seed)
+    sampler.of_one_category((np.arange(50) // 20).astype(np.int32), 2)
+    sampler.of_both_domains(np.arange(50) % 5 == 0)
+    return sampler
+
+
 @pytest.mark.parametrize(
     "make",
     [
+        hard_pk,
         lambda seed: UniformSampler(np.arange(50), 8, seed),
         lambda seed: PKSampler(labels_of([5] * 10), np.arange(50), 8, 2, seed),
         lambda seed: TripletSampler([labels_of([5] * 10)], np.arange(50), 8, seed),
@@ -273,6 +388,7 @@ def test_samplers_give_the_same_rows_inside_a_graph():
     for sampler in (
         UniformSampler(np.arange(5000), 8, 3),
         PKSampler(labels, np.arange(50), 8, 2, 3),
+        hard_pk(3),
         TripletSampler([labels], np.arange(50), 8, 3),
     ):
         steps = tf.data.Dataset.counter(start=5).map(sampler, num_parallel_calls=2).take(4)

@@ -609,9 +609,30 @@ def test_losses_that_no_batch_suits_are_refused(inshop, tmp_path):
         ),
         ({"losses": "triplet:item", "batch_size": 4, "images_per_item": 4}, "at least twice"),
         ({"losses": "softmax:item+IS"}, "softmax is by category. Received: softmax:item"),
+        ({"losses": "OC", "items_per_category": 2}, "P x K, and the losses take others.*uniform"),
+        ({"triplets": "explicit", "cross_domain": True}, "`cross_domain` is for batches of P x K"),
+        ({"losses": "OS", "items_per_category": 2}, "made by item. Received: 2 .* by category"),
+        ({"items_per_category": 3}, r"items in a batch \(4\). Received: 3"),
+        ({"cross_domain": True}, "a consumer's photo and a shop's, and there are none"),
     ):
         with pytest.raises(FirError, match=message):
             make_sampler(catalogue, small_config(inshop, tmp_path, **flags))
+
+
+def test_flags_make_batches_harder(inshop, tmp_path):
+    """Items of one category beside each other, and a photo of either domain of each."""
+    catalogue = load("inshop", inshop)
+    consumer = np.arange(len(catalogue)) % 4 == 0
+    catalogue = dataclasses.replace(catalogue, domain=consumer.astype(np.int8))
+    flags = {"items_per_category": 2, "cross_domain": True}
+    sampler = make_sampler(catalogue, small_config(inshop, tmp_path, **flags))
+    assert "4 x 2: 4 of 8 items, 2 images each, 2 of a category" in sampler.describe()
+    assert "from both domains (8 of 8 have both)" in sampler.describe()
+    for step in range(6):
+        rows = sampler(np.int64(step)).numpy()
+        kinds = catalogue.category[rows[::2]]
+        assert kinds[0] == kinds[1] and kinds[2] == kinds[3]
+        assert consumer[rows].tolist() == [False, True] * 4
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def make_sampler(catalogue: Catalogue, config: Config) -> Sampler:
     Args:
         catalogue: Catalogue; its split `train` is drawn from.
         config: Config; `losses`, `triplets`, `sampler`, `batch_size`, `images_per_item`,
-            `category_fraction`, `seed`.
+            `items_per_category`, `cross_domain`, `category_fraction`, `seed`.
 
     Returns:
         Sampler.
@@ -118,14 +118,24 @@ def make_sampler(catalogue: Catalogue, config: Config) -> Sampler:
                 f"{catalogue.source} has one. Received: --losses={config.losses}"
             )
     wish = Wish(config)
+    _check_taken(config, wish)
     _check_sources(catalogue, rows, wish.nouns(config))
     extra = 0
     if wish.sampler != ANY:
         extra = _extra(config, wish)
 
     def make(name: str, labels: Sequence[str], size: int, seed: int) -> Sampler:
-        columns = {label: getattr(catalogue, label) for label in labels}
-        request = Request(columns, rows, size, config.images_per_item, seed)
+        request = Request(
+            {label: getattr(catalogue, label) for label in labels},
+            rows,
+            size,
+            config.images_per_item,
+            seed,
+            config.items_per_category,
+            config.cross_domain,
+            catalogue.category,
+            catalogue.domain,
+        )
         return registry.get("sampler", name)(request)
 
     sampler = make(wish.sampler, wish.by, config.batch_size - extra, config.seed)
@@ -138,6 +148,26 @@ def make_sampler(catalogue: Catalogue, config: Config) -> Sampler:
     if extra:
         sampler = MixedSampler(sampler, make(ANY, wish.single, extra, config.seed + 1))
     return sampler
+
+
+def _check_taken(config: Config, wish: Wish) -> None:
+    """Raises FirError where an option is given that the sampler does not heed."""
+    taken = getattr(registry.get("sampler", wish.sampler), "takes", ())
+    asked = [
+        name
+        for name in ("items_per_category", "cross_domain")
+        if getattr(config, name) != getattr(Config, name) and name not in taken
+    ]
+    if asked:
+        raise FirError(
+            f"`{asked[0]}` is for batches of P x K, and the losses take others: "
+            f"--losses={config.losses}. Received: batches of {wish.sampler}"
+        )
+    if config.items_per_category > 1 and wish.by[0] != "item":
+        raise FirError(
+            "`items_per_category` is for batches made by item. Received: "
+            f"{config.items_per_category} with --losses={config.losses}, by {wish.by[0]}"
+        )
 
 
 def _extra(config: Config, wish: Wish) -> int:

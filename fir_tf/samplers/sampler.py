@@ -37,7 +37,8 @@ class Request:
     """What a sampler is made for.
 
     The function that takes it may have an attribute `by_one_label`, True where batches are made by
-    the first label alone: an image without it is never drawn then.
+    the first label alone: an image without it is never drawn then. Its attribute `takes` names the
+    fields it heeds of `items_per_category` and `cross_domain`; the others must have their defaults.
 
     Attributes:
         labels: {label: int32 [n]}, the labels that batches are made by, the most important one
@@ -46,6 +47,11 @@ class Request:
         size: int, images in a batch; with explicit triplets, triplets.
         images_per_item: int, K of P x K.
         seed: int.
+        items_per_category: int, items of one category that are together in a batch of P x K; 1
+            for any.
+        cross_domain: bool, whether the K images of an item are to be of both domains.
+        category: int32 [n], for each row of the catalogue; -1 where unknown.
+        domain: int8 [n], for each row of the catalogue, see `fir_tf.datasets.catalogue.Catalogue`.
     """
 
     labels: Mapping[str, np.ndarray]
@@ -53,6 +59,10 @@ class Request:
     size: int
     images_per_item: int
     seed: int
+    items_per_category: int
+    cross_domain: bool
+    category: np.ndarray
+    domain: np.ndarray
 
     def known_rows(self) -> np.ndarray:
         """Returns those of `rows` that have one of the labels."""
