@@ -144,6 +144,12 @@ class LoopSettings:
         "Epochs over which the learning rate rises linearly from 0, before the schedule.",
         within="[0, inf)",
     )
+    freeze_epochs: float = option(
+        0.0,
+        "Epochs at the start in which the backbone stays as it is and the heads and the losses' "
+        "variables are trained alone.",
+        within="[0, inf)",
+    )
     weight_decay: float = option(
         0.0,
         "Decoupled weight decay (AdamW) of kernels; biases and batch norm are left out.",

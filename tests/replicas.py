@@ -46,6 +46,7 @@ CASES = {
     "accumulated": ("OC+IS", "all", {"accumulate": 2}),
     "float16": ("OC+IS", "all", {"mixed_precision": "float16"}),
     "batch_norm": ("OC+IS", "all", {}),
+    "heads first": ("OC+IS", "all", {"freeze_epochs": 1.0}),
 }
 
 
@@ -56,7 +57,9 @@ def network(batch_norm):
     features = keras.layers.Conv2D(8, 3, use_bias=not batch_norm, name="conv")(images)
     if batch_norm:
         features = FusedBatchNormalization(synchronized=True, name="bn")(features)
-    features = keras.layers.ReLU()(features)
+    body = keras.Model(images, keras.layers.ReLU()(features))
+    images = keras.Input((6, 6, 3))
+    features = body(images)
     pooled = keras.layers.GlobalAveragePooling2D()(features)
     logits = keras.layers.Dense(4, name="logits")(pooled)
     embedding = keras.layers.Dense(5, name="projection")(pooled)
@@ -102,9 +105,8 @@ def run(name, strategy):
             {"logits": 4, "features": 8, "embedding": 5},
         )
         variables += objective.variables
-        optimizer = make_optimizer(
-            config, model, variables, 0.05, half=config.mixed_precision == "float16"
-        )
+        half, heads_only = config.mixed_precision == "float16", config.freeze_epochs > 0
+        optimizer = make_optimizer(config, model, variables, 0.05, half, int(heads_only))
         averages = make_averages(variables) if config.ema else None
         step = TrainStep(model, optimizer, objective, variables, config, averages)
     local = SIZE // strategy.num_replicas_in_sync
@@ -112,9 +114,13 @@ def run(name, strategy):
     dataset = tf.data.Dataset.from_tensor_slices(flat).batch(local, drop_remainder=True)
     if strategy.num_replicas_in_sync > 1:
         dataset = strategy.distribute_datasets_from_function(lambda _: dataset)
-    scalars, bad = step(iter(dataset), STEPS)
-    result = {f"scalar/{key}": value.numpy() for key, value in scalars.items()}
-    result["bad"] = bad.numpy()
+    data, phases = iter(dataset), [(1, True), (STEPS - 1, False)] if heads_only else [(STEPS, False)]
+    parts = [step(data, count, heads) for count, heads in phases]
+    result = {
+        f"scalar/{key}": np.concatenate([scalars[key] for scalars, _ in parts])
+        for key in parts[0][0]
+    }
+    result["bad"] = np.concatenate([bad for _, bad in parts])
     own = objective.variables + objective.state
     for index, variable in enumerate(model.variables + own + (averages or [])):
         result[f"variable/{index}/{path_of(variable)}"] = variable.numpy()

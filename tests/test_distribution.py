@@ -35,6 +35,7 @@ CASES = [
     "accumulated",
     "float16",
     "batch_norm",
+    "heads first",
 ]
 # Parts of the ones above, each alone.
 MORE = ["OC", "OS-all", "IS-all", "OC+IS-hard", "OC+OS-hard", "OC+normface"]

@@ -1,7 +1,9 @@
 """The training loop: schedule, exact resume, what stops a run."""
 
+import contextlib
 import dataclasses
 import functools
+import itertools
 import re
 import signal
 import subprocess
@@ -15,29 +17,34 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from objectives import make_objective
+from reading import cheap_view
 from shallow import CODE as SHALLOW
 from shallow import TWO_STAGES, shallow_backbones
 from small_sets import inshop_rows, write_inshop
 
 from fir_tf.config import Config, LoopSettings, ModelSettings
 from fir_tf.datasets import load, load_training
-from fir_tf.errors import FirError
+from fir_tf.errors import FirError, StoppedError
 from fir_tf.evaluation.evaluate import evaluate
 from fir_tf.hygiene.findings import quick_check
+from fir_tf.input import batches
 from fir_tf.input.batches import training_batches
 from fir_tf.keras_versions import make_variable, tensor_of
 from fir_tf.losses.grammar import LossSettings, Term
 from fir_tf.losses.loss import ANY, Loss
 from fir_tf.losses.objective import Objective
+from fir_tf.models import fir
+from fir_tf.models.batch_norm import FusedBatchNormalization
 from fir_tf.models.fir import build_fir, training_model
 from fir_tf.options import EvaluateOptions, ExportOptions
 from fir_tf.run import load_run
 from fir_tf.samplers.choose import make_sampler
 from fir_tf.serving.export import export
-from fir_tf.training import from_config
+from fir_tf.training import from_config, loop
 from fir_tf.training.checkpoints import Checkpoints
 from fir_tf.training.checks import Health
 from fir_tf.training.log import RunLog, read_history
+from fir_tf.training.loop import train
 from fir_tf.training.optimizer import make_optimizer
 from fir_tf.training.schedules import make_schedule
 from fir_tf.training.step import TrainStep, make_averages
@@ -264,6 +271,51 @@ def test_the_backbone_has_its_own_rate(shallow):
         np.testing.assert_allclose(old - variable.numpy(), expected, rtol=1e-2)
 
 
+@pytest.mark.parametrize("half", [False, True], ids=["float32", "float16"])
+def test_the_backbone_starts_when_it_is_let_go(half):
+    """By hand: the heads take every update; the backbone's Adam begins with its own first one."""
+    images, category = linear_data(5)
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input((12,))
+    body = keras.Sequential([keras.Input((12,)), keras.layers.Dense(5, use_bias=False)])
+    logits = keras.layers.Dense(3, use_bias=False)(body(inputs))
+    network = keras.Model(inputs, {"logits": logits})
+    config = Config(losses="OC", learning_rate=0.01, freeze_epochs=1.0)
+    variables = network.trainable_variables
+    optimizer = make_optimizer(config, network, variables, 0.01, half, frozen=3)
+    objective = make_objective("OC", np.ones(4, bool), alpha=0.5)
+    step = TrainStep(network, optimizer, objective, variables, config)
+    batch = {
+        "images": images,
+        "category": category.astype(np.int32),
+        "row": np.zeros((5, 4), np.int32),
+        "valid": np.ones((5, 4), bool),
+    }
+    batches = iter(tf.data.Dataset.from_tensor_slices(batch))
+    first, second = (variable.numpy().astype(np.float64) for variable in variables)
+    start, adams = variables[0].numpy(), (AdamByHand(), AdamByHand())
+    for number in range(5):
+        _, gradient = gradient_by_hand(second, images[number] @ first, category[number])
+        hidden = category_gradient(second, images[number] @ first, category[number])
+        if number >= 3:
+            first = adams[0](first, images[number].T.astype(np.float64) @ hidden)
+        second = adams[1](second, gradient)
+    step(batches, 1, True)
+    step(batches, 2, True)
+    np.testing.assert_array_equal(variables[0].numpy(), start)
+    step(batches, 1, False)
+    step(batches, 1, False)
+    for variable, expected in zip(variables, (first, second), strict=True):
+        np.testing.assert_allclose(variable.numpy(), expected, atol=5e-6)
+    assert step._run.experimental_get_tracing_count() == 2
+
+
+def category_gradient(kernel, x, category):
+    """Gradient of `gradient_by_hand`'s loss with respect to x."""
+    scores = np.exp(x @ kernel)
+    return 0.5 * (scores / scores.sum(1, keepdims=True) - np.eye(3)[category]) @ kernel.T / len(x)
+
+
 def test_a_float16_step_that_overflows_changes_nothing():
     step, batches, variable, _ = linear_step(linear_data(2))
     config = Config(losses="OC", learning_rate=0.01)
@@ -309,14 +361,14 @@ def checkpoint_values(folder):
     }
 
 
-def assert_same_run(whole, parts):
+def assert_same_run(whole, parts, count=100):
     """The same weights, optimiser, random states, counters and validations, to the last bit.
 
     Other entries of the log are means over the steps since the one before or since the resume.
     """
     first = checkpoint_values(whole / "checkpoints")
     second = checkpoint_values(parts / "checkpoints")
-    assert first.keys() == second.keys() and len(first) > 100
+    assert first.keys() == second.keys() and len(first) > count
     for name, value in first.items():
         assert np.array_equal(value, second[name]), name
     logs = [
@@ -332,7 +384,7 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 {SHALLOW}
 from fir_tf import messages
 from fir_tf.config import Config
-from fir_tf.errors import FirError
+from fir_tf.errors import FirError, StoppedError
 from fir_tf.training import checkpoints, loop
 from fir_tf.training.from_config import train_config
 checkpoints.CHECKPOINT_SECONDS = 0
@@ -445,6 +497,88 @@ def test_without_a_whole_checkpoint_a_run_says_so(tmp_path):
         path.write_bytes(b"")
     with pytest.raises(FirError, match="no checkpoint in .* can be read"):
         again.restore(tmp_path)
+
+
+class StopAfter:
+    """In place of the signals of `_stop_requests`: stops at the step with this number."""
+
+    def __init__(self, step):
+        self._left = step
+
+    def __bool__(self):
+        self._left -= 1
+        return self._left < 0
+
+    def __getitem__(self, places):
+        return []
+
+
+def parts_of(config):
+    catalogue = load_training(config)
+    return from_config.make_parts(config, catalogue, make_sampler(catalogue, config))
+
+
+@pytest.fixture
+def two_layers(monkeypatch):
+    """For the length of a test a backbone is a convolution with batch norm; returns options."""
+
+    def build(name, image_size, weights):
+        images = keras.Input((image_size, image_size, 3))
+        maps = keras.layers.Conv2D(8, 5, strides=8, name="layer1.0.conv1")(images)
+        return keras.Model(images, FusedBatchNormalization(name="layer1.0.bn1")(maps), name=name)
+
+    monkeypatch.setattr(fir, "build_backbone", build)
+    monkeypatch.setattr(batches, "training_view", cheap_view)
+    monkeypatch.setattr(loop, "training_curves", lambda *_: None)
+    return {"backbone": "resnet50_v15", "batch_norm": "batch"}
+
+
+def interrupted(config, run, step, monkeypatch):
+    """Trains until `step`, and from there to the end."""
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_stop_requests", lambda: contextlib.nullcontext(StopAfter(step - 1)))
+        with pytest.raises(StoppedError, match=f"stopped at step {step} of"):
+            train(parts_of(config), run, config, config)
+    train(parts_of(config), run, config, config)
+
+
+@pytest.mark.slow
+def test_the_heads_learn_first_and_a_run_resumes_across_that(
+    inshop, tmp_path, two_layers, monkeypatch
+):
+    """Backbone and statistics are the start's to the bit for 5 of 8 updates, and move after."""
+    config = small_config(
+        inshop,
+        tmp_path,
+        losses="OC+normface:item",
+        ema=0.9,
+        freeze_epochs=1.25,
+        eval_every=2,
+        **two_layers,
+    )
+    parts, seen = parts_of(config), []
+    body = parts.model.get_layer("resnet50_v15").weights
+    heads = parts.model.get_layer("relaxation").weights + parts.objective.variables
+
+    def look(_):
+        seen.append([[w.numpy() for w in part] for part in (body, heads)])
+
+    look(None)
+    parts.actions = [look]
+    train(parts, tmp_path / "whole", config, config)
+    assert len(body) == 6 and len(heads) == 3 and len(seen) == 9
+    for number, pair in enumerate(itertools.pairwise(seen)):
+        kept, learned = (list(map(np.array_equal, *part)) for part in zip(*pair, strict=True))
+        assert not any(learned)
+        assert all(kept) if number < 5 else not any(kept)
+    interrupted(config, tmp_path / "parts", 3, monkeypatch)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts", 30)
+
+
+def test_without_a_head_there_is_nothing_to_train_first(inshop, tmp_path, two_layers):
+    config = small_config(inshop, tmp_path, losses="IS", freeze_epochs=1.0, **two_layers)
+    with pytest.raises(FirError, match="nothing would be trained in the first --freeze_epochs"):
+        build_trainer(parts_of(config), config, 3)
 
 
 @pytest.mark.slow

@@ -195,7 +195,7 @@ class _Steps:
         batches = distributed_batches(trainer, self._parts, self._inputs, step * loop.accumulate)
         while step < steps and not (moment and moment.stop):
             count = min(self._until_return(step, every), steps - step)
-            self._gather.add(*trainer.update(batches, count))
+            self._gather.add(*trainer.update(batches, count, step < trainer.frozen))
             step += count
             bar.update(count)
             validates = step % every == 0 or step == steps
@@ -230,5 +230,5 @@ class _Steps:
             loop.steps_per_loop,
             loop.log_every - step % loop.log_every,
             every - step % every,
-            *(mark - step for mark in (first - 1, last) if mark > step),
+            *(mark - step for mark in (first - 1, last, self._trainer.frozen) if mark > step),
         )

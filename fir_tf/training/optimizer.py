@@ -7,8 +7,8 @@ import keras
 import tensorflow as tf
 
 from fir_tf.config import LoopSettings
-from fir_tf.errors import FirError
 from fir_tf.keras_versions import Adam, path_of, with_loss_scale
+from fir_tf.training.frozen import backbone_of
 
 _NO_DECAY = ("bias", "gamma", "beta", "log_exponent")
 
@@ -23,29 +23,38 @@ class ReducedAdam(Adam):
     Args:
         factors: dict of str to float, by variable path: what the learning rate is multiplied
             with for that variable; 1 for those not named.
+        delays: dict of str to int, by variable path: updates of the others before the first one
+            of that variable, from which its bias correction counts.
         **kwargs: of keras.optimizers.Adam.
     """
 
     def __init__(
-        self, *args: Any, factors: Mapping[str, float] | None = None, **kwargs: Any
+        self,
+        *args: Any,
+        factors: Mapping[str, float] | None = None,
+        delays: Mapping[str, int] | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.factors = dict(factors or {})
+        self.factors, self.delays = dict(factors or {}), dict(delays or {})
         self._factor_of_key: dict[str, float] = {}
+        self._delay_of_key: dict[str, int] = {}
 
     def build(self, variables: Sequence[Any]) -> None:
         """Creates the slots of the keras variables."""
         super().build(variables)
-        self._factor_of_key = {
-            self._var_key(variable): self.factors[path_of(variable)]
-            for variable in variables
-            if path_of(variable) in self.factors
-        }
+        keys = {path_of(variable): self._var_key(variable) for variable in variables}
+        self._factor_of_key = {keys[p]: value for p, value in self.factors.items() if p in keys}
+        self._delay_of_key = {keys[p]: value for p, value in self.delays.items() if p in keys}
 
     def update_step(self, gradient: tf.Tensor, variable: Any, learning_rate: tf.Tensor) -> None:
         """Updates one variable, with its own rate."""
         index = self._get_variable_index(variable)
         step = tf.cast(self.iterations + 1, variable.dtype)
+        delay = self._delay_of_key.get(self._var_key(variable))
+        if delay:
+            # Updates that overflowed in float16 are not among the iterations.
+            step = tf.maximum(step - delay, 1.0)
         tf.raw_ops.ResourceApplyAdam(
             var=_handle(variable),
             m=_handle(self._momentums[index]),
@@ -66,7 +75,7 @@ class ReducedAdam(Adam):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments."""
-        return {**super().get_config(), "factors": self.factors}
+        return {**super().get_config(), "factors": self.factors, "delays": self.delays}
 
 
 def _handle(variable: Any) -> tf.Tensor:
@@ -80,6 +89,7 @@ def make_optimizer(
     variables: Sequence[Any],
     schedule: keras.optimizers.schedules.LearningRateSchedule,
     half: bool = False,
+    frozen: int = 0,
 ) -> keras.optimizers.Optimizer:
     """Returns the run's optimiser, built on `variables`.
 
@@ -94,29 +104,33 @@ def make_optimizer(
         variables: list of keras variables to train, of the model and of the losses.
         schedule: learning-rate schedule of the head.
         half: bool, whether the network computes in float16.
+        frozen: int, updates before the backbone's first one.
 
     Returns:
         keras optimizer. It expects gradients that are summed over the replicas.
 
     Raises:
-        FirError: the backbone, the nested network of the model, has a rate and is not there.
+        FirError: the backbone, the nested network of the model, has a rate or is frozen at first,
+            and is not there.
     """
-    factors = {}
-    if loop.backbone_learning_rate:
-        nested = [layer for layer in model.layers if isinstance(layer, keras.Model)]
-        if not nested:
-            raise FirError(
-                "`backbone_learning_rate` needs a model with a backbone as a nested model"
-            )
-        body = {id(variable) for variable in nested[0].trainable_variables}
-        factor = loop.backbone_learning_rate / loop.learning_rate
-        factors = {path_of(variable): factor for variable in variables if id(variable) in body}
+    factors, delays = {}, {}
+    if loop.backbone_learning_rate or frozen:
+        flag = "backbone_learning_rate" if loop.backbone_learning_rate else "freeze_epochs"
+        body = {id(variable) for variable in backbone_of(model, flag).trainable_variables}
+        paths = [path_of(variable) for variable in variables if id(variable) in body]
+        if loop.backbone_learning_rate:
+            factors = dict.fromkeys(paths, loop.backbone_learning_rate / loop.learning_rate)
+        delays = dict.fromkeys(paths, frozen)
     if loop.loss_learning_rate:
         network = {id(variable) for variable in model.trainable_variables}
         factor = loop.loss_learning_rate / loop.learning_rate
         factors |= {path_of(v): factor for v in variables if id(v) not in network}
     optimizer = ReducedAdam(
-        schedule, factors=factors, weight_decay=loop.weight_decay or None, name="adam"
+        schedule,
+        factors=factors,
+        delays=delays,
+        weight_decay=loop.weight_decay or None,
+        name="adam",
     )
     if loop.weight_decay:
         optimizer.exclude_from_weight_decay(var_names=list(_NO_DECAY))

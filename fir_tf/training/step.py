@@ -1,5 +1,6 @@
 """The compiled training step."""
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from fir_tf.errors import FirError
 from fir_tf.keras_versions import make_variable, tensor_of
 from fir_tf.losses.objective import Objective
 from fir_tf.training.distribution import share
+from fir_tf.training.frozen import backbone_of, frozen
 
 Batch = Mapping[str, tf.Tensor]
 
@@ -49,35 +51,52 @@ class TrainStep:
         self._run = tf.function(self._updates, autograph=False)
 
     def __call__(
-        self, batches: Iterator[Batch], steps: int
+        self, batches: Iterator[Batch], steps: int, heads_only: bool = False
     ) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         """Makes `steps` updates.
 
         Args:
             batches: iterator over the strategy's distributed batches.
             steps: int >= 1.
+            heads_only: bool, whether the backbone, the nested network of the model, stays as it
+                is. Compiled once for either.
 
         Returns:
             (scalars, bad): {name: float32 [steps]}, and int32 [steps, accumulate * n], the row
             of each image that could not be read, -1 for the good ones.
         """
-        scalars, bad = self._run(batches, tf.constant(steps))
+        scalars, bad = self._run(batches, tf.constant(steps), heads_only)
         return dict(zip(self._names, tf.unstack(scalars, axis=1), strict=True)), bad
 
-    def _updates(self, batches: Iterator[Batch], steps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _updates(
+        self, batches: Iterator[Batch], steps: tf.Tensor, heads_only: bool
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        variables = self._variables
+        scope: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if heads_only:
+            backbone = backbone_of(self._network, "freeze_epochs")
+            body = {id(variable) for variable in backbone.variables}
+            variables = [variable for variable in variables if id(variable) not in body]
+            scope = frozen(backbone)
+        with scope:
+            return self._repeat(batches, steps, variables)
+
+    def _repeat(
+        self, batches: Iterator[Batch], steps: tf.Tensor, variables: Sequence[Any]
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         def body(
             number: tf.Tensor, scalars: tf.TensorArray, bad: tf.TensorArray
         ) -> tuple[tf.Tensor, tf.TensorArray, tf.TensorArray]:
-            values, rows = self._update(batches)
+            values, rows = self._update(batches, variables)
             return number + 1, scalars.write(number, values), bad.write(number, rows)
 
         empty = tf.TensorArray(tf.float32, steps), tf.TensorArray(tf.int32, steps)
         _, scalars, bad = tf.while_loop(lambda number, *_: number < steps, body, (0, *empty))
         return scalars.stack(), bad.stack()
 
-    def _update(self, batches: Iterator[Batch]) -> tuple[tf.Tensor, ...]:
+    def _update(self, batches: Iterator[Batch], variables: Sequence[Any]) -> tuple[tf.Tensor, ...]:
         parts = [next(batches) for _ in range(self._loop.accumulate)]
-        found = self._strategy.run(self._replica_update, args=(parts,))
+        found = self._strategy.run(lambda given: self._replica_update(given, variables), (parts,))
         if self._averages is not None:
             for variable, average in zip(self._variables, self._averages, strict=True):
                 old, new = tensor_of(average), tf.cast(tensor_of(variable), tf.float32)
@@ -85,7 +104,9 @@ class TrainStep:
         # Every replica worked out the same numbers.
         return tuple(self._strategy.experimental_local_results(value)[0] for value in found)
 
-    def _replica_update(self, parts: Sequence[Batch]) -> tuple[tf.Tensor, tf.Tensor]:
+    def _replica_update(
+        self, parts: Sequence[Batch], variables: Sequence[Any]
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         gradients, values, bad = None, [], []
         for batch in parts:
             images = batch["images"]
@@ -93,7 +114,7 @@ class TrainStep:
                 # One batch after the other: their activations need not be held together.
                 with tf.control_dependencies(gradients):
                     images = tf.identity(images)
-            loss, scalars, own = self._gradients(images, batch)
+            loss, scalars, own = self._gradients(images, batch, variables)
             gradients = (
                 own if gradients is None else [a + b for a, b in zip(gradients, own, strict=True)]
             )
@@ -106,11 +127,11 @@ class TrainStep:
         if self._loop.clip_norm:
             limit = self._optimizer.scale_loss(tf.constant(self._loop.clip_norm))
             gradients, _ = tf.clip_by_global_norm(gradients, limit)
-        self._optimizer.apply(gradients, self._variables)
+        self._optimizer.apply(gradients, variables)
         return tf.reduce_mean(tf.stack(values), axis=0), tf.concat(bad, axis=0)
 
     def _gradients(
-        self, images: tf.Tensor, batch: Batch
+        self, images: tf.Tensor, batch: Batch, variables: Sequence[Any]
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor], list[tf.Tensor]]:
         own = {id(variable) for variable in self.objective.variables}
         replicas = tf.distribute.get_replica_context().num_replicas_in_sync
@@ -121,8 +142,8 @@ class TrainStep:
                 {label: share(batch[label]) for label in self.objective.labels},
             )
             scaled = self._optimizer.scale_loss(loss / self._loop.accumulate)
-        gradients = tape.gradient(scaled, [tensor_of(v) for v in self._variables])
-        for variable, gradient in zip(self._variables, gradients, strict=True):
+        gradients = tape.gradient(scaled, [tensor_of(v) for v in variables])
+        for variable, gradient in zip(variables, gradients, strict=True):
             if gradient is None and id(variable) in own:
                 raise FirError(
                     f"the loss's variable {variable.name} gets no gradient: use it in the loss, or "
@@ -134,7 +155,7 @@ class TrainStep:
             [
                 # Every replica has the whole gradient of what the losses own, and they are summed.
                 tf.convert_to_tensor(gradient) / replicas if id(variable) in own else gradient
-                for variable, gradient in zip(self._variables, gradients, strict=True)
+                for variable, gradient in zip(variables, gradients, strict=True)
             ],
         )
 

@@ -15,6 +15,7 @@ from fir_tf.losses.objective import Objective
 from fir_tf.models.fir import training_model
 from fir_tf.samplers.sampler import Sampler
 from fir_tf.training.distribution import make_strategy
+from fir_tf.training.frozen import backbone_of
 from fir_tf.training.optimizer import make_optimizer
 from fir_tf.training.schedules import make_schedule
 from fir_tf.training.step import TrainStep, make_averages
@@ -72,6 +73,7 @@ class Trainer:
         schedule: learning-rate schedule.
         averages: list of keras variables, or None.
         update: TrainStep.
+        frozen: int, updates of the heads alone, before the backbone's first one.
         served: callable giving the float32 keras.Model of one device that is validated and
             saved, with the present weights or their averages.
     """
@@ -83,6 +85,7 @@ class Trainer:
     schedule: keras.optimizers.schedules.LearningRateSchedule
     averages: list | None
     update: TrainStep
+    frozen: int
     served: Callable[[], keras.Model]
 
 
@@ -116,12 +119,27 @@ def build_trainer(parts: Parts, loop: LoopSettings, steps_per_epoch: int) -> Tra
                 "reaches a head"
             )
         variables += parts.objective.variables
+        if loop.freeze_epochs:
+            _check_heads(model, variables)
         half = any(layer.compute_dtype == "float16" for layer in model.layers)
-        optimizer = make_optimizer(loop, model, variables, schedule, half)
+        frozen = round(loop.freeze_epochs * steps_per_epoch)
+        optimizer = make_optimizer(loop, model, variables, schedule, half, frozen)
         averages = make_averages(variables) if loop.ema else None
         update = TrainStep(network, optimizer, parts.objective, variables, loop, averages)
     served = _copier(parts.plain, model, variables, averages) if parts.plain else lambda: model
-    return Trainer(strategy, model, variables, optimizer, schedule, averages, update, served)
+    return Trainer(
+        strategy, model, variables, optimizer, schedule, averages, update, frozen, served
+    )
+
+
+def _check_heads(model: keras.Model, variables: Sequence[Any]) -> None:
+    """Raises FirError if nothing is trained outside of the backbone."""
+    body = {id(variable) for variable in backbone_of(model, "freeze_epochs").variables}
+    if all(id(variable) in body for variable in variables):
+        raise FirError(
+            "nothing would be trained in the first --freeze_epochs: no loss reaches a head, or has "
+            "variables of its own. Leave it out, or give --embedding_size or another loss"
+        )
 
 
 def _copier(
