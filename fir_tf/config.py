@@ -12,6 +12,8 @@ from fir_tf.losses import grammar
 from fir_tf.settings import PLUGINS_HELP, check_settings, option
 
 _PLUGINS = "plugins.json"
+# The smallest side of an image, which a network brings down to one place.
+_SIDE_MIN = 32
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 # The largest share of an index or a copy that is removed without being asked to.
@@ -26,11 +28,26 @@ PHOTO_RULE = (
 )
 
 
+def _integers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",") if part.strip()]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InputSettings:
     """How images become the pixels of a batch. Each field is a flag of the same name."""
 
     image_size: int = option(224, "Side of the input images in pixels.", within="[32, 4096] pixels")
+    progressive_size: str = option(
+        "",
+        "Sides of the training images in the first stages of a run, such as 128,176; all stages, "
+        "the last one at --image_size too, have equally many steps. Empty for that one alone.",
+    )
+    test_size: int = option(
+        0,
+        "Side of the images in pixels in validation, evaluation, export and search; 0 for "
+        "--image_size. Larger often suits what was trained on crops.",
+        within="[0, 4096] pixels",
+    )
     resize: str = option(
         "crop",
         "How evaluation and serving fit an image: crop takes the centre of the image with the "
@@ -63,6 +80,31 @@ class InputSettings:
 
     def __post_init__(self) -> None:
         check_settings(self)
+        self._check_sizes()
+
+    def _check_sizes(self) -> None:
+        if 0 < self.test_size < _SIDE_MIN:
+            raise FirError(
+                f"`test_size` must be 0 or at least {_SIDE_MIN} pixels. Received: {self.test_size}"
+            )
+        try:
+            good = all(_SIDE_MIN <= side <= 4096 for side in self.training_sizes())
+        except ValueError:
+            good = False
+        if not good:
+            raise FirError(
+                f"`progressive_size` must be sizes from {_SIDE_MIN} to 4096 pixels such as "
+                f"128,176. Received: {self.progressive_size!r}"
+            )
+
+    def training_sizes(self) -> list[int]:
+        """Returns the sides of the training images, one a stage of the run, in pixels."""
+        return [*_integers(self.progressive_size), self.image_size]
+
+    @property
+    def eval_size(self) -> int:
+        """The side of the images of all that comes after training, in pixels."""
+        return self.test_size or self.image_size
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -216,10 +258,6 @@ class LoopSettings:
         return (steps[0], steps[1]) if steps else None
 
 
-def _integers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",") if part.strip()]
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(InputSettings, ModelSettings, LoopSettings):
     """What a training run is made of. Each field is a flag of train.py of the same name."""
@@ -328,6 +366,7 @@ class Config(InputSettings, ModelSettings, LoopSettings):
         registry.load_plugins(self.plugins)
         # It checks every field, those of the input and the model too.
         LoopSettings.__post_init__(self)
+        self._check_sizes()
         for name in self.action_names():
             registry.check("action", name)
         if not self.run.strip():

@@ -114,7 +114,8 @@ def run(name, strategy):
     dataset = tf.data.Dataset.from_tensor_slices(flat).batch(local, drop_remainder=True)
     if strategy.num_replicas_in_sync > 1:
         dataset = strategy.distribute_datasets_from_function(lambda _: dataset)
-    data, phases = iter(dataset), [(1, True), (STEPS - 1, False)] if heads_only else [(STEPS, False)]
+    data = iter(dataset)
+    phases = [(1, True), (STEPS - 1, False)] if heads_only else [(STEPS, False)]
     parts = [step(data, count, heads) for count, heads in phases]
     result = {
         f"scalar/{key}": np.concatenate([scalars[key] for scalars, _ in parts])

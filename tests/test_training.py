@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import json
 import re
 import signal
 import subprocess
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from objectives import make_objective
-from reading import cheap_view
+from reading import cheap_view, preprocess
 from shallow import CODE as SHALLOW
 from shallow import TWO_STAGES, shallow_backbones
 from small_sets import inshop_rows, write_inshop
@@ -25,7 +26,9 @@ from small_sets import inshop_rows, write_inshop
 from fir_tf.config import Config, LoopSettings, ModelSettings
 from fir_tf.datasets import load, load_training
 from fir_tf.errors import FirError, StoppedError
+from fir_tf.evaluation.embedder import Embedder
 from fir_tf.evaluation.evaluate import evaluate
+from fir_tf.evaluation.measure import Procedure, measure
 from fir_tf.hygiene.findings import quick_check
 from fir_tf.input import batches
 from fir_tf.input.batches import training_batches
@@ -35,7 +38,8 @@ from fir_tf.losses.loss import ANY, Loss
 from fir_tf.losses.objective import Objective
 from fir_tf.models import fir
 from fir_tf.models.batch_norm import FusedBatchNormalization
-from fir_tf.models.fir import build_fir, training_model
+from fir_tf.models.fir import build_fir, for_any_size, training_model
+from fir_tf.models.saving import load_model
 from fir_tf.options import EvaluateOptions, ExportOptions
 from fir_tf.run import load_run
 from fir_tf.samplers.choose import make_sampler
@@ -44,11 +48,11 @@ from fir_tf.training import from_config, loop
 from fir_tf.training.checkpoints import Checkpoints
 from fir_tf.training.checks import Health
 from fir_tf.training.log import RunLog, read_history
-from fir_tf.training.loop import train
+from fir_tf.training.loop import stages, train
 from fir_tf.training.optimizer import make_optimizer
 from fir_tf.training.schedules import make_schedule
 from fir_tf.training.step import TrainStep, make_averages
-from fir_tf.training.trainer import build_trainer
+from fir_tf.training.trainer import build_trainer, distributed_batches
 
 
 def small_model(**values):
@@ -524,7 +528,11 @@ def two_layers(monkeypatch):
 
     def build(name, image_size, weights):
         images = keras.Input((image_size, image_size, 3))
-        maps = keras.layers.Conv2D(8, 5, strides=8, name="layer1.0.conv1")(images)
+        kernel = keras.initializers.GlorotUniform(seed=1)
+        conv = keras.layers.Conv2D(
+            8, 5, strides=8, kernel_initializer=kernel, name="layer1.0.conv1"
+        )
+        maps = conv(images)
         return keras.Model(images, FusedBatchNormalization(name="layer1.0.bn1")(maps), name=name)
 
     monkeypatch.setattr(fir, "build_backbone", build)
@@ -573,6 +581,81 @@ def test_the_heads_learn_first_and_a_run_resumes_across_that(
         assert all(kept) if number < 5 else not any(kept)
     interrupted(config, tmp_path / "parts", 3, monkeypatch)
     assert_same_run(tmp_path / "whole", tmp_path / "parts", 30)
+
+
+@pytest.mark.slow
+def test_what_comes_after_training_has_the_test_size(inshop, tmp_path, two_layers):
+    """Validation, model, evaluation and export take images of 64 pixels, training of 32."""
+    config = small_config(inshop, tmp_path / "run", test_size=64, epochs=1, **two_layers)
+    run = from_config.train_config(config)
+    model, loaded, _ = load_run(run)
+    assert model.input_shape[1:] == (64, 64, 3) and loaded.eval_size == 64
+    found = measure(Embedder(model, 64, "crop"), load_training(config), Procedure("val"))
+    assert found.values["mAP@R"] == pytest.approx(read_history(run)["val/mAP@R"][-1][1])
+    evaluate(EvaluateOptions(run=config.run))
+    assert json.loads((run / "metrics.json").read_text())["protocol"]["image_size"] == 64
+    served = tf.saved_model.load(str(export(ExportOptions(run=config.run))))
+    photo = next(inshop.rglob("*.jpg")).read_bytes()
+    pixels = preprocess(tf.constant(photo), 64, "crop")[0][None]
+    expected = model(pixels, training=False)["embedding"]
+    found = served.signatures["embed"](image_bytes=tf.constant([photo]))["embedding"]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", ["efficientnet_lite0", "densenet121", "seresnext50"])
+def test_a_network_takes_images_of_another_size(shallow, backbone):
+    """As the same weights in a network that was built for it do."""
+    settings = ModelSettings(backbone=backbone, weights="none", relaxation_width=4)
+    model, small = (build_fir(settings, side, 5) for side in (96, 32))
+    small.set_weights(model.get_weights())
+    images = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype(np.float32)
+    found, expected = for_any_size(training_model(model))(images), small(images)
+    np.testing.assert_allclose(found["embedding"], expected["embedding"], atol=1e-6)
+    np.testing.assert_allclose(tf.nn.softmax(found["logits"]), expected["category"], atol=1e-6)
+
+
+def test_stages_have_equally_many_steps():
+    assert stages([224], 10) == {0: 224}
+    assert stages([128, 160, 224], 9) == {0: 128, 3: 160, 6: 224}
+    assert stages([128, 224], 7) == {0: 128, 3: 224}
+    # The last size has its turn in the shortest of runs.
+    assert stages([64, 96, 128, 160], 1) == {0: 160}
+
+
+@pytest.mark.slow
+def test_images_grow_and_a_run_resumes_across_that(inshop, tmp_path, two_layers, monkeypatch):
+    """Sizes follow the step; each batch is that of its number; the step is compiled once a size."""
+    config = small_config(
+        inshop, tmp_path, losses="OC", progressive_size="32,48", image_size=64, **two_layers
+    )
+    made, parts = [], parts_of(config)
+
+    def spy(trainer, parts, inputs, first):
+        made.append((first, inputs.image_size, trainer.update))
+        return distributed_batches(trainer, parts, inputs, first)
+
+    monkeypatch.setattr(loop, "distributed_batches", spy)
+    train(parts, tmp_path / "whole", config, config)
+    assert [place[:2] for place in made] == [(0, 32), (2, 48), (5, 64)]
+    assert made[0][2]._run.experimental_get_tracing_count() == 3
+    assert load_model(tmp_path / "whole" / "model.keras").input_shape == (None, 64, 64, 3)
+    made.clear()
+    interrupted(config, tmp_path / "parts", 4, monkeypatch)
+    assert [place[:2] for place in made] == [(0, 32), (2, 48), (4, 48), (5, 64)]
+    assert_same_run(tmp_path / "whole", tmp_path / "parts", 30)
+
+
+def test_sizes_that_no_network_takes_are_refused(inshop, tmp_path, two_layers):
+    for value in ("16", "64,5000", "a"):
+        with pytest.raises(FirError, match="`progressive_size` must be sizes from 32 to 4096"):
+            small_config(inshop, tmp_path, progressive_size=value)
+    for value in (16, -1):
+        with pytest.raises(FirError, match="`test_size` must be"):
+            small_config(inshop, tmp_path, test_size=value)
+    config = small_config(inshop, tmp_path / "run", test_size=64, **two_layers)
+    with pytest.raises(FirError, match="`test_size` must be the model's 32. Received: 64 pixels"):
+        train(parts_of(config), config.run, config, config)
 
 
 def test_without_a_head_there_is_nothing_to_train_first(inshop, tmp_path, two_layers):

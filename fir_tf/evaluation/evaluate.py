@@ -141,7 +141,7 @@ def _conditions(config: Config, options: EvaluateOptions, found: Measured) -> di
         conditions["cv_fold"] = config.cv_fold
     if options.split == "test":
         conditions["gallery_scope"] = config.gallery_scope
-    conditions |= {"image_size": config.image_size, "resize": config.resize}
+    conditions |= {"image_size": config.eval_size, "resize": config.resize}
     if options.flip:
         conditions["flip"] = "mean of an image and its mirror image"
     if parse_scales(options.scales) != (1.0,):

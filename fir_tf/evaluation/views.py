@@ -53,7 +53,7 @@ def embedder_of(model: keras.Model, config: Config, flip: bool, scales: str) -> 
         FirError: `scales` is wrong.
     """
     network = averaged(networks_at(model, config, parse_scales(scales)), flip)
-    return Embedder(compiled(network, config.image_size), config.image_size, config.resize)
+    return Embedder(compiled(network, config.eval_size), config.eval_size, config.resize)
 
 
 def networks_at(
@@ -64,7 +64,7 @@ def networks_at(
     Args:
         model: keras.Model, of `config`.
         config: Config.
-        scales: tuple of float, see `parse_scales`; the image size times each, to the nearest
+        scales: tuple of float, see `parse_scales`; its image size times each, to the nearest
             multiple of 32 pixels except at 1.
 
     Returns:
@@ -72,9 +72,9 @@ def networks_at(
     """
     networks: dict[int, Network] = {}
     for scale in scales:
-        side = max(_STRIDE, round(config.image_size * scale / _STRIDE) * _STRIDE)
-        if scale == 1 or side == config.image_size:
-            networks[config.image_size] = functools.partial(model, training=False)
+        side = max(_STRIDE, round(config.eval_size * scale / _STRIDE) * _STRIDE)
+        if scale == 1 or side == config.eval_size:
+            networks[config.eval_size] = functools.partial(model, training=False)
             continue
         categories = model.output["category"].shape[-1]
         twin = build_fir(dataclasses.replace(config, weights="none"), side, categories)

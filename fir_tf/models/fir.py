@@ -109,3 +109,20 @@ def search_model(model: keras.Model) -> keras.Model:
     """
     outputs = {name: model.output[name] for name in ("category", "embedding")}
     return keras.Model(model.input, outputs, name=model.name)
+
+
+def for_any_size(network: keras.Model) -> keras.Model:
+    """Lets a network take images of other sizes than it was built for; returns it.
+
+    The layers take any, since nothing in them knows the size but the padding, which is right
+    where each halving finds an even or an odd side as in the network's own size. Keras refuses
+    them at the doors of the model and of its backbone.
+
+    Args:
+        network: keras.Model on the layers of one that `build_fir` returned, such as
+            `training_model`; its backbone takes them too from then on.
+    """
+    for model in [network, *(part for part in network.layers if isinstance(part, keras.Model))]:
+        shapes = [(*[None] * (len(given.shape) - 1), given.shape[-1]) for given in model.inputs]
+        model.input_spec = [keras.layers.InputSpec(shape=shape) for shape in shapes]
+    return network

@@ -42,7 +42,7 @@ def model_card(
         "folder": Path(config.data_dir).resolve().name,
         "licence": _data_licence(config.data_dir),
         "categories": f"{len(categories)}: {', '.join(categories)}",
-        "input": f"{config.image_size} x {config.image_size} pixels, {config.resize}",
+        "input": f"{config.eval_size} x {config.eval_size} pixels, {config.resize}",
     }
     terms = [
         f"{term.weight:g} * {registry.summary('loss', term.loss).rstrip('.')}, by {term.label}"

@@ -64,7 +64,7 @@ def export(options: ExportOptions) -> Path:
             temporary / FACTS,
             {
                 **facts,
-                "image_size": config.image_size,
+                "image_size": config.eval_size,
                 "resize": config.resize,
                 "categories": categories if config.reads("logits") else [],
                 "measured": measured,

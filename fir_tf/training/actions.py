@@ -142,13 +142,13 @@ def validate(
     """Returns the action that measures the validation part.
 
     Args:
-        inputs: InputSettings; `image_size`, `resize`.
+        inputs: InputSettings; `eval_size`, `resize`.
         parts: Parts.
         served: callable without arguments that brings a keras.Model up to date and returns it,
             always the same one.
         gather: Gather, whose clock does not count the time of it.
     """
-    embedder = Embedder(served(), inputs.image_size, inputs.resize)
+    embedder = Embedder(served(), inputs.eval_size, inputs.resize)
     procedure = Procedure("val", classifies="logits" in parts.objective.outputs)
 
     def action(moment: Moment) -> None:

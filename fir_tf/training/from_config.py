@@ -73,7 +73,10 @@ def make_parts(config: Config, catalogue: Catalogue, sampler: Sampler) -> Parts:
 def _needs_plain(config: Config, strategy: tf.distribute.Strategy) -> bool:
     """Whether what is trained is not what is validated and saved."""
     precision = choose_precision(config.mixed_precision)
-    return precision != "float32" or strategy.num_replicas_in_sync > 1 or config.ema > 0
+    other_size = config.eval_size != config.image_size
+    return (
+        precision != "float32" or strategy.num_replicas_in_sync > 1 or config.ema > 0 or other_size
+    )
 
 
 def train_config(config: Config) -> Path:
@@ -115,7 +118,7 @@ def train_config(config: Config) -> Path:
         parts = make_parts(config, catalogue, sampler)
     if _needs_plain(config, strategy):
         plain = dataclasses.replace(config, weights="none")
-        parts.plain = build_fir(plain, config.image_size, len(catalogue.categories))
+        parts.plain = build_fir(plain, config.eval_size, len(catalogue.categories))
     if config.dry_run:
         log.info(_try_one_step(parts, config))
         return Path(config.run)

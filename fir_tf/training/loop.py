@@ -1,6 +1,7 @@
 """A training run from its parts to its folder."""
 
 import contextlib
+import dataclasses
 import logging
 import os
 import signal
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
+import keras
 import tensorflow as tf
 from tqdm import tqdm
 
@@ -70,7 +72,7 @@ def train(
         parts: Parts.
         run: str or Path, the folder; made where there is none.
         loop: LoopSettings; the paper's when not given.
-        inputs: InputSettings; `image_size` is the model's.
+        inputs: InputSettings; `image_size` is the model's, `test_size` that of `parts.plain`.
 
     Returns:
         Path of the run's folder.
@@ -80,11 +82,8 @@ def train(
         StoppedError: the process was asked to stop.
     """
     run, loop, inputs = Path(run), loop or LoopSettings(), inputs or InputSettings()
-    side = parts.model.input_shape[1]
-    if side != inputs.image_size:
-        raise FirError(
-            f"`image_size` must be the model's {side}. Received: {inputs.image_size} pixels"
-        )
+    _check_size("image_size", parts.model, inputs.image_size)
+    _check_size("test_size", parts.plain or parts.model, inputs.eval_size)
     run.mkdir(parents=True, exist_ok=True)
     write_json(run / "labels.json", {"categories": list(parts.catalogue.categories)})
     steps_per_epoch = updates_per_epoch(parts, loop)
@@ -114,6 +113,12 @@ def train(
     return run
 
 
+def _check_size(flag: str, model: keras.Model, size: int) -> None:
+    side = model.input_shape[1]
+    if side != size:
+        raise FirError(f"`{flag}` must be the model's {side}. Received: {size} pixels")
+
+
 @contextlib.contextmanager
 def _own_folder(run: Path, strategy: tf.distribute.Strategy) -> Iterator[Path]:
     """Yields where this worker writes: all take part in saving, the first one's files are the run.
@@ -132,6 +137,16 @@ def updates_per_epoch(parts: Parts, loop: LoopSettings) -> int:
     return max(1, round(parts.sampler.steps_per_epoch / loop.accumulate))
 
 
+def stages(sizes: Sequence[int], steps: int) -> dict[int, int]:
+    """Returns {first update: side of the images}, stages of equally many updates of a run.
+
+    Args:
+        sizes: sequence of int, the sides in pixels, one a stage (Tan and Le 2021, algorithm 1).
+        steps: int, updates of the run.
+    """
+    return {number * steps // len(sizes): side for number, side in enumerate(sizes)}
+
+
 class _Steps:
     """The steps of a run and what happens beside them."""
 
@@ -146,11 +161,13 @@ class _Steps:
     ) -> None:
         self._parts, self._trainer, self._checkpoints = parts, trainer, checkpoints
         self._folder, self._loop, self._inputs = folder, loop, inputs
+        self._stages: dict[int, int] = {}
         self._gather = actions.Gather(parts.sampler.size * loop.accumulate, parts.catalogue)
 
     def run(self, steps_per_epoch: int) -> None:
         """Goes on from the checkpoints' step to the end."""
         start, steps = int(self._checkpoints.step), self._loop.epochs * steps_per_epoch
+        self._stages = stages(self._inputs.training_sizes(), steps)
         with (
             contextlib.closing(RunLog(self._folder, start)) as run_log,
             _stop_requests() as asked,
@@ -191,9 +208,10 @@ class _Steps:
         asked: Sequence[int],
     ) -> None:
         loop, trainer, moment = self._loop, self._trainer, None
-        every = steps_per_epoch * loop.eval_every
-        batches = distributed_batches(trainer, self._parts, self._inputs, step * loop.accumulate)
+        every, batches = steps_per_epoch * loop.eval_every, self._batches(step)
         while step < steps and not (moment and moment.stop):
+            if moment and step in self._stages:
+                batches = self._batches(step)
             count = min(self._until_return(step, every), steps - step)
             self._gather.add(*trainer.update(batches, count, step < trainer.frozen))
             step += count
@@ -222,13 +240,21 @@ class _Steps:
         if moment and moment.stop:
             log.info(f"ended at step {step} of {steps}: {moment.stop}")
 
+    def _batches(self, step: int) -> Iterator[dict[str, tf.Tensor]]:
+        """The batches from an update on, of the size of its stage."""
+        side = self._stages[max(first for first in self._stages if first <= step)]
+        inputs = dataclasses.replace(self._inputs, image_size=side)
+        first = step * self._loop.accumulate
+        return distributed_batches(self._trainer, self._parts, inputs, first)
+
     def _until_return(self, step: int, every: int) -> int:
         """How many steps can be made before something is to be done beside them."""
         loop = self._loop
         first, last = loop.profiled() or (1, 0)
+        marks = (first - 1, last, self._trainer.frozen, *self._stages)
         return min(
             loop.steps_per_loop,
             loop.log_every - step % loop.log_every,
             every - step % every,
-            *(mark - step for mark in (first - 1, last, self._trainer.frozen) if mark > step),
+            *(mark - step for mark in marks if mark > step),
         )

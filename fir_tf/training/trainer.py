@@ -12,7 +12,7 @@ from fir_tf.datasets.catalogue import Catalogue
 from fir_tf.errors import FirError
 from fir_tf.input.batches import training_batches
 from fir_tf.losses.objective import Objective
-from fir_tf.models.fir import training_model
+from fir_tf.models.fir import for_any_size, training_model
 from fir_tf.samplers.sampler import Sampler
 from fir_tf.training.distribution import make_strategy
 from fir_tf.training.frozen import backbone_of
@@ -31,8 +31,8 @@ class Parts:
         objective: Objective of the sampler's batches.
         sampler: Sampler.
         catalogue: Catalogue with the model's categories; `train` is trained on, `val` validated.
-        plain: keras.Model, the same network in float32 on one device, which is validated and
-            saved; None where `model` is one.
+        plain: keras.Model, the same network in float32 on one device, of the size that is tested
+            at, which is validated and saved; None where `model` is one.
         actions: sequence of callables of a `fir_tf.training.actions.Moment`, called beside the
             steps.
         strategy: tf.distribute.Strategy of the devices; that of one device when not given.
@@ -110,7 +110,7 @@ def build_trainer(parts: Parts, loop: LoopSettings, steps_per_epoch: int) -> Tra
         )
     schedule = make_schedule(loop, steps_per_epoch)
     with strategy.scope():
-        network = training_model(model)
+        network = for_any_size(training_model(model))
         parts.build()
         variables = _reached(model, network, parts.objective.outputs)
         if not variables:

@@ -46,7 +46,7 @@ class Export:
 
     def embedder(self, network: Network | keras.Model) -> Embedder:
         """Returns what embeds photos by a form of the network, with the run's preprocessing."""
-        return Embedder(network, self.config.image_size, self.config.resize)
+        return Embedder(network, self.config.eval_size, self.config.resize)
 
     def catalogue(self) -> Catalogue:
         """Loads the run's data, or that of `options.data_dir`.

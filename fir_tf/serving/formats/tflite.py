@@ -76,7 +76,7 @@ def _representative(export: Export) -> Callable[[], Iterator[list[tf.Tensor]]]:
     chosen = catalogue.rows(order[:REPRESENTATIVE_IMAGES])
 
     def images() -> Iterator[list[tf.Tensor]]:
-        batches, _ = ordered_batches(chosen.files(), config.image_size, config.resize, 1)
+        batches, _ = ordered_batches(chosen.files(), config.eval_size, config.resize, 1)
         for batch in batches:
             yield [batch["images"]]
 
