@@ -334,6 +334,11 @@ class Config(InputSettings, ModelSettings, LoopSettings):
         "source has categories only.",
         within="[0, 1)",
     )
+    interpolate: bool = option(
+        False,
+        "After training take the weights between the backbone's at the start and the best model's "
+        "that do best on the validation part (WiSE-FT).",
+    )
     label_smoothing: float = option(
         0.0, "Share of a classification's target spread evenly over all classes.", within="[0, 1)"
     )

@@ -535,7 +535,8 @@ def two_layers(monkeypatch):
         maps = conv(images)
         return keras.Model(images, FusedBatchNormalization(name="layer1.0.bn1")(maps), name=name)
 
-    monkeypatch.setattr(fir, "build_backbone", build)
+    for module in (fir, from_config):
+        monkeypatch.setattr(module, "build_backbone", build)
     monkeypatch.setattr(batches, "training_view", cheap_view)
     monkeypatch.setattr(loop, "training_curves", lambda *_: None)
     return {"backbone": "resnet50_v15", "batch_norm": "batch"}
@@ -656,6 +657,64 @@ def test_sizes_that_no_network_takes_are_refused(inshop, tmp_path, two_layers):
     config = small_config(inshop, tmp_path / "run", test_size=64, **two_layers)
     with pytest.raises(FirError, match="`test_size` must be the model's 32. Received: 64 pixels"):
         train(parts_of(config), config.run, config, config)
+
+
+@pytest.mark.slow
+def test_the_weights_in_between_are_chosen_on_validation_items(tmp_path, two_layers, monkeypatch):
+    """Every share measured anew; the model is the best one, and stays it."""
+    root = write_inshop(tmp_path / "data", inshop_rows(train_items=24))
+    flags = {"weights": "start.h5", "interpolate": True, "learning_rate": 0.3, "test_size": 64}
+    config = small_config(root, tmp_path / "run", epochs=1, val_fraction=0.5, **flags, **two_layers)
+    # Items that nobody can tell apart: what is found depends on every weight.
+    catalogue = load_training(config)
+    places = np.flatnonzero(catalogue.split == "val")
+    catalogue.item[places] = np.random.default_rng(0).permutation(catalogue.item[places])
+    monkeypatch.setattr(from_config.datasets, "load_training", lambda _: catalogue)
+    run = from_config.train_config(config)
+    told = json.loads((run / "interpolation.json").read_text())
+    end, model = (load_model(run / name) for name in ("model_end.keras", "model.keras"))
+    start = fir.build_backbone(config.backbone, 64, "start.h5")
+    # The backbone's six come first, in the order of its layers.
+    first, last = start.get_weights(), end.get_weights()
+    assert [a.shape for a in first] == [a.shape for a in last[:6]] and len(last) == 10
+    twin, found = load_model(run / "model_end.keras"), []
+    embedder = Embedder(twin, 64, "crop")
+
+    def between(share):
+        mixed = [(1 - share) * a + share * b for a, b in zip(first, last[:6], strict=True)]
+        return [*mixed, *last[6:]]
+
+    for share in range(11):
+        twin.set_weights(between(share / 10))
+        measured = measure(embedder, catalogue, Procedure("val"))
+        found.append([share / 10, pytest.approx(measured.values["mAP@R"], abs=1e-6)])
+    assert told["curve"] == found and len({value for _, value in told["curve"]}) > 2
+    assert read_history(run)["val/mAP@R"][-1][1] == pytest.approx(told["curve"][-1][1])
+    best = max(value for _, value in told["curve"])
+    assert told["share"] == max(share for share, value in told["curve"] if value == best)
+    for a, b in zip(model.get_weights(), between(told["share"]), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+    written = (run / "model.keras").read_bytes()
+    from_config.train_config(config)
+    assert (run / "model.keras").read_bytes() == written
+    # Stopped before the last file: from the end's model again, not from what became of it.
+    (run / "interpolation.json").unlink()
+    from_config.train_config(config)
+    assert json.loads((run / "interpolation.json").read_text()) == told
+
+
+def test_without_start_or_validation_there_is_nothing_in_between(inshop, tmp_path):
+    for values, message in (
+        ({"weights": "none"}, "needs weights to start from. Received: --weights=none"),
+        (
+            {"weights": "a.h5", "val_fraction": 0.0},
+            "has none. Give --val_fraction, or leave it out",
+        ),
+    ):
+        config = small_config(inshop, tmp_path / "run", interpolate=True, **values)
+        with pytest.raises(FirError, match=message):
+            from_config.train_config(config)
+    assert not (tmp_path / "run").exists()
 
 
 def test_without_a_head_there_is_nothing_to_train_first(inshop, tmp_path, two_layers):

@@ -14,14 +14,17 @@ import tensorflow as tf
 from fir_tf import datasets, registry
 from fir_tf.config import Config
 from fir_tf.datasets.catalogue import Catalogue
+from fir_tf.evaluation.measure import Procedure
 from fir_tf.hygiene.findings import quick_check
 from fir_tf.losses.objective import Objective, make_losses
+from fir_tf.models.backbones import build_backbone
 from fir_tf.models.fir import build_fir
 from fir_tf.models.pretrained import imagenet_weights, notice
 from fir_tf.run import open_run
 from fir_tf.samplers.choose import describe_undrawn, make_sampler
 from fir_tf.samplers.sampler import Sampler
-from fir_tf.training.distribution import make_strategy
+from fir_tf.training.distribution import make_strategy, worker_index
+from fir_tf.training.interpolate import check_interpolation, interpolate
 from fir_tf.training.loop import train, updates_per_epoch
 from fir_tf.training.precision import choose_precision, policy
 from fir_tf.training.trainer import Parts, build_trainer, distributed_batches
@@ -102,6 +105,8 @@ def train_config(config: Config) -> Path:
     if not catalogue.categories:
         # The network has its category output whether or not a loss trains it.
         catalogue = catalogue.with_categories(["unknown"])
+    if config.interpolate:
+        check_interpolation(config.weights, catalogue)
     for line in quick_check(catalogue):
         log.info(line)
     sampler = make_sampler(catalogue, config)
@@ -122,7 +127,12 @@ def train_config(config: Config) -> Path:
     if config.dry_run:
         log.info(_try_one_step(parts, config))
         return Path(config.run)
-    return train(parts, config.run, config, config)
+    run = train(parts, config.run, config, config)
+    if config.interpolate and not worker_index(strategy):
+        start = build_backbone(config.backbone, config.eval_size, config.weights)
+        procedure = Procedure("val", classifies=config.reads("logits"))
+        interpolate(run, start, catalogue, config.resize, procedure)
+    return run
 
 
 def _try_one_step(parts: Parts, config: Config) -> str:
