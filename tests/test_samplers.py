@@ -184,7 +184,7 @@ def test_fewer_items_than_p_take_more_images_each():
     number=st.integers(0, 3),
 )
 def test_items_of_one_category_stand_together(catalogue, kinds, count, seed, number):
-    """A pass in a plain loop: whole runs first, then what is left, and every item once."""
+    """A pass in a plain loop: whole blocks first, then what is left, and every item once."""
     labels, rows = catalogue
     category = np.where(labels < 0, -1, np.array(kinds)[labels]).astype(np.int32)
     items = sorted({int(labels[row]) for row in rows if labels[row] >= 0})
@@ -201,8 +201,8 @@ def test_items_of_one_category_stand_together(catalogue, kinds, count, seed, num
     assert sorted(heads[: len(items)]) == items, "every item once a pass"
     assert heads[len(items) :] == heads[: len(heads) - len(items)], "filled from its beginning"
     whole = sum(len(own) // count for own in members.values())
-    for run in range(whole):
-        together = {kinds[item] for item in heads[run * count : (run + 1) * count]}
+    for block in range(whole):
+        together = {kinds[item] for item in heads[block * count : (block + 1) * count]}
         assert len(together) == 1 and together != {-1}
     rest = [kinds[item] for item in heads[whole * count : len(items)]]
     for kind, own in members.items():

@@ -6,9 +6,9 @@ from numpy.typing import ArrayLike
 
 from fir_tf.datasets.catalogue import CONSUMER
 from fir_tf.errors import FirError
+from fir_tf.samplers.blocks import Blocks
 from fir_tf.samplers.draws import distinct, integers, shuffled
 from fir_tf.samplers.groups import Groups, check_groups, plural
-from fir_tf.samplers.runs import Runs
 from fir_tf.samplers.sampler import Request
 
 
@@ -59,7 +59,7 @@ class PKSampler:
         self.size = size
         self._seed = seed
         self._noun = noun
-        self._runs: Runs | None = None
+        self._blocks: Blocks | None = None
         self._shops: np.ndarray | None = None
         self.batches_per_pass = -(-len(self._groups) // self.groups_per_batch)
         images = len(self._groups.rows) / (len(self._groups) * self.per_group)
@@ -77,8 +77,8 @@ class PKSampler:
         pass_seed = tf.stack([tf.constant(self._seed, tf.int32), turn])
         chosen = (
             shuffled(position, pass_seed, len(groups))
-            if self._runs is None
-            else tf.gather(self._runs(pass_seed), position)
+            if self._blocks is None
+            else tf.gather(self._blocks(pass_seed), position)
         )
         start, length = tf.gather(groups.start, chosen), tf.gather(groups.length, chosen)
 
@@ -98,7 +98,7 @@ class PKSampler:
         return tf.gather(groups.rows, tf.ensure_shape(index, [self.size]))
 
     def of_one_category(self, category: np.ndarray, count: int) -> None:
-        """Puts `count` groups of one category beside each other in a batch, see `Runs`.
+        """Puts `count` groups of one category beside each other in a batch, see `Blocks`.
 
         Negatives of the anchor's own category are the hard ones. A pass still visits every group
         once. Groups whose category has fewer left, or none, come at the end of a pass, as many of
@@ -127,7 +127,7 @@ class PKSampler:
                 f"`items_per_category` needs two {plural(self._noun)} of one category, and there "
                 f"are none. Received: {count}"
             )
-        self._runs = Runs(own, count)
+        self._blocks = Blocks(own, count)
 
     def of_both_domains(self, consumer: np.ndarray) -> None:
         """Draws a group's K images half from its consumer's and half from its other photos.
@@ -177,10 +177,11 @@ class PKSampler:
             f"{self.groups_per_batch} x {self.per_group}: {self.groups_per_batch} of "
             f"{len(self._groups)} {plural(self._noun)}, {self.per_group} images each"
         )
-        if self._runs is not None:
+        if self._blocks is not None:
+            count, rest = self._blocks.count, self._blocks.rest
             told += (
-                f", {self._runs.count} of a category together ({self._runs.rest} at the end of a "
-                "pass, of what is left of their categories)"
+                f", {count} of a category together ({rest} at the end of a pass, of what is left "
+                "of their categories)"
             )
         if self._shops is not None:
             told += f", from both domains ({self._both} of {len(self._groups)} have both)"

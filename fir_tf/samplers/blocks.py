@@ -4,10 +4,10 @@ import numpy as np
 import tensorflow as tf
 
 
-class Runs:
-    """Random orders of groups in runs of `count` groups of one category.
+class Blocks:
+    """Random orders of groups in blocks of `count` groups of one category.
 
-    In each order the groups of a category are shuffled and cut into runs of `count`. Whole runs
+    In each order the groups of a category are shuffled and cut into blocks of `count`. Whole ones
     come first, in random order; then, in random order too, what is left of each category, together
     as far as it goes. A group of no known category is left alone.
 
@@ -17,7 +17,7 @@ class Runs:
 
     Attributes:
         count: int.
-        rest: int, groups that are in no whole run.
+        rest: int, groups that are in no whole block.
     """
 
     def __init__(self, category: np.ndarray, count: int) -> None:
@@ -27,20 +27,20 @@ class Runs:
         _, self._category, sizes = np.unique(
             np.where(category < 0, alone, category), return_inverse=True, return_counts=True
         )
-        # In the order of categories, a place's run is the same whatever group stands there.
+        # In the order of categories, a place's block is the same whatever group stands there.
         owner = np.repeat(np.arange(len(sizes)), sizes)
         rank = np.arange(len(owner)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
         partial = rank // count >= sizes[owner] // count
         self.rest = int(partial.sum())
-        _, self._run = np.unique(np.stack([owner, rank // count]), axis=1, return_inverse=True)
-        self._run, self._partial = self._run.reshape(-1), partial
+        _, self._block = np.unique(np.stack([owner, rank // count]), axis=1, return_inverse=True)
+        self._block, self._partial = self._block.reshape(-1), partial
 
     def __call__(self, seed: tf.Tensor) -> tf.Tensor:
         """Returns int32 [groups], the groups in the order of a seed, int32 [2]."""
         seeds = tf.random.split(seed, 2)
-        size = len(self._run)
+        size = len(self._block)
         key = tf.random.stateless_uniform([size], seeds[0], dtype=tf.float64)
         by_category = tf.argsort(tf.cast(self._category, tf.float64) + key)
         key = tf.random.stateless_uniform([size], seeds[1], dtype=tf.float64)
-        key = tf.gather(key, self._run) + tf.cast(self._partial, tf.float64)
+        key = tf.gather(key, self._block) + tf.cast(self._partial, tf.float64)
         return tf.gather(by_category, tf.argsort(key, stable=True))
