@@ -7,7 +7,6 @@ from fir_tf import registry
 from fir_tf.config import PHOTO_RULE, REMOVED_MAX
 from fir_tf.errors import FirError
 from fir_tf.options import Improvements, Views, at_least, check_share
-from fir_tf.search import where
 from fir_tf.settings import PLUGINS_HELP, check_parts, option
 
 _INDEX_HELP = "Address of the index: a folder, or what python search.py lists."
@@ -17,6 +16,10 @@ _MODEL_HELP = (
 )
 _IMAGES_HELP = "The photos' folder; the one the index was made from when not given."
 _PLUGINS_HELP = f"{PLUGINS_HELP} Those of the model's run are known."
+_WHERE_HELP = (
+    "Only what this allows, such as \"price < 50 and brand in ('A', 'B') and not sold_out = "
+    'true"; columns are those of the feed or table, and path, item, category, domain.'
+)
 _EFFORT_HELP = "How far an approximate FAISS index searches: 2 looks at twice as much."
 
 
@@ -84,7 +87,7 @@ class QueryOptions(Improvements):
     )
     category: str = option("", "Only these categories of the index, separated by commas.")
     domain: str = option("", "Only shop or only consumer photos.", ("", "shop", "consumer"))
-    where: str = option("", where.HELP)
+    where: str = option("", _WHERE_HELP)
     sheet: str = option(
         "",
         "Picture of the results of the first queries, PNG, JPEG or WebP; --nosheet for none.",

@@ -14,7 +14,7 @@ from fir_tf.search.engines.base import Record
 MOST_VALUES = 50
 """int, a column with more different texts is not offered as a list to choose from."""
 
-SHOWN = ("title", "price", "currency", "availability", "link")
+SHOWN = ("title", "price", "price_currency", "availability", "link")
 """tuple of str, the columns that a person is told of a result, as product feeds name them."""
 
 # In an engine's language a name stands between these.

@@ -19,11 +19,6 @@ from typing import NoReturn
 from fir_tf.errors import FirError
 from fir_tf.search.conditions import AllOf, AnyOf, Comparison, Condition, Known, Not, OneOf, Value
 
-HELP = (
-    "Only what this allows, such as \"price < 50 and brand in ('A', 'B') and not sold_out = "
-    'true"; columns are those of the feed or table, and path, item, category, domain.'
-)
-
 _TOKEN = re.compile(
     r"""\s*(?:
     (?P<text>'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`)
@@ -78,7 +73,10 @@ class _Parser:
 
     def _wrong(self, why: str, place: int) -> NoReturn:
         line = self._text.replace("\n", " ").replace("\t", " ")
-        raise FirError(f"`where`: {why}:\n  {line}\n  {' ' * place}^\nSuch as: {HELP}")
+        raise FirError(
+            f"`where`: {why}:\n  {line}\n  {' ' * place}^\n"
+            "Such as: price < 50 and brand in ('A', 'B') and not sold_out = true"
+        )
 
     def _expected(self, what: str) -> NoReturn:
         _, text, place = self._tokens[self._next]
