@@ -9,7 +9,7 @@ from typing import Any
 from fir_tf import __version__, files, registry
 from fir_tf.errors import FirError
 from fir_tf.losses import grammar
-from fir_tf.settings import PLUGINS_HELP, check_settings, option
+from fir_tf.settings import COLUMNS_HELP, PLUGINS_HELP, check_settings, option
 
 _PLUGINS = "plugins.json"
 # The smallest side of an image, which a network brings down to one place.
@@ -269,9 +269,11 @@ class Config(InputSettings, ModelSettings, LoopSettings):
     data_dir: str = option(
         "data/inshop",
         "Folder of the data set, or its img_highres or Anno_fine folder to take that one; with "
-        f"--dataset=table the CSV or Parquet file. In a plain folder: {PHOTO_RULE}",
+        "--dataset=table the CSV or Parquet file, with --dataset=feed the product feed. "
+        f"In a plain folder: {PHOTO_RULE}",
         path=True,
     )
+    columns: str = option("", COLUMNS_HELP)
     extra_data: str = option(
         "",
         "Further sources of training images, as dataset:path[,dataset:path...]; each image takes "

@@ -8,7 +8,7 @@ from typing import Any
 
 from fir_tf import registry
 from fir_tf.errors import FirError
-from fir_tf.settings import PLUGINS_HELP, option
+from fir_tf.settings import COLUMNS_HELP, PLUGINS_HELP, option
 from fir_tf.shell import quiet_import
 
 log = logging.getLogger(__package__)
@@ -49,6 +49,7 @@ class EvaluateOptions(Improvements, Views):
         "Layout of the data; the run's own when not given.",
         part="dataset",
     )
+    columns: str = option("", f"{COLUMNS_HELP} The run's own when neither these nor --dataset are.")
     gallery_scope: str = option(
         "",
         "Gallery of Consumer-to-Shop: the shop images of the test set, or those of val and test; "
@@ -118,6 +119,7 @@ class ExportOptions:
         "the path of a folder <category>/<item>/<view>.jpg or of a table.",
         path=True,
     )
+    columns: str = option("", f"{COLUMNS_HELP} Those of --gallery.")
     gallery_split: str = option(
         "gallery", "Part of --gallery that is searched: its gallery, or all.", ("gallery", "all")
     )

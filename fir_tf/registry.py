@@ -147,6 +147,7 @@ KINDS = {
             "consumer2shop": "fir_tf.datasets.deepfashion:load_consumer2shop",
             "folder": "fir_tf.datasets.folder:load_folder",
             "table": "fir_tf.datasets.table:load_table",
+            "feed": "fir_tf.datasets.feed:load_feed",
         },
     ),
 }

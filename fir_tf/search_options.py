@@ -7,7 +7,7 @@ from fir_tf import registry
 from fir_tf.config import PHOTO_RULE, REMOVED_MAX
 from fir_tf.errors import FirError
 from fir_tf.options import Improvements, Views, at_least, check_share
-from fir_tf.settings import PLUGINS_HELP, check_parts, option
+from fir_tf.settings import COLUMNS_HELP, PLUGINS_HELP, check_parts, option
 
 _INDEX_HELP = "Address of the index: a folder, or what python search.py lists."
 _MODEL_HELP = (
@@ -34,12 +34,14 @@ class IndexOptions(Views):
     )
     images: str = option(
         "",
-        "Folder of photos, <category>/<item>/<view>.jpg or any other depth, or a table of them "
-        f"(CSV or Parquet: path, and any of item, category, domain). In a folder: {PHOTO_RULE}",
+        "Folder of photos, <category>/<item>/<view>.jpg or any other depth, a table of them (CSV "
+        "or Parquet: path, and any of item, category, domain) or a product feed (Google Merchant's "
+        f"as text or XML, Product Search's CSV, JSON Lines). In a folder: {PHOTO_RULE}",
         path=True,
     )
     index: str = option("", _INDEX_HELP, path=True)
     dataset: str = option("", "Layout of --images where it is that of a benchmark.", part="dataset")
+    columns: str = option("", COLUMNS_HELP)
     split: str = option(
         "", "Parts of a benchmark or table to index, such as gallery; all when not given."
     )

@@ -50,6 +50,12 @@ PLUGINS_HELP = (
 )
 
 
+COLUMNS_HELP = (
+    "Other names for the columns of a table or a feed, such as item=sku,path=photo: what (path, "
+    "item, category, domain, split) and the file's name for it."
+)
+
+
 def help_of(field: dataclasses.Field) -> str:
     """Returns the help text of an option, with the names where it is that of a part."""
     kind, choices = field.metadata.get("part"), field.metadata.get("choices") or ()

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import gzip
 import re
 import sys
 import unicodedata
@@ -20,6 +21,7 @@ from fir_tf.config import Config
 from fir_tf.datasets import load, load_training
 from fir_tf.datasets.catalogue import CONSUMER, SHOP, Catalogue, split_off_validation
 from fir_tf.datasets.labels import known
+from fir_tf.datasets.naming import parse_columns
 from fir_tf.datasets.sources import merge_training, parse_sources
 from fir_tf.errors import FirError
 from fir_tf.input import batches
@@ -77,12 +79,13 @@ def test_a_csv_is_read_cell_by_cell(tmp_path, delimiter):
     check_table(load("table", path))
 
 
-def test_other_columns_are_ignored_aloud_and_lines_count_quoted_line_ends(tmp_path):
+def test_other_columns_are_metadata_and_lines_count_quoted_line_ends(tmp_path):
     rows = [{"Price": "1,5", "Text": "two\nlines", **row} for row in ROWS]
     catalogue = load("table", write_table(tmp_path / "shop.csv", rows))
     check_table(catalogue)
     assert catalogue.line.tolist() == [2, 4, 6, 8, 10, 12]
-    assert catalogue.notes == (f"note: ignored columns of {tmp_path / 'shop.csv'}: price, text",)
+    assert catalogue.notes == ()
+    assert catalogue.metadata(3) == {"price": 1.5, "text": "two\nlines"}
 
 
 @pytest.mark.parametrize("item", [str, int, float])
@@ -161,7 +164,10 @@ def test_blank_lines_and_roundabout_paths_are_taken_in_stride(tmp_path):
         ("path,split\n../a.jpg,train\n", r"x.csv:2: an image path must stay below .*'../a.jpg'"),
         ("path,split\na/.././../b.jpg,train\n", "x.csv:2: an image path must stay below"),
         ("path,split\n/a.jpg,train\n", "x.csv:2: an image path must stay below .*'/a.jpg'"),
-        ("path,split\n,train\n", "x.csv:2: an image path must stay below .*Received: ''"),
+        (
+            "path,split\n,train\n",
+            "x.csv has no row with a photo\nskipped .*: 1 of 1 rows.*: line 2",
+        ),
         (
             "path,item,split\na.jpg,1,train\nb.jpg,1,gallery\n",
             "x.csv:3: the item 1 is in the split gallery, but at .*x.csv:2 in train",
@@ -177,8 +183,8 @@ def test_blank_lines_and_roundabout_paths_are_taken_in_stride(tmp_path):
         ("file,item\na.jpg,1\n", "x.csv:1: .* must have a column `path`.*Received: 'file, item'"),
         ("path,path\na.jpg,1\n", "x.csv:1: .* must have `path` once"),
         ("path,item\n", "x.csv has no rows"),
-        ("", "x.csv:1: .* must have a column `path`"),
-        (b"path\n\xff.jpg\n", "x.csv must be text in UTF-8"),
+        ("", "x.csv is empty"),
+        (b"path\na.jpg\n\xff.jpg\n", 'x.csv:3 must be text in UTF-8.*"CSV UTF-8"'),
         ('path,item\na.jpg,1\n"b.jpg,2\n', "x.csv:3: this is no CSV row"),
         ("path,split\na.jpg,train\n", r"1 of 1 image files do not exist:\n  .*x.csv:2: .*a.jpg"),
         ("path,item\na.jpg,1\nb.jpg,2\n", r"the split '\w+' is empty: .*has 2 images of 2 items"),
@@ -190,12 +196,16 @@ def test_bad_tables_name_file_and_line(tmp_path, text, message):
         load("table", path)
 
 
-def test_what_is_no_text_is_told_with_what_to_do(tmp_path):
+def test_tables_in_utf_16_and_packed_ones_are_read(tmp_path):
+    write_table(tmp_path / "shop.csv", ROWS)
+    text = (tmp_path / "shop.csv").read_text(encoding="utf-8")
+    marked = b"\xfe\xff" + text.encode("utf-16-be")
+    for contents in (text.encode("utf-16"), marked, gzip.compress(text.encode())):
+        check_table(load("table", write_table(tmp_path / "x.csv", (), text=contents)))
+
+
+def test_an_image_in_place_of_a_table_is_told(tmp_path):
     path = tmp_path / "x.csv"
-    for text in ("path\na.jpg\n".encode("utf-16"), "path\na.jpg\n".encode("utf-16-be")):
-        path.write_bytes(text if text[:1] == b"\xff" else b"\xfe\xff" + text)
-        with pytest.raises(FirError, match=r'x.csv must be text in UTF-8.*UTF-16.*"CSV UTF-8"'):
-            load("table", path)
     write_jpeg(path)
     with pytest.raises(FirError, match="x.csv is an image, no table. Give the folder it lies in"):
         load("table", path)
@@ -210,6 +220,79 @@ def test_paths_of_windows_are_refused_where_slashes_are_meant(tmp_path):
         load("table", path)
     (tmp_path / "a/1.jpg").rename(tmp_path / "a\\1.jpg")
     assert list(load("table", path).path) == ["b\\c.jpg", "a\\1.jpg"]
+
+
+def test_a_table_with_names_of_its_own(tmp_path):
+    rows = [{"Photo file": row["path"], "SKU": row["item"], "split": row["split"]} for row in ROWS]
+    path = write_table(tmp_path / "shop.csv", rows, images=False)
+    write_table(path, ROWS, text=path.read_bytes())
+    columns = "path=photo file, item = sku"
+    catalogue = load("table", path, columns)
+    assert list(catalogue.path) == [row["path"] for row in ROWS]
+    assert names_of(catalogue, "item") == [row["item"] for row in ROWS]
+    assert catalogue.metadata(0) == {"sku": 7.0} and catalogue.metadata(2) == {}
+    pd.read_csv(path, dtype=str).to_parquet(tmp_path / "shop.parquet")
+    assert names_of(load("table", tmp_path / "shop.parquet", columns), "item") == names_of(
+        catalogue, "item"
+    )
+    config = config_of(
+        tmp_path, dataset="table", data_dir=str(path), columns=columns, extra_data=""
+    )
+    assert set(names_of(load_training(config), "item")) == {"7", "", "9"}
+    with pytest.raises(FirError, match="`columns` names those of a table or a feed.*inshop"):
+        load("inshop", tmp_path, columns)
+    with pytest.raises(FirError, match="shop.csv:1: .* must have a column `foto`"):
+        load("table", path, "path=foto")
+    with pytest.raises(FirError, match="shop.csv:2: a row must have a column `ean`, its item"):
+        load("table", path, "path=photo file,item=ean")
+
+
+@pytest.mark.parametrize("text", ["sku", "sku=item", "item=", "item=a,item=b", "item=a;path"])
+def test_columns_that_say_nothing_are_refused(text):
+    if text == "item=a;path":
+        assert parse_columns(text) == {"item": "a;path"}
+        return
+    with pytest.raises(FirError, match="`columns` must be what=name.*Received: '"):
+        parse_columns(text)
+
+
+def test_a_parquet_table_keeps_its_types(tmp_path):
+    frame = pd.DataFrame(
+        {
+            "path": ["a.jpg", "b.jpg", "c.jpg"],
+            "item": ["1", "1", "2"],
+            "split": ["train", "train", "query"],
+            "price": [19.5, 12.495, None],
+            "stock": pd.array([3, None, 0], "Int64"),
+            "sale": pd.array([True, None, False], "boolean"),
+            "code": ["007", "12", ""],
+            "tags": [["red", "long"], [], None],
+            "day": pd.to_datetime(["2026-01-02", None, None]),
+        }
+    )
+    frame.to_parquet(tmp_path / "shop.parquet")
+    for name in frame["path"]:
+        write_jpeg(tmp_path / name)
+    catalogue = load("table", tmp_path / "shop.parquet")
+    types = {name: column.type for name, column in catalogue.columns.items()}
+    assert types == {
+        "price": "number",
+        "stock": "number",
+        "sale": "boolean",
+        "code": "text",
+        "tags": "list",
+        "day": "text",
+    }
+    assert catalogue.metadata(0) == {
+        "price": 19.5,
+        "stock": 3.0,
+        "sale": True,
+        "code": "007",
+        "tags": ("red", "long"),
+        "day": "2026-01-02 00:00:00",
+    }
+    assert catalogue.metadata(1) == {"price": 12.495, "code": "12"}
+    assert catalogue.metadata(2) == {"stock": 0.0, "sale": False}
 
 
 def test_a_missing_table_is_said(tmp_path):

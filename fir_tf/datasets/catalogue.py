@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from fir_tf.datasets.labels import composed
+from fir_tf.datasets.metadata import Column, Value
 from fir_tf.datasets.walk import listed, printable, unreachable
 from fir_tf.errors import FirError
 from fir_tf.files import NO_FILE
@@ -22,6 +23,7 @@ SHOP, CONSUMER = 0, 1
 GALLERY_SCOPES = ("test", "val+test")
 
 _VAL, _TEST = 0.1, 0.3
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,7 +34,8 @@ class Catalogue:
 
     Attributes:
         root: Path, the folder that `path` is relative to.
-        path: str array [n], image files relative to `root`, with forward slashes.
+        path: str array [n], image files relative to `root`, with forward slashes. A loader may
+            leave addresses (`https://...`), see `fir_tf.datasets.photos.local_photos`.
         category: int32 array [n], index into `categories`, -1 where unknown.
         item: int32 array [n], index into `items`, -1 where unknown.
         domain: int8 array [n], 0 for shop photos, 1 for consumer photos, -1 where unknown.
@@ -46,6 +49,10 @@ class Catalogue:
             a line each: which images were taken, how the counts compare with published ones.
         sources: tuple of str, the files or folders that rows came from; (`source`,) by default.
         origin: int16 array [n], index into `sources`; 0 by default.
+        columns: dict of Column by name, all of one length: what else is said of the products, see
+            `metadata`. Empty by default.
+        product: int32 array [n], each image's place in the columns, -1 where it has none. Images of
+            one product share it.
     """
 
     root: Path
@@ -61,12 +68,16 @@ class Catalogue:
     notes: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
     origin: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int16))
+    columns: Mapping[str, Column] = dataclasses.field(default_factory=dict)
+    product: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int32))
 
     def __post_init__(self) -> None:
         if not self.sources:
             object.__setattr__(self, "sources", (self.source,))
             object.__setattr__(self, "origin", np.zeros(len(self.path), np.int16))
-        for name in ("category", "item", "domain", "split", "line", "origin"):
+        if not self.columns:
+            object.__setattr__(self, "product", np.full(len(self.path), UNKNOWN, np.int32))
+        for name in ("category", "item", "domain", "split", "line", "origin", "product"):
             if len(getattr(self, name)) != len(self.path):
                 raise FirError(
                     f"`{name}` must have one value per image ({len(self.path)}). "
@@ -78,8 +89,8 @@ class Catalogue:
 
     def rows(self, mask: ArrayLike) -> "Catalogue":
         """Returns the Catalogue of the rows where `mask` (bool [n] or int rows) selects."""
-        columns = ("path", "category", "item", "domain", "split", "line", "origin")
-        return dataclasses.replace(self, **{name: getattr(self, name)[mask] for name in columns})
+        names = ("path", "category", "item", "domain", "split", "line", "origin", "product")
+        return dataclasses.replace(self, **{name: getattr(self, name)[mask] for name in names})
 
     def part(self, *splits: str) -> "Catalogue":
         """Returns the Catalogue of the rows whose split is one of `splits`."""
@@ -89,6 +100,14 @@ class Catalogue:
         """Returns the image files' full paths, a list of str."""
         root = str(self.root)
         return [os.path.join(root, path) for path in self.path]
+
+    def metadata(self, row: int) -> dict[str, Value]:
+        """Returns what is known of an image's product, by column: title, price, link and so on."""
+        place = int(self.product[row])
+        if place < 0:
+            return {}
+        cells = {name: column[place] for name, column in self.columns.items()}
+        return {name: cell for name, cell in cells.items() if cell is not None}
 
     def location(self, row: int) -> str:
         """Returns `file:line` of a row, for messages."""
@@ -130,6 +149,11 @@ class Catalogue:
                 f"  {split:8s}{images:8d} images{items:8d} items{categories:5d} categories"
             )
         return "\n".join([*lines, *self.notes])
+
+
+def is_address(path: str) -> bool:
+    """Whether an image's path is an address, `scheme://...`, and no file's."""
+    return _ADDRESS.match(path) is not None
 
 
 def encode(names: ArrayLike) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -320,7 +344,8 @@ def take_fold(catalogue: Catalogue, fold: str) -> tuple[Catalogue, Catalogue]:
 def check_paths(catalogue: Catalogue) -> None:
     """Raises FirError naming file and line of a path that leaves the root or stands twice."""
     for row, path in enumerate(catalogue.path):
-        if not path or path[0] == "/" or "\0" in path or ".." in path.split("/"):
+        outside = not path or path[0] == "/" or "\0" in path or ".." in path.split("/")
+        if outside and not is_address(path):
             raise FirError(
                 f"{catalogue.location(row)}: an image path must stay below {catalogue.root}: "
                 f"relative to it and without `..`. Received: {path!r}"

@@ -7,7 +7,7 @@ from typing import NoReturn
 from fir_tf import registry
 from fir_tf.config import PHOTO_RULE
 from fir_tf.errors import FirError
-from fir_tf.settings import PLUGINS_HELP
+from fir_tf.settings import COLUMNS_HELP, PLUGINS_HELP
 from fir_tf.shell import given_path
 
 
@@ -38,7 +38,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_source(parser: argparse.ArgumentParser) -> None:
-    """Adds --plugins, --dataset, --data_dir and --workers to an ArgumentParser."""
+    """Adds --plugins, --dataset, --data_dir, --columns and --workers to an ArgumentParser."""
     parser.add_argument("--plugins", default="", help=PLUGINS_HELP)
     parser.add_argument(
         "--dataset",
@@ -48,8 +48,10 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data_dir",
         required=True,
-        help=f"folder of the data set, or the file of a table. In a plain folder: {PHOTO_RULE}",
+        help="folder of the data set, or the file of a table or a feed. In a plain folder: "
+        f"{PHOTO_RULE}",
     )
+    parser.add_argument("--columns", default="", help=COLUMNS_HELP)
     parser.add_argument(
         "--workers", type=int, default=0, help="processes; 0 is one a core (%(default)s)"
     )

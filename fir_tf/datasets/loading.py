@@ -7,16 +7,20 @@ from pathlib import Path
 from fir_tf import registry
 from fir_tf.config import Config
 from fir_tf.datasets.catalogue import Catalogue, check_files, split_off_validation, take_fold
+from fir_tf.datasets.feeds import format_of
+from fir_tf.datasets.feeds.source import open_source
+from fir_tf.datasets.photos import local_photos
 from fir_tf.datasets.sources import merge_training, parse_sources
 from fir_tf.errors import FirError
 
 
-def load(dataset: str, data_dir: str | Path) -> Catalogue:
+def load(dataset: str, data_dir: str | Path, columns: str = "") -> Catalogue:
     """Loads a data set and checks that its image files exist.
 
     Args:
         dataset: str, a registered data set's name.
-        data_dir: str or Path, its folder, or the file of a table.
+        data_dir: str or Path, its folder, or the file of a table or a feed.
+        columns: str, other names for a file's columns, see `fir_tf.datasets.naming.parse_columns`.
 
     Returns:
         Catalogue.
@@ -24,17 +28,20 @@ def load(dataset: str, data_dir: str | Path) -> Catalogue:
     Raises:
         FirError: for an unknown data set, anything the loader objects to, or missing files.
     """
-    catalogue = registry.get("dataset", dataset)(data_dir)
+    catalogue = load_unchecked(dataset, data_dir, columns)
     check_files(catalogue)
     return catalogue
 
 
-def load_unchecked(dataset: str, data_dir: str | Path, **asked: bool) -> Catalogue:
+def load_unchecked(
+    dataset: str, data_dir: str | Path, columns: str = "", **asked: bool
+) -> Catalogue:
     """Loads a data set without asking whether its files exist.
 
     Args:
         dataset: str, a registered data set's name.
         data_dir: str or Path, see `load`.
+        columns: str, see `load`.
         **asked: what the loader is asked for where it has a parameter of the name. `with_others`,
             as of plain folders: images count that training cannot read (WebP, TIFF, HEIC ...).
             `split_by_hash`, as of tables: whether rows without a split get one.
@@ -43,23 +50,36 @@ def load_unchecked(dataset: str, data_dir: str | Path, **asked: bool) -> Catalog
         Catalogue.
 
     Raises:
-        FirError: for an unknown data set and anything the loader objects to.
+        FirError: for an unknown data set, `columns` where it has none, and anything the loader
+            objects to.
     """
     loader = registry.get("dataset", dataset)
     known = inspect.signature(loader).parameters
-    return loader(data_dir, **{name: value for name, value in asked.items() if name in known})
+    options = {name: value for name, value in asked.items() if name in known}
+    if columns and "columns" not in known:
+        raise FirError(
+            f"`columns` names those of a table or a feed, and --dataset={dataset} has none. "
+            f"Received: {columns!r}"
+        )
+    return local_photos(loader(data_dir, **options, **({"columns": columns} if columns else {})))
 
 
 def layout_of(path: str | Path) -> str:
-    """Returns the data set's name that a path without one means: a table's file, or a folder."""
-    return "table" if os.path.isfile(path) else "folder"
+    """Returns the data set's name that a path without one means: of a file what it has in it."""
+    if not os.path.isfile(path):
+        return "folder"
+    try:
+        return "feed" if format_of(open_source(Path(path))) else "table"
+    except FirError:
+        # Loading it says the same.
+        return "table"
 
 
 def load_training(config: Config) -> Catalogue:
     """Loads what a run trains and validates on: the data set, and the extra training images.
 
     Args:
-        config: Config; `dataset`, `data_dir`, `cv_fold`, `val_fraction`, `extra_data`.
+        config: Config; `dataset`, `data_dir`, `columns`, `cv_fold`, `val_fraction`, `extra_data`.
 
     Returns:
         Catalogue: the data set with its validation items split off, so that they are the same
@@ -70,7 +90,7 @@ def load_training(config: Config) -> Catalogue:
         FirError: as `load`, `take_fold`, `split_off_validation` and `merge_training`.
     """
     extras = parse_sources(config.extra_data)
-    main = load(config.dataset, config.data_dir)
+    main = load(config.dataset, config.data_dir, config.columns)
     if not (main.split == "train").any():
         parts = ", ".join(f"{name}: {count[0]}" for name, count in main.counts().items())
         raise FirError(

@@ -86,6 +86,8 @@ def merge_training(main: Catalogue, extras: Sequence[tuple[str, Catalogue]]) -> 
         source=", ".join(dict.fromkeys(part.source for part in parts)),
         notes=tuple(note for part in parts for note in part.notes),
         sources=tuple(name for part in parts for name in part.sources),
+        # Nothing is trained on it.
+        columns={},
     )
     check_paths(merged)
     return merged

@@ -1,13 +1,14 @@
 """A table of images, CSV or Parquet, as a Catalogue: anyone's own data."""
 
-import codecs
-import csv
+import dataclasses
+import math
 import os
 import posixpath
 import stat
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,19 +22,34 @@ from fir_tf.datasets.catalogue import (
     check_paths,
     encode,
     hash_split,
+    is_address,
 )
+from fir_tf.datasets.feeds.delimited import first_row, read_named
+from fir_tf.datasets.feeds.format import Format, Row, column_name
+from fir_tf.datasets.feeds.source import open_source
+from fir_tf.datasets.gathering import Gathered, gather
 from fir_tf.datasets.labels import known, read_labels
-from fir_tf.datasets.walk import image_kind, unreachable
+from fir_tf.datasets.metadata import Cell
+from fir_tf.datasets.naming import COLUMNS, parse_columns
+from fir_tf.datasets.walk import unreachable
 from fir_tf.errors import FirError
 
-COLUMNS = ("path", "item", "category", "domain", "split")
-# A table's header, its columns by their names, and the int32 line of each row.
-_Cells = tuple[list[str], dict[str, list[str]], np.ndarray]
-
+# Rows of Parquet in memory at a time.
+_PIECE = 8192
+_CSV = Format(
+    "a table",
+    recognises=lambda source: True,
+    rows=read_named,
+    roles={name: (name,) for name in COLUMNS},
+    more_photos="",
+    key="",
+    required=("path",),
+)
+_PARQUET = dataclasses.replace(_CSV, typed=True)
 _DOMAINS = {"": UNKNOWN, "shop": SHOP, "consumer": CONSUMER}
 
 
-def load_table(data_dir: str | Path, split_by_hash: bool = True) -> Catalogue:
+def load_table(data_dir: str | Path, split_by_hash: bool = True, columns: str = "") -> Catalogue:
     """Loads a table of images.
 
     Columns, by their names in the first row and in any order:
@@ -49,13 +65,14 @@ def load_table(data_dir: str | Path, split_by_hash: bool = True) -> Catalogue:
     and their like in any case (`fir_tf.datasets.labels.UNKNOWN_NAMES`, which holds what pandas'
     `na_values` has by default). In a column of whole numbers 12.0 is 12. Notes count both.
 
-    Other columns are ignored, and a note says so. In a CSV file cells are separated by commas,
-    semicolons or tabs, whichever the first row has most of.
+    Other columns are metadata, see `Catalogue.columns`. In a CSV file cells are separated by
+    commas, semicolons or tabs, whichever the first row has most of. `.gz` is read.
 
     Args:
-        data_dir: str or Path, the table: `.csv`, `.tsv` or `.txt`, or `.parquet` (needs pyarrow).
+        data_dir: str or Path, the table: `.csv`, `.tsv` or `.txt`, or Parquet (needs pyarrow).
         split_by_hash: bool; False puts all rows of a table without splits into `gallery`, which
             an index is made of.
+        columns: str, other names for columns, see `fir_tf.datasets.naming.parse_columns`.
 
     Returns:
         Catalogue.
@@ -66,14 +83,34 @@ def load_table(data_dir: str | Path, split_by_hash: bool = True) -> Catalogue:
             split, a path that leaves the table's folder, an image that is listed twice, or an
             item in more than one of train, val and test.
     """
-    path = _existing_file(data_dir)
-    read = _read_parquet if path.suffix.lower() in (".parquet", ".pq") else _read_csv
-    header, columns, line = read(path)
-    if not len(line):
-        raise FirError(f"{path} has no rows below its header")
-    paths = np.array([_find(path.parent, cell) for cell in columns["path"]], object)
-    empty = [""] * len(paths)
-    cells = {name: columns.get(name, empty) for name in COLUMNS}
+    path = existing_file(data_dir)
+    own = parse_columns(columns)
+    form, rows = _PARQUET, _read_parquet
+    if path.suffix.lower() not in (".parquet", ".pq"):
+        form, rows = _CSV, _read_csv
+    gathered = gather(path, rows(path, own), form, own)
+    return catalogue_of(path, found_photos(path, gathered), split_by_hash)
+
+
+def found_photos(path: Path, gathered: Gathered) -> Gathered:
+    """Returns the Gathered whose paths are those that their cells mean."""
+    paths = [_find(path.parent, cell) for cell in gathered.cells["path"]]
+    return dataclasses.replace(gathered, cells=gathered.cells | {"path": paths})
+
+
+def catalogue_of(path: Path, gathered: Gathered, split_by_hash: bool) -> Catalogue:
+    """Makes a Catalogue of what the rows of a file say of photos.
+
+    Args:
+        path: Path of the file.
+        gathered: Gathered.
+        split_by_hash: bool, see `load_table`.
+
+    Raises:
+        FirError: see `load_table`.
+    """
+    cells, line = gathered.cells, gathered.line
+    paths = np.array(cells["path"], object)
     names, item_notes = read_labels("the item", cells["item"])
     item, items = encode(names)
     names, category_notes = read_labels("the category", cells["category"])
@@ -86,8 +123,6 @@ def load_table(data_dir: str | Path, split_by_hash: bool = True) -> Catalogue:
         split = hash_split(paths, item, items, str(path))
     else:
         split = np.full(len(paths), "gallery")
-    ignored = ", ".join(name for name in header if name not in COLUMNS)
-    notes = (f"note: ignored columns of {path}: {ignored}",) if ignored else ()
     catalogue = Catalogue(
         root=path.parent,
         path=paths,
@@ -99,14 +134,16 @@ def load_table(data_dir: str | Path, split_by_hash: bool = True) -> Catalogue:
         items=items,
         source=str(path),
         line=line,
-        notes=(*notes, *item_notes, *category_notes),
+        notes=(*gathered.notes, *item_notes, *category_notes),
+        columns=gathered.columns,
+        product=gathered.product,
     )
     check_paths(catalogue)
     check_items(catalogue)
     return catalogue
 
 
-def _existing_file(data_dir: str | Path) -> Path:
+def existing_file(data_dir: str | Path) -> Path:
     """Returns `data_dir` as a Path; FirError if it is no file, or cannot be reached."""
     path = Path(data_dir)
     try:
@@ -118,7 +155,8 @@ def _existing_file(data_dir: str | Path) -> Path:
     if not there:
         raise FirError(
             "`data_dir` must be a table of images, a CSV or Parquet file with the columns "
-            f"{', '.join(COLUMNS)}. Received: {str(data_dir)!r} (there is no such file)"
+            f"{', '.join(COLUMNS)}, or a product feed. Received: {str(data_dir)!r} (there is no "
+            "such file)"
         )
     return path
 
@@ -130,6 +168,8 @@ def _find(root: Path, cell: str) -> str:
     as it stands, without the blanks, or in another Unicode form.
     """
     bare = cell.strip()
+    if is_address(bare):
+        return bare
     if "\\" in cell:
         _check_slashes(root, bare)
     if bare == cell and cell.isascii():
@@ -172,106 +212,81 @@ def _choice(
     return values
 
 
-def _check_header(path: Path, names: Sequence[str]) -> list[str]:
-    """Returns the header's names in lower case; FirError if `path` is missing or one repeats."""
-    header = [name.strip().lower() for name in names]
-    repeated = sorted({name for name in header if header.count(name) > 1 and name in COLUMNS})
-    if "path" not in header or repeated:
-        what = f"`{repeated[0]}` once" if repeated else "a column `path`"
+def _check_header(path: Path, names: Sequence[str], own: Mapping[str, str]) -> list[str]:
+    """Returns the names of columns; FirError if that of the paths is missing or one repeats."""
+    header = [column_name(name) for name in names]
+    needed = own.get("path", "path")
+    meant = {own.get(name, name) for name in COLUMNS}
+    repeated = sorted({name for name in header if header.count(name) > 1 and name in meant})
+    if needed not in header or repeated:
+        what = f"`{repeated[0]}` once" if repeated else f"a column `{needed}`"
         raise FirError(
             f"{path}:1: the table's header must have {what}; the columns it may have are "
-            f"{', '.join(COLUMNS)}. Received: {', '.join(header)!r}"
+            f"{', '.join(COLUMNS)}, or others by --columns=path=NAME. "
+            f"Received: {', '.join(header)!r}"
         )
     return header
 
 
-def _read_csv(path: Path) -> _Cells:
-    """Returns (header, {column: list of str}, int32 lines) of a CSV file."""
-    lines, before = [], 0
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            first = file.readline()
-            delimiter = max(",;\t", key=first.count)
-            header = _check_header(path, next(csv.reader([first], delimiter=delimiter), []))
-            places = {name: header.index(name) for name in COLUMNS if name in header}
-            columns: dict[str, list[str]] = {name: [] for name in places}
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
-            before = 1
-            for cells in reader:
-                # A quoted cell may span lines: the row stands where it begins.
-                line, before = before + 1, reader.line_num + 1
-                if not any(cells):
-                    continue
-                if len(cells) != len(header):
-                    raise FirError(
-                        f"{path}:{line}: a row must have {len(header)} cells "
-                        f"({', '.join(header)}), separated by {delimiter!r} as the header's. "
-                        f"Received: {len(cells)}"
-                    )
-                lines.append(line)
-                for name, place in places.items():
-                    columns[name].append(cells[place])
-    except UnicodeDecodeError as error:
-        raise _no_text(path, error) from error
-    except csv.Error as error:
-        raise FirError(f"{path}:{before + 1}: this is no CSV row: {error}") from error
-    columns = {name: _stripped(name, cells) for name, cells in columns.items()}
-    return header, columns, np.array(lines, np.int32)
+def _read_csv(path: Path, own: Mapping[str, str]) -> Iterator[Row]:
+    """Yields the Rows of a CSV file."""
+    source = open_source(path)
+    _check_header(path, first_row(source), own)
+    yield from read_named(source, as_it_stands=own.get("path", "path"))
 
 
-def _no_text(path: Path, error: UnicodeDecodeError) -> FirError:
-    """Returns the FirError of a table that is no UTF-8."""
-    with open(path, "rb") as file:
-        start = file.read(26)
-    if image_kind(start):
-        return FirError(
-            f"{path} is an image, no table. Give the folder it lies in, or a table of images with "
-            f"the columns {', '.join(COLUMNS)}"
-        )
-    utf16 = start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    found = "UTF-16, which spreadsheets call Unicode text" if utf16 else error
-    return FirError(
-        f"{path} must be text in UTF-8. Received: {found}. Save it anew; spreadsheets call it "
-        '"CSV UTF-8"'
-    )
-
-
-def _stripped(name: str, cells: list[str]) -> list[str]:
-    """Returns a column's cells without the blanks around them; in a path they may be meant."""
-    return cells if name == "path" else [cell.strip() for cell in cells]
-
-
-def _read_parquet(path: Path) -> _Cells:
-    """Returns (header, {column: list of str}, int32 row numbers from 1) of a Parquet file."""
+def _read_parquet(path: Path, own: Mapping[str, str]) -> Iterator[Row]:
+    """Yields the Rows of a Parquet file, numbered from 1."""
     try:
         import pyarrow as pa
-        from pyarrow import compute, parquet
+        from pyarrow import parquet
     except ImportError as error:
         raise FirError(
             f"reading {path} needs pyarrow: pip install 'fir_tf[parquet]', or give a CSV file"
         ) from error
+    meant = {own.get(name, name) for name in COLUMNS}
+    number = 0
     try:
-        names = parquet.read_schema(path).names
-        header = _check_header(path, names)
-        table = parquet.read_table(
-            path, columns=[name for name, own in zip(names, header, strict=True) if own in COLUMNS]
-        )
+        file = parquet.ParquetFile(path)
+        header = _check_header(path, file.schema_arrow.names, own)
+        for batch in file.iter_batches(_PIECE):
+            columns = [
+                _as_labels(path, name, column) if name in meant else _as_cells(column)
+                for name, column in zip(header, batch.columns, strict=True)
+            ]
+            for cells in zip(*columns, strict=True):
+                number += 1
+                yield number, dict(zip(header, cells, strict=True))
     except (pa.ArrowException, OSError) as error:
         raise FirError(f"{path} is no readable Parquet file. Received: {error}") from error
-    columns = {}
-    for name in table.column_names:
-        values = table.column(name)
-        try:
-            if pa.types.is_floating(values.type):
-                # Whole numbers with gaps come as floats from pandas, gaps as NaN from others.
-                gaps = compute.is_nan(values)
-                values = compute.if_else(gaps, None, values).cast(pa.int64())
-            values = values.cast(pa.string()).fill_null("")
-        except pa.ArrowException as error:
-            raise FirError(
-                f"{path}: the column `{name}` must be text or whole numbers. "
-                f"Received: {table.column(name).type}"
-            ) from error
-        name = name.strip().lower()
-        columns[name] = _stripped(name, values.to_pylist())
-    return header, columns, np.arange(1, table.num_rows + 1, dtype=np.int32)
+
+
+def _as_labels(path: Path, name: str, values: Any) -> list[str]:
+    """Returns a pyarrow Array of text or whole numbers as texts, empty where there is none."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    found = values.type
+    try:
+        if pa.types.is_floating(found):
+            # Whole numbers with gaps come as floats from pandas, gaps as NaN from others.
+            values = compute.if_else(compute.is_nan(values), None, values).cast(pa.int64())
+        texts = values.cast(pa.string()).fill_null("").to_pylist()
+    except pa.ArrowException as error:
+        raise FirError(
+            f"{path}: the column `{name}` must be text or whole numbers. Received: {found}"
+        ) from error
+    return texts if name == "path" else [text.strip() for text in texts]
+
+
+def _as_cells(values: Any) -> list[Cell]:
+    """Returns a pyarrow Array as cells: numbers, truth values, lists of texts, else texts."""
+
+    def cell(value: Any) -> Cell:
+        if value is None or (isinstance(value, float) and not math.isfinite(value)):
+            return ""
+        if isinstance(value, list):
+            return [str(part) for part in value]
+        return value if isinstance(value, str | bool | int | float) else str(value)
+
+    return [cell(value) for value in values.to_pylist()]

@@ -52,6 +52,8 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
         config,
         dataset=options.dataset or config.dataset,
         data_dir=options.data_dir or config.data_dir,
+        # Those of the run are for its own layout.
+        columns=options.columns or ("" if options.dataset else config.columns),
         gallery_scope=options.gallery_scope or config.gallery_scope,
     )
     catalogue = _load(config, run, options.split).with_categories(categories)
@@ -81,7 +83,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
 def _load(config: Config, run: Path, split: str) -> Catalogue:
     if split == "cv_fold" and not config.cv_fold:
         raise FirError(f"`split` cv_fold needs a run of train.py --cv_fold=... Received: {run}")
-    catalogue = datasets.load(config.dataset, config.data_dir)
+    catalogue = datasets.load(config.dataset, config.data_dir, config.columns)
     for note in catalogue.notes:
         log.info(note)
     if split != "test" and config.cv_fold:

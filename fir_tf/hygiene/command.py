@@ -51,7 +51,7 @@ def check(argv: Sequence[str] | None = None) -> int:
         from fir_tf.datasets.loading import load_unchecked
         from fir_tf.hygiene import check as checking
         from fir_tf.hygiene.report import Report, write_check
-    catalogue = load_unchecked(args.dataset, args.data_dir, with_others=True)
+    catalogue = load_unchecked(args.dataset, args.data_dir, args.columns, with_others=True)
     findings = checking.check(catalogue, args.near_duplicates, args.workers)
     report = Report(catalogue, args.dataset, findings, args.strict)
     log.info(report.text().removesuffix("\n"))
@@ -107,7 +107,7 @@ def prepare(argv: Sequence[str] | None = None) -> int:
     with quiet_import():
         from fir_tf.datasets.loading import load_unchecked
         from fir_tf.hygiene import prepare as preparing
-    catalogue = load_unchecked(args.dataset, args.data_dir, with_others=True)
+    catalogue = load_unchecked(args.dataset, args.data_dir, args.columns, with_others=True)
     log.info(catalogue.describe())
     converted, kept, bad = preparing.prepare(
         catalogue,

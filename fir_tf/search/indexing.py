@@ -71,7 +71,7 @@ def prepared(
         FirError: no photos, no model, an index of another model, or more of it to be removed than
             `options` allow. The index is then as it was.
     """
-    listing = read_catalogue(options.images, options.dataset, options.split)
+    listing = read_catalogue(options.images, options.dataset, options.split, options.columns)
     for note in listing.notes:
         log.info(note)
     how = embedding_options(options)

@@ -57,30 +57,34 @@ class Listing:
         return path in self.unreachable
 
 
-def read_catalogue(images: str | Path, dataset: str = "", split: str = "") -> Listing:
+def read_catalogue(
+    images: str | Path, dataset: str = "", split: str = "", columns: str = ""
+) -> Listing:
     """Lists the photos to index.
 
     Args:
-        images: str or Path, a folder or a table.
-        dataset: str, a benchmark's layout (a registered data set's name); empty for a table
-            or for photos in folders of any depth (see `fir_tf.datasets.walk`): the last folder is
+        images: str or Path, a folder, a table or a feed.
+        dataset: str, a benchmark's layout (a registered data set's name); empty for a table, a
+            feed or photos in folders of any depth (see `fir_tf.datasets.walk`): the last folder is
             the item, those above it are the category; one level of folders are categories.
         split: str, parts to take, separated by commas; empty for all.
+        columns: str, other names for a file's columns, see `fir_tf.datasets.loading.load`.
 
     Returns:
         Listing.
 
     Raises:
-        FirError: there is no photo, or an unknown split.
+        FirError: there is no photo, an unknown split, or anything the loader objects to.
     """
     if dataset or os.path.isfile(images):
         # Files that are missing are listed with those that cannot be read.
         name = dataset or layout_of(images)
-        catalogue = load_unchecked(name, images, split_by_hash=False)
+        catalogue = load_unchecked(name, images, columns, split_by_hash=False)
         listing = Listing(catalogue.root, _labelled(catalogue, _splits(split)), catalogue.notes)
     else:
-        if split:
-            raise FirError(f"`split` needs --dataset or a table. Received: {split!r}")
+        for what, value in (("split", split), ("columns", columns)):
+            if value:
+                raise FirError(f"`{what}` needs --dataset, a table or a feed. Received: {value!r}")
         found = find_photos(images)
         records = [_from_path(path) for path in found.photos]
         skipped = [path for why in (NO_IMAGE, SPECIAL) for path in found.skipped.get(why, ())]

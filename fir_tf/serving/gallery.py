@@ -44,14 +44,17 @@ class GalleryTable:
     source: str
 
 
-def load_gallery(spec: str, split: str, embedder: Embedder) -> tuple[GalleryTable, Catalogue]:
+def load_gallery(
+    spec: str, split: str, embedder: Embedder, columns: str = ""
+) -> tuple[GalleryTable, Catalogue]:
     """Embeds the images that the export's gallery is to hold.
 
     Args:
         spec: str, `dataset:path` with a registered data set's name, or the path of a
-            folder in the layout `folder` or of a file for `table`.
+            folder in the layout `folder` or of a file for `table` or `feed`.
         split: "gallery", or "all" for the images of every split.
         embedder: Embedder of the network that is served.
+        columns: str, other names for a file's columns, see `fir_tf.datasets.loading.load`.
 
     Returns:
         (GalleryTable, Catalogue of the data's queries, possibly empty).
@@ -62,7 +65,7 @@ def load_gallery(spec: str, split: str, embedder: Embedder) -> tuple[GalleryTabl
     name, colon, path = spec.partition(":")
     if not colon or name not in registry.names("dataset"):
         name, path = layout_of(spec), spec
-    catalogue = datasets.load(name, path)
+    catalogue = datasets.load(name, path, columns)
     for note in catalogue.notes:
         log.info(note)
     part = catalogue if split == "all" else catalogue.part("gallery")

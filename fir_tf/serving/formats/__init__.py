@@ -54,7 +54,8 @@ class Export:
         Raises:
             FirError: it cannot be loaded.
         """
-        return datasets.load(self.config.dataset, self.options.data_dir or self.config.data_dir)
+        data_dir = self.options.data_dir or self.config.data_dir
+        return datasets.load(self.config.dataset, data_dir, self.config.columns)
 
 
 @dataclasses.dataclass(frozen=True)

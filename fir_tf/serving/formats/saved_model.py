@@ -38,7 +38,9 @@ def write_saved_model(export: Export, folder: Path) -> Measures:
         found = quality.compare_networks(export, {options.precision: network})
     if options.gallery:
         embedder = export.embedder(network)
-        table, queries = load_gallery(options.gallery, options.gallery_split, embedder)
+        table, queries = load_gallery(
+            options.gallery, options.gallery_split, embedder, options.columns
+        )
         gallery = Gallery(table, options.gallery_dtype)
         facts["gallery"] = f"{len(table.item_id)} images of {table.source}, {options.gallery_dtype}"
         if options.gallery_dtype != "float32":
