@@ -113,14 +113,14 @@ def test_xml_in_other_encodings_and_with_names_of_both_kinds(tmp_path):
     path = write_xml(tmp_path / "feed.xml", rows)
     shipping = (
         "<g:title>Better</g:title><g:shipping><g:country>US</g:country><g:price>5 USD</g:price>"
-        "</g:shipping><g:product_detail>a</g:product_detail><g:product_detail>b</g:product_detail>"
+        "</g:shipping><g:note>soft <b>and</b>\nwarm<?x y?><!-- z --></g:note><g:product_detail>a</g:product_detail><g:product_detail>b</g:product_detail>"
     )
     text = path.read_text(encoding="utf-8").replace("<g:id>", f"{shipping}<g:id>")
     path.write_text(text, encoding="utf-8")
     catalogue = load_feed(path)
     known = catalogue.metadata(0)
     assert known["title"] == "Better" and known["shipping"] == "US:5 USD"
-    assert known["product_detail"] == ("a", "b")
+    assert known["product_detail"] == ("a", "b") and known["note"] == "soft and warm"
     assert catalogue.columns["product_detail"].type == "list"
     starts = [number for number, line in enumerate(text.split("\n"), 1) if line == "<item>"]
     assert sorted(set(catalogue.line.tolist())) == starts

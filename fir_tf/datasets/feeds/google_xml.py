@@ -27,13 +27,12 @@ def _rows(source: Source) -> Iterator[Row]:
     from lxml import etree
 
     safe = {"resolve_entities": False, "no_network": True, "load_dtd": False, "huge_tree": False}
-    if "<!DOCTYPE" in source.head:
-        raise _no_entities(source)
     try:
         with source.bytes() as file:
-            products = etree.iterparse(file, tag=_ITEMS, remove_comments=True, **safe)
+            products = etree.iterparse(
+                file, tag=_ITEMS, remove_comments=True, remove_pis=True, **safe
+            )
             for number, (_, element) in enumerate(products):
-                # Behind more comments than were looked at.
                 if number == 0 and element.getroottree().docinfo.doctype:
                     raise _no_entities(source)
                 yield element.sourceline, _cells(element)
@@ -73,7 +72,11 @@ def _cells(element: Any) -> dict[str, Cell]:
 def _text(element: Any) -> str:
     """Returns an element's text; of one with parts, as in `shipping`, theirs between colons."""
     if len(element):
-        return ":".join(_text(child) for child in element.iterchildren("*"))
+        beside = [element.text, *(child.tail for child in element)]
+        if any(text and text.strip() for text in beside):
+            # HTML that was not escaped.
+            return " ".join("".join(element.itertext()).split())
+        return ":".join(map(_text, element))
     return (element.text or element.get("href") or "").strip()
 
 

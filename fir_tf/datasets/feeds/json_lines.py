@@ -30,7 +30,7 @@ def _rows(source: Source) -> Iterator[Row]:
                 f"{source.path}:{number}: a line must be a JSON object, such as "
                 f'{{"id": "7", "image_link": "7.jpg"}}. Received: {line:.60}'
             )
-        yield number, {column_name(name): _cell(cell) for name, cell in value.items()}
+        yield number, {column_name(str(_cell(name))): _cell(cell) for name, cell in value.items()}
 
 
 def _cell(value: Any) -> Cell:
