@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import gzip
+import io
 import json
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import tracemalloc
 import numpy as np
 import pandas as pd
 import pytest
+import tqdm
 from commands import done
 from feeds import ATOM, products, write_json, write_text, write_xml
 from hypothesis import given
@@ -373,6 +375,26 @@ def write_many(path, form, count):
         if form == "xml":
             file.write("</channel></rss>\n")
     return path
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_progress_bar_counts_the_bytes_of_the_file(tmp_path, monkeypatch, packed):
+    bars = []
+
+    class Bar(tqdm.tqdm):
+        def __init__(self, **options):
+            super().__init__(**options | {"disable": False, "file": io.StringIO()})
+            bars.append((self, options))
+
+    monkeypatch.setattr("fir_tf.datasets.feeds.source.tqdm", Bar)
+    path = write_text(tmp_path / "feed.tsv", products(40))
+    if packed:
+        path.write_bytes(gzip.compress(path.read_bytes()))
+    load_feed(path)
+    ((bar, options),) = bars
+    assert bar.n == bar.total == path.stat().st_size
+    # On a screen alone, and only where it takes long.
+    assert options["disable"] is None and options["delay"] == 3
 
 
 @pytest.mark.slow

@@ -10,6 +10,8 @@ import zipfile
 
 import pytest
 from feeds import RSS, products, write_json, write_text, write_xml, xml_item
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fir_tf.datasets.feed import load_feed
 from fir_tf.datasets.loading import layout_of, load_unchecked
@@ -280,6 +282,41 @@ def test_entities_are_refused_and_nothing_is_fetched(tmp_path, kind, reference, 
         tracemalloc.stop()
         server.shutdown()
     assert not asked and "the secret" not in str(found.value) and peak < 20e6
+
+
+@pytest.fixture(scope="module")
+def feeds_of_all_kinds(tmp_path_factory):
+    """Their bytes by format, and a path to write others to."""
+    root = tmp_path_factory.mktemp("damaged")
+    whole = {form: write(root / form, products(4)).read_bytes() for form, write in WRITERS.items()}
+    whole["bulk"] = b'a.jpg,1,s,p,c,"n, m",k=v,"0.1,0.2,0.3,0.4"\nb.jpg,2,s,q,c,,,\n'
+    whole["gz"] = gzip.compress(whole["tsv"])
+    return whole, root / "feed"
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_a_damaged_feed_is_a_message_or_a_catalogue(feeds_of_all_kinds, data):
+    whole, path = feeds_of_all_kinds
+    contents = bytearray(whole[data.draw(st.sampled_from(sorted(whole)))])
+    for _ in range(data.draw(st.integers(1, 4))):
+        start = data.draw(st.integers(0, len(contents)))
+        length = data.draw(st.sampled_from([0, 1, 1, 3, 50]))
+        contents[start : start + length] = data.draw(
+            st.one_of(
+                st.binary(max_size=6),
+                st.sampled_from(
+                    [b"\n", b"\t", b'"', b"<", b"&x;", b"</item>", b"\xff\xfe", b"{", b"\\"]
+                ),
+            )
+        )
+    path.write_bytes(contents)
+    try:
+        catalogue = gallery(path)
+    except FirError as error:
+        assert str(path) in str(error)
+        return
+    assert len(catalogue) and all(catalogue.metadata(row) for row in range(len(catalogue)))
 
 
 def test_a_gzip_bomb_without_a_line_end_is_stopped(tmp_path):
