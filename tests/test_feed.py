@@ -319,8 +319,11 @@ def test_texts_in_a_block_are_a_list_of_texts():
                 st.booleans(),
                 st.integers(-(10**14), 10**14),
                 st.floats(allow_nan=False, allow_infinity=False),
-                st.text(st.characters(exclude_characters="\x1f"), min_size=1),
-                st.lists(st.text(st.characters(exclude_characters="\x1f"), min_size=1), min_size=1),
+                st.text(st.characters(exclude_characters="\x1f", codec="utf-8"), min_size=1),
+                st.lists(
+                    st.text(st.characters(exclude_characters="\x1f", codec="utf-8"), min_size=1),
+                    min_size=1,
+                ),
             ),
         ),
         min_size=1,
