@@ -6,11 +6,16 @@ import signal
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import pytest
+from hypothesis import HealthCheck, settings
 from shallow import shallow_backbones
 from small_sets import inshop_rows, write_inshop
 
 # Before a test imports TensorFlow: it sets TensorFlow's environment.
 from fir_tf import messages
+
+# A busy machine draws slowly.
+settings.register_profile("fir_tf", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("fir_tf")
 
 pytest_plugins = ["databases", "listed_skips"]
 

@@ -501,3 +501,20 @@ def test_every_script_reads_a_feed(boutique_feed, tmp_path, shallow):
         f"--index={tmp_path}/i",
     )
     assert rows[0]["id"] in out
+    # A new price changes the records and embeds nothing; an answer carries it, and filters by it.
+    cheap = [{**rows[0], "price": "3,50 EUR"}, *rows[1:]]
+    write_xml(path, cheap)
+    index = [f"--index={tmp_path}/i"]
+    out, _ = done("search.py", "index", f"--model={run}", f"--images={path}", *index)
+    changed = 1 + len(rows[0]["additional_image_link"])
+    assert f"0 embedded, {images - changed} kept, {changed} relabelled, 0 removed" in out
+    photo = path.parent / rows[5]["image_link"]
+    where = "--where=price < 23 and availability = 'in stock' or title = 'none'"
+    out, _ = done("search.py", "query", photo, *index, "--sheet=", "--json", where)
+    (answer,) = json.loads(out)
+    told = {row["metadata"]["title"]: row["metadata"]["price"] for row in answer["results"]}
+    assert told == {cheap[0]["title"]: 3.5, rows[1]["title"]: 21.9, rows[2]["title"]: 22.9}
+    out, _ = done("search.py", "query", photo, *index, "--sheet=", where)
+    assert f"{rows[1]['title']}  21.9  EUR  in stock" in out
+    _, err = done("search.py", "query", photo, *index, "--where=prize < 23", ok=False)
+    assert "the index has no column 'prize'. It has: availability" in err

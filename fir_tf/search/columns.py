@@ -28,8 +28,7 @@ def check_names(names: Iterable[str]) -> None:
         FirError: one is empty, is a field of every record or has a quote, backslash or NUL in it.
     """
     for name in names:
-        taken = name in (*FIELDS, "checksum", "metadata")
-        if not name or taken or any(letter in name for letter in _NOT_IN_NAMES):
+        if not name or name in FIELDS or any(letter in name for letter in _NOT_IN_NAMES):
             raise FirError(
                 "a column of metadata must have a name other than "
                 f"{', '.join(FIELDS)}, without quotes and backslashes. Received: {name!r}"

@@ -10,6 +10,7 @@ from fir_tf.datasets.labels import composed, known
 from fir_tf.datasets.loading import layout_of, load_unchecked
 from fir_tf.datasets.walk import NO_IMAGE, SPECIAL, find_photos
 from fir_tf.errors import FirError
+from fir_tf.search.columns import check_names, plain_metadata
 from fir_tf.search.engines import Record
 from fir_tf.search.engines.base import DOMAIN_NAMES
 
@@ -106,10 +107,11 @@ def _splits(text: str) -> tuple[str, ...]:
 
 def _labelled(catalogue: Catalogue, splits: Sequence[str]) -> list[Record]:
     part = catalogue.part(*splits)
+    check_names(part.columns)
     # In Consumer-to-Shop a photo can stand in several rows.
     rows = {}
-    for path, item, category, domain in zip(
-        part.path, part.item, part.category, part.domain, strict=True
+    for row, (path, item, category, domain) in enumerate(
+        zip(part.path, part.item, part.category, part.domain, strict=True)
     ):
         rows[str(path)] = Record(
             str(path),
@@ -117,6 +119,7 @@ def _labelled(catalogue: Catalogue, splits: Sequence[str]) -> list[Record]:
             part.categories[category] if category >= 0 else "",
             DOMAIN_NAMES[domain + 1],
             "",
+            plain_metadata(part.metadata(row)),
         )
     return list(rows.values())
 
