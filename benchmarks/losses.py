@@ -1,10 +1,11 @@
-"""Times value and gradient of the losses beside tensorflow-addons and pytorch-metric-learning.
+"""Times value and gradient of the losses beside those of other packages.
 
   python benchmarks/losses.py --addons_python=.venv-addons/bin/python --torch_python=<python>
 
 One batch of n x 128 numbers, four images a class, in a graph and under XLA; the sides take turns
-in one run. --torch_python has torch and pytorch-metric-learning. A side whose interpreter is not
-given is left out. Prints the table of benchmarks/README.md and writes
+in one run. --addons_python has tensorflow-addons; fir_tf runs there too, on the same TensorFlow.
+--similarity_python has tensorflow-similarity, --torch_python torch and pytorch-metric-learning. A
+side whose interpreter is not given is left out. Prints the table of benchmarks/README.md and writes
 benchmarks/results/losses.json.
 """
 
@@ -20,9 +21,17 @@ from sides import Side, serve
 HERE = Path(__file__).parent
 WIDTH, IMAGES = 128, 4
 # Their names in the table, and of the others' classes.
-LOSSES = ("semihard", "hard", "all", "lifted", "npairs", "contrastive")
-ADDONS = ("semihard", "hard", "lifted", "npairs", "contrastive")
-TORCH = ("semihard", "hard", "all", "lifted")
+LOSSES = (
+    *("semihard", "hard", "all", "lifted", "npairs", "contrastive"),
+    *("supcon", "multi_similarity", "circle"),
+)
+# What a package has of them, by the side's name in the table; fir_tf has all.
+OTHERS = {
+    "addons": ("semihard", "hard", "lifted", "npairs", "contrastive"),
+    "similarity": ("semihard", "hard", "multi_similarity", "circle"),
+    "torch": ("semihard", "hard", "all", "lifted", "supcon", "multi_similarity", "circle"),
+}
+NAMES = ("fir_tf", "fir_tf on 2.15", "addons", "similarity", "torch")
 # Tensors of n^3 numbers take more than 30 GB at 2,048 rows; torch's "lifted" a minute at 512.
 LARGEST = {
     ("addons", "semihard"): 512,
@@ -50,6 +59,7 @@ def keras_losses(library):
     import tensorflow as tf
 
     npairs, contrastive = library.NpairsLoss(), library.ContrastiveLoss()
+    own = getattr(library, "RegisteredLoss", None)
     found = {
         "semihard": library.TripletSemiHardLoss(),
         "hard": library.TripletHardLoss(),
@@ -60,19 +70,43 @@ def keras_losses(library):
             tf.cast(y == tf.roll(y, 1, 0), tf.int32), tf.norm(x - tf.roll(x, 1, 0) + 1e-6, axis=1)
         ),
     }
-    return found | ({"all": library.TripletLoss()} if hasattr(library, "TripletLoss") else {})
+    if own:
+        found["all"] = library.TripletLoss()
+        found |= {name: own(name) for name in ("supcon", "multi_similarity", "circle")}
+    return found
+
+
+def similarity_losses():
+    """Returns {name: loss of (labels, vectors)} of tensorflow-similarity, with its own defaults."""
+    from tensorflow_similarity import losses
+
+    triplets = {"semihard": "semi-hard", "hard": "hard"}
+    return {
+        **{
+            name: losses.TripletLoss("euclidean", "hard", mining, margin=1.0)
+            for name, mining in triplets.items()
+        },
+        "multi_similarity": losses.MultiSimilarityLoss("cosine"),
+        "circle": losses.CircleLoss("cosine"),
+    }
 
 
 def tensorflow_work(side, name, count, jit):
     """Returns a function that works out value and gradient once."""
-    if side == "addons":
-        from tensorflow_addons import losses
+    if side == "similarity":
+        losses = similarity_losses()
+    elif side == "addons":
+        from tensorflow_addons import losses as library
+
+        losses = keras_losses(library)
     else:
-        from fir_tf.keras import losses
+        from fir_tf.keras import losses as library
+
+        losses = keras_losses(library)
 
     import tensorflow as tf
 
-    loss = keras_losses(losses)[name]
+    loss = losses[name]
 
     @tf.function(jit_compile=jit, autograph=False)
     def run(labels, vectors):
@@ -90,12 +124,20 @@ def torch_work(name, count):
     import torch
     from pytorch_metric_learning import losses, miners
 
-    triplet, mine = losses.TripletMarginLoss(margin=1.0), None
+    loss, mine = losses.TripletMarginLoss(margin=1.0), None
+    others = {
+        "lifted": losses.LiftedStructureLoss,
+        "supcon": losses.SupConLoss,
+        "multi_similarity": losses.MultiSimilarityLoss,
+        "circle": losses.CircleLoss,
+    }
     if name == "semihard":
         mine = miners.TripletMarginMiner(margin=1.0, type_of_triplets="semihard")
     elif name == "hard":
         mine = miners.BatchHardMiner()
-    loss = losses.LiftedStructureLoss() if name == "lifted" else triplet
+    elif name == "multi_similarity":
+        mine = miners.MultiSimilarityMiner()
+    loss = others[name]() if name in others else loss
     vectors, labels = map(torch.from_numpy, batch(count))
     vectors.requires_grad_()
 
@@ -125,13 +167,18 @@ def serve_side(args):
 
 def start_sides(args):
     """Returns the Sides."""
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(HERE.parent)}
-    pythons = {"fir_tf": sys.executable, "addons": args.addons_python, "torch": args.torch_python}
+    path = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": path}
+    pythons = (
+        *(sys.executable, args.addons_python, args.addons_python),
+        *(args.similarity_python, args.torch_python),
+    )
     sides = []
-    for name, python in pythons.items():
+    for name, python in zip(NAMES, pythons, strict=True):
         for xla in ("", " XLA") if python else ():
-            flags = [f"--side={name}", *(["--jit"] if xla else [])]
-            if name != "torch" or not xla:
+            flags = [f"--side={name.split()[0]}", *(["--jit"] if xla else [])]
+            # Theirs is written for graphs alone.
+            if name not in ("torch", "similarity") or not xla:
                 command = [python, str(HERE / "losses.py"), *flags]
                 sides.append(Side(name + xla, command, environment))
     return [side for side in sides if side.wait()]
@@ -140,7 +187,7 @@ def start_sides(args):
 def can(side, name, count):
     """Returns whether a side has a loss, and memory and time for it."""
     library = side.name.split()[0]
-    has = {"fir_tf": LOSSES, "addons": ADDONS, "torch": TORCH}[library]
+    has = OTHERS.get(library, LOSSES)
     return name in has and count <= LARGEST.get((library, name), count)
 
 
@@ -163,7 +210,7 @@ def measure(sides, name, count, rounds):
 
 def row_of(name, count, found):
     """Returns a row of the table: milliseconds, and those of processor time."""
-    names = ("fir_tf", "fir_tf XLA", "addons", "addons XLA", "torch")
+    names = [name + xla for name in NAMES[:3] for xla in ("", " XLA")] + [*NAMES[3:]]
     cells = [
         "{:.3g} ({:.3g})".format(*(1000 * found[side][key] for key in ("seconds", "cpu")))
         if side in found
@@ -177,6 +224,7 @@ def main():
     """Runs the comparison, or serves as one of its sides."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--addons_python", default="", help="interpreter with tensorflow-addons")
+    parser.add_argument("--similarity_python", default="", help="with tensorflow-similarity")
     parser.add_argument("--torch_python", default="", help="with pytorch-metric-learning")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each side (%(default)s)")
     parser.add_argument("--only", default="", choices=["", *LOSSES], help="one loss")
