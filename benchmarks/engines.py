@@ -131,7 +131,8 @@ def row_of(form, values):
         if name.startswith("recall@")
     )
     return (
-        f"| `{form.split(':')[0].strip('{}') or 'folder'}` | {values['store']:.0f} + {values['flush']:.0f} s | "
+        f"| `{form.split(':')[0].strip('{}') or 'folder'}` | "
+        f"{values['store']:.0f} + {values['flush']:.0f} s | "
         f"{values['p50'] * 1000:.0f} / {values['p99'] * 1000:.0f} ms | "
         f"{', '.join(filtered)} ms | {values['price < 5'] * 1000:.0f} ms | "
         f"{values['recall@50']:.3f} / {worst:.3f} | {values['disk'] / 1e6:.0f} MB | "
