@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -16,6 +17,8 @@ from fir_tf.errors import FirError
 
 # Bytes; a temporary name is at most this long, or shorter than its file's.
 _LONG_NAME = 100
+# Bytes of a file that are read at a time.
+_PIECE = 2**20
 
 NO_FILE = "this is a folder, a pipe or a device"
 
@@ -88,6 +91,14 @@ def open_file(path: str | Path) -> BinaryIO:
         os.close(number)
         raise FileNotFoundError(errno.ENOENT, NO_FILE, str(path))
     return open(number, "rb")
+
+
+def checksum(file: BinaryIO) -> str:
+    """Returns what tells a file's contents, from here to its end, from others."""
+    digest = hashlib.blake2b(digest_size=16)
+    while piece := file.read(_PIECE):
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -1,4 +1,4 @@
-"""The options of evaluate.py and export.py, and which run they mean."""
+"""Options that commands share, those of evaluate.py and export.py, and which run they mean."""
 
 import dataclasses
 import logging
@@ -8,7 +8,7 @@ from typing import Any
 
 from fir_tf import registry
 from fir_tf.errors import FirError
-from fir_tf.settings import COLUMNS_HELP, PLUGINS_HELP, option
+from fir_tf.settings import COLUMNS_HELP, PLUGINS_HELP, check_within, option
 from fir_tf.shell import quiet_import
 
 log = logging.getLogger(__package__)
@@ -36,6 +36,41 @@ class Improvements:
 
     def __post_init__(self) -> None:
         at_least(self, 0, "expand", "expand_alpha", "rerank")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FetchOptions:
+    """How photos at addresses are fetched, see `fir_tf.remote.photos.RemotePhotos`."""
+
+    photo_cache: str = option(
+        "",
+        "Folder that fetched photos are kept in; photos/ in the cache folder of fir_tf, such as "
+        "~/.cache/fir_tf, when not given. Several processes may share it.",
+        path=True,
+    )
+    photo_cache_gb: float = option(
+        20.0,
+        "Gigabytes that it may hold. What was used least recently leaves it, never what is "
+        "being worked on.",
+        within="[0, inf)",
+    )
+    photo_timeout: float = option(
+        60.0, "Seconds in which a photo must be there, without pauses.", within="(0, inf)"
+    )
+    connections: int = option(32, "Photos that are fetched at a time.", within="[1, 1024]")
+    host_connections: int = option(8, "As many of them from one host.", within="[1, 1024]")
+    allow_private: bool = option(
+        False,
+        "Fetch from private and loopback addresses too. Who writes the feed can then reach what "
+        "this machine reaches.",
+    )
+    user_agent: str = option("", "Name given to servers; fir_tf and its version when not given.")
+
+    def check_fetching(self) -> None:
+        """Raises FirError unless each field has a value that it may have."""
+        for field in dataclasses.fields(FetchOptions):
+            if field.metadata["within"]:
+                check_within(field.name, getattr(self, field.name), field.metadata["within"])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 from fir_tf import registry
 from fir_tf.config import PHOTO_RULE, REMOVED_MAX
 from fir_tf.errors import FirError
-from fir_tf.options import Improvements, Views, at_least, check_share
+from fir_tf.options import FetchOptions, Improvements, Views, at_least, check_share
 from fir_tf.settings import COLUMNS_HELP, PLUGINS_HELP, check_parts, option
 
 _INDEX_HELP = "Address of the index: a folder, or what python search.py lists."
@@ -24,7 +24,7 @@ _EFFORT_HELP = "How far an approximate FAISS index searches: 2 looks at twice as
 
 
 @dataclasses.dataclass(frozen=True)
-class IndexOptions(Views):
+class IndexOptions(FetchOptions, Views):
     """What `search.py index` is told. Each field is a flag of the same name."""
 
     model: str = option(
@@ -51,7 +51,19 @@ class IndexOptions(Views):
     max_removed: float = option(
         REMOVED_MAX,
         "Largest share of the index that is removed without --remove; a larger one is refused. The "
-        "same share of photos may be impossible to open before the command fails.",
+        "same share of photos may be impossible to open or fetch before the command fails.",
+    )
+    photo_max_age: float = option(
+        24.0, "Hours after which a server is asked again whether a photo has changed."
+    )
+    reread: bool = option(
+        False, "Read and fetch all photos, whatever is known of them from the last time."
+    )
+    errors: str = option(
+        "",
+        "File for the photos that cannot be had, CSV: row, photo, reason; errors.csv in the "
+        "index's folder when not given.",
+        path=True,
     )
     batch_size: int = option(64, "Images in a batch.")
     whitening: str = option(
@@ -72,11 +84,13 @@ class IndexOptions(Views):
         _required(self, "images")
         _required(self, "index")
         at_least(self, 1, "batch_size")
+        at_least(self, 0, "photo_max_age")
+        self.check_fetching()
         check_share("max_removed", self.max_removed)
 
 
 @dataclasses.dataclass(frozen=True)
-class QueryOptions(Improvements):
+class QueryOptions(FetchOptions, Improvements):
     """What `search.py query` is told. Each field is a flag of the same name."""
 
     index: str = option("", _INDEX_HELP, path=True)
@@ -110,6 +124,7 @@ class QueryOptions(Improvements):
         super().__post_init__()
         _required(self, "index")
         at_least(self, 1, "k")
+        self.check_fetching()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +150,7 @@ class MeasureOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class WebOptions:
+class WebOptions(FetchOptions):
     """What `search.py web` is told. Each field is a flag of the same name."""
 
     index: str = option("", _INDEX_HELP, path=True)
@@ -151,6 +166,7 @@ class WebOptions:
         registry.load_plugins(self.plugins)
         _required(self, "index")
         at_least(self, 1, "max_upload_mb")
+        self.check_fetching()
         if not 0 <= self.port <= 65535:
             raise FirError(f"`port` must be between 0 and 65535. Received: {self.port}")
 

@@ -1,7 +1,15 @@
 """Shared by the tests: quiet TensorFlow, small data sets written as files."""
 
+import atexit
 import os
+import shutil
 import signal
+import tempfile
+
+# What is remembered of files and fetched photos, in processes of the tests too.
+if "FIR_TF_CACHE" not in os.environ:
+    os.environ["FIR_TF_CACHE"] = tempfile.mkdtemp(prefix="fir_tf_cache_")
+    atexit.register(shutil.rmtree, os.environ["FIR_TF_CACHE"], ignore_errors=True)
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 

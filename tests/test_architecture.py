@@ -11,6 +11,7 @@ import fir_tf
 ORDER = (
     "base",
     "images",
+    "remote",
     "datasets",
     "boutique",
     "hygiene",

@@ -34,7 +34,11 @@ def load(dataset: str, data_dir: str | Path, columns: str = "") -> Catalogue:
 
 
 def load_unchecked(
-    dataset: str, data_dir: str | Path, columns: str = "", **asked: bool
+    dataset: str,
+    data_dir: str | Path,
+    columns: str = "",
+    with_addresses: bool = False,
+    **asked: bool,
 ) -> Catalogue:
     """Loads a data set without asking whether its files exist.
 
@@ -42,6 +46,7 @@ def load_unchecked(
         dataset: str, a registered data set's name.
         data_dir: str or Path, see `load`.
         columns: str, see `load`.
+        with_addresses: bool, whether photos may be at addresses, which are refused otherwise.
         **asked: what the loader is asked for where it has a parameter of the name. `with_others`,
             as of plain folders: images count that training cannot read (WebP, TIFF, HEIC ...).
             `split_by_hash`, as of tables: whether rows without a split get one.
@@ -61,7 +66,8 @@ def load_unchecked(
             f"`columns` names those of a table or a feed, and --dataset={dataset} has none. "
             f"Received: {columns!r}"
         )
-    return local_photos(loader(data_dir, **options, **({"columns": columns} if columns else {})))
+    catalogue = loader(data_dir, **options, **({"columns": columns} if columns else {}))
+    return catalogue if with_addresses else local_photos(catalogue)
 
 
 def layout_of(path: str | Path) -> str:

@@ -25,11 +25,12 @@ from tqdm import tqdm
 
 from fir_tf import registry
 from fir_tf.errors import FirError
-from fir_tf.files import open_file
+from fir_tf.files import checksum, open_file
 from fir_tf.search.encoder import Encoder
 from fir_tf.search.engines import Engine, Record, has_one_writer, open_engine
 from fir_tf.search.engines.base import shown
-from fir_tf.search.indexing import PIECE, changed, checksum, concluded, held, prepared
+from fir_tf.search.failures import UNDECODED, UNOPENED, Failure
+from fir_tf.search.indexing import PIECE, changed, concluded, held, prepared
 from fir_tf.search_options import IndexOptions
 
 try:
@@ -69,7 +70,7 @@ def build(options: IndexOptions) -> dict[str, Any]:
 
     Raises:
         FirError: no photos, no model, an index of another model or one that only one process
-            can write, wrong options, or a pipeline that failed.
+            can write, photos at addresses, wrong options, or a pipeline that failed.
     """
     if has_one_writer(options.index):
         raise FirError(
@@ -78,6 +79,12 @@ def build(options: IndexOptions) -> dict[str, Any]:
         )
     settings = pipeline_options(options.beam)
     with prepared(options) as (engine, encoder, listing, before):
+        if listing.addresses:
+            raise FirError(
+                "`beam` reads photos from files that all workers see. Received: "
+                f"{options.images}, where {listing.addresses:,} of {len(listing.records):,} photos "
+                "are at addresses. Index them without --beam"
+            )
         info = engine.info()
         handler = EncoderHandler(
             info["model"],
@@ -99,6 +106,7 @@ def build(options: IndexOptions) -> dict[str, Any]:
         counts.update(
             removed=len(removed),
             unreadable=unreadable,
+            failures=[Failure(name, UNOPENED if lost[name] else UNDECODED) for name in unreadable],
             unopened=sum(lost[name] for name in unreadable),
             held=held(listing, before, unreadable),
             seconds=seconds,
@@ -365,7 +373,7 @@ class Compare(_AtIndex):
             except (OSError, ValueError):
                 yield TaggedOutput(_LOST, (listed.path, True))
                 continue
-            record = dataclasses.replace(listed, checksum=checksum(contents))
+            record = dataclasses.replace(listed, checksum=checksum(io.BytesIO(contents)))
             new = changed(record, known.get(record.path))
             if new is record:
                 yield record, contents

@@ -105,13 +105,18 @@ def write_photos(
     """Fills a new engine with photos; see `fir_tf.search.index.Index.from_model`.
 
     Raises:
-        FirError: no photo can be read, or columns that do not fit.
+        FirError: no photo can be read, some are at addresses, or columns that do not fit.
     """
     batch_size = check_positive("batch_size", batch_size)
     if isinstance(photos, str | Path):
         if metadata is not None:
             raise FirError("`metadata` is for a list of photos. Received: it, and a folder")
         listing = read_catalogue(photos)
+        if listing.addresses:
+            raise FirError(
+                f"`photos` must be files. Received: {photos}, where {listing.addresses:,} photos "
+                "are at addresses. search.py index fetches them"
+            )
         records, root = listing.records, str(listing.root.resolve())
         photos = [listing.root / record.path for record in records]
     else:

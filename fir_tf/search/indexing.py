@@ -1,12 +1,10 @@
 """A catalogue of photos -> an index; of an existing index only what has changed."""
 
-import concurrent.futures
 import contextlib
 import dataclasses
-import hashlib
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +14,14 @@ from tqdm import tqdm
 from fir_tf.datasets.removal import check_removal
 from fir_tf.datasets.walk import listed, printable
 from fir_tf.errors import FirError
-from fir_tf.files import open_file
 from fir_tf.options import find_run
 from fir_tf.search import encoder as encoders
 from fir_tf.search.columns import described
-from fir_tf.search.engines import Engine, Record, open_engine
+from fir_tf.search.engines import Engine, Record, folder_of, open_engine
 from fir_tf.search.engines.base import in_pieces, shown
+from fir_tf.search.failures import UNDECODED, UNOPENED, Failure, by_kind, write_errors
 from fir_tf.search.listing import Listing, read_catalogue
+from fir_tf.search.photo_files import PhotoFiles, Seen, why_unopened
 from fir_tf.search_options import IndexOptions
 
 log = logging.getLogger(__package__)
@@ -31,22 +30,11 @@ PIECE = 512
 """int, a catalogue is embedded and stored in pieces of this many images: what a kill loses."""
 
 
+_ERRORS = "errors.csv"
+# Images without a place in the index that a summary names.
+_LISTED = 20
 # Counts of `build` that say that the columns may hold something else than before.
 _CHANGES = ("embedded", "relabelled", "removed")
-
-
-def checksum(contents: bytes) -> str:
-    """Returns what an index keeps of a file's contents, to tell whether they have changed."""
-    return hashlib.blake2b(contents, digest_size=16).hexdigest()
-
-
-def _file_checksum(path: Path) -> str:
-    try:
-        with open_file(path) as file:
-            return checksum(file.read())
-    # A path that no file can have is a ValueError.
-    except (OSError, ValueError):
-        return ""
 
 
 def embedding_options(options: IndexOptions) -> dict[str, Any]:
@@ -129,9 +117,9 @@ def build(options: IndexOptions) -> dict[str, Any]:
 
     Returns:
         dict: `images`, `embedded`, `kept`, `removed` and `relabelled` (ints), `unreadable` (list
-        of listed paths), `unopened` (int, how many of them are missing or cannot be opened),
-        `held` (list of paths that are in the index although they cannot be read now), `seconds`
-        and `images_per_second` of the embedding.
+        of listed paths), `failures` (list of Failure, why), `unopened` (int, how many of them are
+        missing or cannot be opened or fetched), `held` (list of paths that are in the index
+        although they cannot be read now), `seconds` and `images_per_second` of the embedding.
 
     Raises:
         FirError: no photos, no model, an index of another model, more to be removed than is
@@ -139,7 +127,7 @@ def build(options: IndexOptions) -> dict[str, Any]:
             cannot be opened than might be removed.
     """
     with prepared(options) as (engine, encoder, listing, before):
-        counts = _update(engine, encoder, listing, before, options.batch_size)
+        counts = _update(engine, encoder, listing, before, options)
         engine.flush()
         info = engine.info()
         if "columns" not in info or any(counts[name] for name in _CHANGES):
@@ -154,50 +142,94 @@ def _update(
     encoder: encoders.Encoder,
     listing: Listing,
     before: dict[str, Record],
-    batch_size: int,
+    options: IndexOptions,
 ) -> dict[str, Any]:
-    records = _with_checksums(listing)
     removed = listing.gone(before)
     engine.delete(removed)
-    pending: list[Record] = []
-    relabelled: list[Record] = []
-    unreadable: list[str] = []
-    for record in records:
-        new = changed(record, before.get(record.path))
-        if not record.checksum:
-            unreadable.append(record.path)
-        elif new is record:
-            pending.append(record)
-        elif new:
-            relabelled.append(new)
-    for part in in_pieces(relabelled, PIECE):
-        engine.update(part)
-    seconds, bad = _embed(engine, encoder, listing.root, pending, batch_size)
-    # The share may have gone meanwhile.
-    unopened = [path for path in bad if not _file_checksum(listing.root / path)]
-    return {
-        "embedded": len(pending) - len(bad),
-        "kept": len(records) - len(unreadable) - len(pending) - len(relabelled),
-        "relabelled": len(relabelled),
-        "removed": len(removed),
-        "unreadable": [*unreadable, *bad],
-        "unopened": len(unreadable) + len(unopened),
-        "held": held(listing, before, [*unreadable, *bad]),
-        "seconds": seconds,
-        "images_per_second": len(pending) / seconds if pending else 0.0,
-    }
+    with PhotoFiles(listing.root, options) as files:
+        update = _Update(engine, encoder, files, before, options.batch_size)
+        max_age = options.photo_max_age * 3600
+        for part in files.look(listing.records, before, max_age, options.reread):
+            update.add(part)
+        counts = update.finish(listing)
+    return {**counts, "removed": len(removed)}
 
 
-def _with_checksums(listing: Listing) -> list[Record]:
-    """Returns the listing's records with their checksums, empty for what cannot be opened."""
-    files = [listing.root / record.path for record in listing.records]
-    bar = {"total": len(files), "desc": "checksums", "unit": "image", "disable": None}
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        sums = tqdm(pool.map(_file_checksum, files), leave=False, **bar)
-        return [
-            dataclasses.replace(record, checksum=total)
-            for record, total in zip(listing.records, sums, strict=True)
-        ]
+class _Update:
+    """Brings an index up to date, a piece of the catalogue at a time."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        encoder: encoders.Encoder,
+        files: PhotoFiles,
+        before: dict[str, Record],
+        batch_size: int,
+    ) -> None:
+        self._engine, self._encoder, self._files = engine, encoder, files
+        self._before, self._batch_size = before, batch_size
+        self._pending: list[Seen] = []
+        self._relabelled: list[Record] = []
+        self._failures: list[Failure] = []
+        self._unopened = self._asked = 0
+        self._counts = dict.fromkeys(("embedded", "kept", "relabelled"), 0)
+        self._seconds = 0.0
+
+    def add(self, part: Sequence[Seen]) -> None:
+        """Compares photos with what the index has of them; embeds when there is enough to do."""
+        for seen in part:
+            new = changed(seen.record, self._before.get(seen.record.path))
+            if seen.failure:
+                self._failures.append(seen.failure)
+                self._unopened += 1
+            elif new is seen.record:
+                self._pending.append(seen)
+            elif new:
+                self._relabelled.append(new)
+            else:
+                self._counts["kept"] += 1
+        if len(self._pending) >= PIECE:
+            self._embed()
+        if len(self._relabelled) >= PIECE:
+            self._relabel()
+
+    def finish(self, listing: Listing) -> dict[str, Any]:
+        """Does what is left; returns the counts of `build`."""
+        self._embed()
+        self._relabel()
+        unreadable = [failure.path for failure in self._failures]
+        return {
+            **self._counts,
+            "unreadable": unreadable,
+            "failures": self._failures,
+            "unopened": self._unopened,
+            "held": held(listing, self._before, unreadable),
+            "seconds": self._seconds,
+            "images_per_second": self._asked / self._seconds if self._asked else 0.0,
+        }
+
+    def _relabel(self) -> None:
+        for part in in_pieces(self._relabelled, PIECE):
+            self._engine.update(part)
+        self._counts["relabelled"] += len(self._relabelled)
+        self._relabelled.clear()
+
+    def _embed(self) -> None:
+        """Embeds and stores what is pending."""
+        start = time.perf_counter()
+        good = _embedded(self._engine, self._encoder, self._pending, self._batch_size)
+        for seen, valid in zip(self._pending, good, strict=True):
+            if not valid:
+                # The share may have gone meanwhile.
+                reason = "" if seen.found else why_unopened(seen.file)
+                kind = UNOPENED if reason else UNDECODED
+                self._failures.append(Failure(seen.record.path, kind, reason))
+                self._unopened += kind == UNOPENED
+        self._counts["embedded"] += sum(good)
+        self._asked += len(good)
+        self._seconds += time.perf_counter() - start
+        self._files.let_go(self._pending)
+        self._pending.clear()
 
 
 def held(listing: Listing, before: Iterable[str], unreadable: Iterable[str]) -> list[str]:
@@ -206,35 +238,32 @@ def held(listing: Listing, before: Iterable[str], unreadable: Iterable[str]) -> 
     return [path for path in before if path in lost or listing.out_of_reach(path)]
 
 
-def _embed(
-    engine: Engine,
-    encoder: encoders.Encoder,
-    root: Path,
-    pending: list[Record],
-    batch_size: int,
-) -> tuple[float, list[str]]:
-    """Embeds and stores records; returns (seconds, paths that could not be read)."""
-    bad: list[str] = []
+def _embedded(
+    engine: Engine, encoder: encoders.Encoder, pending: Sequence[Seen], batch_size: int
+) -> list[bool]:
+    """Embeds and stores photos; returns which of them could be read."""
+    good: list[bool] = []
     waiting: list[tuple[Record, np.ndarray]] = []
-    start, left = time.perf_counter(), iter(pending)
-    with tqdm(total=len(pending), desc="embedding", unit="image", disable=None) as bar:
-        files = [str(root / record.path) for record in pending]
-        guess = any(not record.category for record in pending)
+    left = iter(pending)
+    files = [str(seen.file) for seen in pending]
+    guess = any(not seen.record.category for seen in pending)
+    # One of many pieces, below the bar of the fetched photos, leaves none behind.
+    bar_options = {"desc": "embedding", "unit": "image", "disable": None, "leave": None}
+    with tqdm(total=len(pending), **bar_options) as bar:
         for encoded in encoder.encode_files(files, batch_size, guess):
             for category, vector, valid in zip(
                 encoded.category, encoded.embedding, encoded.valid, strict=True
             ):
-                record = next(left)
+                record = next(left).record
+                good.append(bool(valid))
                 if valid:
                     category = record.category or category
                     waiting.append((dataclasses.replace(record, category=category), vector))
-                else:
-                    bad.append(record.path)
             if len(waiting) >= PIECE:
                 _store(engine, waiting)
             bar.update(len(encoded.valid))
         _store(engine, waiting)
-    return time.perf_counter() - start, bad
+    return good
 
 
 def _store(engine: Engine, waiting: list[tuple[Record, np.ndarray]]) -> None:
@@ -259,14 +288,16 @@ def concluded(counts: dict[str, Any], listing: Listing, options: IndexOptions) -
         FirError: folders could not be looked at, or more of the listed photos could not be opened
             than would be removed without asking.
     """
-    log.info(summary(counts, shown(options.index)))
+    place = _written_errors(counts["failures"], listing, options)
+    log.info(summary(counts, shown(options.index), place))
     problems = []
     if listing.unreachable:
         where = listing.unreachable.values()
         problems.append(f"{listed(where, 'place', 'places')} cannot be looked at")
     if counts["unopened"] > options.max_removed * len(listing.records):
+        what = "opened or fetched" if listing.addresses else "opened"
         problems.append(
-            f"{counts['unopened']:,} of {len(listing.records):,} photos cannot be opened"
+            f"{counts['unopened']:,} of {len(listing.records):,} photos cannot be {what}"
         )
     if problems:
         raise FirError(
@@ -277,8 +308,32 @@ def concluded(counts: dict[str, Any], listing: Listing, options: IndexOptions) -
     return counts
 
 
-def summary(counts: dict[str, Any], address: str) -> str:
-    """Returns what is said of a finished `build`, given its counts and the index's address."""
+def _written_errors(
+    failures: Sequence[Failure], listing: Listing, options: IndexOptions
+) -> Path | None:
+    """Writes what failed to --errors, or into the index's folder; returns where, None if nowhere.
+
+    A folder gets no file of no failures, but one from before is brought up to date.
+    """
+    folder = folder_of(options.index)
+    if options.errors:
+        path = Path(options.errors)
+    elif folder and (failures or (folder / _ERRORS).exists()):
+        path = folder / _ERRORS
+    else:
+        return None
+    write_errors(path, failures, listing.lines)
+    return path
+
+
+def summary(counts: dict[str, Any], address: str, errors: Path | None = None) -> str:
+    """Returns what is said of a finished `build`.
+
+    Args:
+        counts: dict, see `build`.
+        address: str, the index's.
+        errors: Path of the file that lists all failures, None for none.
+    """
     lines = [
         f"index: {address}, {counts['images']} images: {counts['embedded']} embedded, "
         f"{counts['kept']} kept, {counts['relabelled']} relabelled, {counts['removed']} removed"
@@ -296,5 +351,10 @@ def summary(counts: dict[str, Any], address: str) -> str:
     left = [printable(path) for path in counts["unreadable"] if path not in stay]
     if left:
         lines.append(f"{len(left)} images cannot be read and were left out:")
-        lines += [f"  {path}" for path in left]
+        lines += [f"  {path}" for path in left[:_LISTED]]
+    if len(left) > _LISTED:
+        lines.append("  ...")
+    if counts["failures"]:
+        where = f"; all of them are in {errors}" if errors else ", --errors=FILE lists all"
+        lines.append(f"why: {by_kind(counts['failures'])}{where}")
     return "\n".join(lines)

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from fir_tf.datasets.catalogue import SPLITS, Catalogue
+from fir_tf.datasets.catalogue import SPLITS, Catalogue, is_address
 from fir_tf.datasets.labels import composed, known
 from fir_tf.datasets.loading import layout_of, load_unchecked
 from fir_tf.datasets.walk import NO_IMAGE, SPECIAL, find_photos
@@ -26,6 +26,7 @@ class Listing:
         unreachable: dict of str by path, folders and files that cannot be looked at, and why.
             What lies there is unknown: it is not gone.
         unread: frozenset of str, files that are there, but are no photos that can be read.
+        lines: dict of int by path, the line of a photo in its table or feed.
     """
 
     root: Path
@@ -33,6 +34,12 @@ class Listing:
     notes: tuple[str, ...] = ()
     unreachable: dict[str, str] = dataclasses.field(default_factory=dict)
     unread: frozenset[str] = frozenset()
+    lines: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    @property
+    def addresses(self) -> int:
+        """How many of the photos are at addresses."""
+        return sum(is_address(record.path) for record in self.records)
 
     def gone(self, paths: Iterable[str]) -> list[str]:
         """Returns those of an index's paths that are not listed, where they could be looked up."""
@@ -46,7 +53,7 @@ class Listing:
         return [
             path
             for path, other in zip(paths, same, strict=True)
-            if other is None or os.path.lexists(self.root / other)
+            if other is None or is_address(other) or os.path.lexists(self.root / other)
         ]
 
     def out_of_reach(self, path: str) -> bool:
@@ -80,8 +87,12 @@ def read_catalogue(
     if dataset or os.path.isfile(images):
         # Files that are missing are listed with those that cannot be read.
         name = dataset or layout_of(images)
-        catalogue = load_unchecked(name, images, columns, split_by_hash=False)
-        listing = Listing(catalogue.root, _labelled(catalogue, _splits(split)), catalogue.notes)
+        catalogue = load_unchecked(
+            name, images, columns, split_by_hash=False, with_addresses=True
+        )
+        part = catalogue.part(*_splits(split))
+        lines = dict(zip(part.path, part.line.tolist(), strict=True))
+        listing = Listing(part.root, _labelled(part), part.notes, lines=lines)
     else:
         for what, value in (("split", split), ("columns", columns)):
             if value:
@@ -105,8 +116,7 @@ def _splits(text: str) -> tuple[str, ...]:
     return names
 
 
-def _labelled(catalogue: Catalogue, splits: Sequence[str]) -> list[Record]:
-    part = catalogue.part(*splits)
+def _labelled(part: Catalogue) -> list[Record]:
     check_names(part.columns)
     # In Consumer-to-Shop a photo can stand in several rows.
     rows = {}

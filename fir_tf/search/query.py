@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from fir_tf.search.encoder import Encoder
 from fir_tf.search.engines import Engine, Hit
 from fir_tf.search.engines.base import shown
 from fir_tf.search.index import Index
+from fir_tf.search.photo_files import PhotoFiles
 from fir_tf.search.where import parse
 from fir_tf.search_options import QueryOptions
 from fir_tf.shell import draw_or_note
@@ -34,6 +35,8 @@ _PICTURED = 50
 
 # Queries that are answered together: their photos, float32 [n, d], and (bad photo, reason).
 _Asked = tuple[list[list[str]], np.ndarray, list[tuple[str, str]]]
+# A query's photos, and its Hits.
+_Pictured = tuple[Sequence[str], list[Hit]]
 
 
 def query(options: QueryOptions, photos: Sequence[str]) -> list[dict[str, Any]]:
@@ -57,7 +60,7 @@ def query(options: QueryOptions, photos: Sequence[str]) -> list[dict[str, Any]]:
     """
     _check_photos(photos)
     answers: list[dict[str, Any]] = []
-    pictured: list[SheetRow] = []
+    pictured: list[_Pictured] = []
     bad: list[tuple[str, str]] = []
     with (
         Index(options.index, options.model, options.images, options.effort) as index,
@@ -77,7 +80,7 @@ def query(options: QueryOptions, photos: Sequence[str]) -> list[dict[str, Any]]:
                 results = [_result(rank, hit) for rank, hit in enumerate(hits, 1)]
                 answers.append({"photos": group, "results": results})
                 if len(pictured) < _PICTURED:
-                    pictured.append(_sheet_row(group, hits, index.root))
+                    pictured.append((group, hits))
                 if options.json != "-":
                     bar.write(_table(answers[-1]))
             answers += [
@@ -183,9 +186,16 @@ def _result(rank: int, hit: Hit) -> dict[str, Any]:
     }
 
 
-def _sheet_row(group: Sequence[str], hits: list[Hit], root: Path) -> SheetRow:
+def _draw_sheet(pictured: Sequence[_Pictured], root: Path, options: QueryOptions) -> None:
+    paths = [hit.record.path for _, hits in pictured for hit in hits]
+    with PhotoFiles(root, options) as files, files.pictures(paths) as found:
+        rows = [_sheet_row(group, hits, found) for group, hits in pictured]
+        contact_sheet(rows, options.sheet, f"Nearest in {shown(options.index)}")
+
+
+def _sheet_row(group: Sequence[str], hits: list[Hit], files: Mapping[str, Path]) -> SheetRow:
     matches = [
-        SheetMatch(root / hit.record.path, hit.score, None, hit.record.item or hit.record.path)
+        SheetMatch(files[hit.record.path], hit.score, None, hit.record.item or hit.record.path)
         for hit in hits
     ]
     more = f" and {len(group) - 1} more" if len(group) > 1 else ""
@@ -209,7 +219,7 @@ def _table(answer: dict[str, Any]) -> str:
 
 
 def _tell(
-    answers: list[dict[str, Any]], pictured: list[SheetRow], root: Path, options: QueryOptions
+    answers: list[dict[str, Any]], pictured: list[_Pictured], root: Path, options: QueryOptions
 ) -> None:
     """Writes the answers, and then the sheet, which is only there to look at."""
     written: list[str | Path] = []
@@ -223,9 +233,6 @@ def _tell(
             log.info(f"note: the photos are not in {root}: give their folder as --images")
         if sum("error" not in answer for answer in answers) > len(pictured):
             log.info(f"note: the sheet shows the first {len(pictured)} queries")
-        title = f"Nearest in {shown(options.index)}"
-        written += draw_or_note(
-            options.sheet, lambda: contact_sheet(pictured, options.sheet, title)
-        )
+        written += draw_or_note(options.sheet, lambda: _draw_sheet(pictured, root, options))
     if written:
         log.info("wrote " + ", ".join(map(str, written)))

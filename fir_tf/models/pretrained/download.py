@@ -23,7 +23,7 @@ PAUSE_SECONDS = 1.0
 
 
 def cache_folder() -> Path:
-    """Returns the Path of the folder the files are kept in.
+    """Returns the Path of the folder that downloads are kept in.
 
     It is the environment variable FIR_TF_CACHE, or `fir_tf` in the user's own cache folder.
 
@@ -34,7 +34,7 @@ def cache_folder() -> Path:
         return Path(os.environ.get("FIR_TF_CACHE") or pooch.os_cache("fir_tf")).expanduser()
     except RuntimeError as error:
         raise FirError(
-            "there is no home folder to keep weights in: set HOME, or the environment variable "
+            "there is no home folder to keep downloads in: set HOME, or the environment variable "
             "FIR_TF_CACHE to a folder"
         ) from error
 

@@ -51,6 +51,16 @@ def has_one_writer(address: str) -> bool:
     return variant in scheme.one_writer
 
 
+def folder_of(address: str | Path) -> Path | None:
+    """Returns the folder that the index of an address lies in, None where it lies elsewhere.
+
+    Raises:
+        FirError: the address is unknown.
+    """
+    place = Path(_parsed(address)[2])
+    return place if place.is_dir() else None
+
+
 def _parsed(address: str | Path) -> tuple[Scheme, str, str]:
     """Returns (Scheme, variant, place) of an address."""
     address = str(address)
@@ -76,6 +86,7 @@ __all__ = [
     "Record",
     "Scheme",
     "addresses",
+    "folder_of",
     "has_one_writer",
     "open_engine",
 ]

@@ -16,8 +16,10 @@ import numpy as np
 from fir_tf.errors import FirError
 from fir_tf.images.file import UnreadableImageError
 from fir_tf.images.thumbnail import thumbnail
+from fir_tf.options import FetchOptions
 from fir_tf.search.conditions import Condition, Filter, combined
 from fir_tf.search.index import Index
+from fir_tf.search.photo_files import PhotoFiles
 from fir_tf.search.where import parse
 from fir_tf.search_options import WebOptions
 
@@ -63,8 +65,8 @@ class _Upload:
 class _Service:
     """What the requests share. Its methods block and run in threads."""
 
-    def __init__(self, index: Index, max_upload: int) -> None:
-        self.index, self.max_upload = index, max_upload
+    def __init__(self, index: Index, max_upload: int, files: PhotoFiles) -> None:
+        self.index, self.max_upload, self._files = index, max_upload, files
         self._uploads: collections.OrderedDict[str, _Upload] = collections.OrderedDict()
         self._lock = threading.Lock()
         self._turn = threading.BoundedSemaphore(_AT_A_TIME)
@@ -132,9 +134,10 @@ class _Service:
         found = self.index.engine.fetch([path])
         if not found:
             raise HTTPException(404, "This image is not in the index.")
+        stored = found[0][0].path
         try:
-            picture = thumbnail(self.index.root / found[0][0].path, _SIDE)
-            return picture.jpeg(quality=_QUALITY)
+            with self._files.pictures([stored]) as files:
+                return thumbnail(files[stored], _SIDE).jpeg(quality=_QUALITY)
         except UnreadableImageError as error:
             raise HTTPException(404, "This image's file cannot be read.") from error
 
@@ -199,14 +202,16 @@ def _left(request: Request, error: Exception) -> Response:
     return Response(status_code=499)
 
 
-def make_app(index: Index, max_upload_mb: int = 20) -> ASGIApp:
+def make_app(index: Index, max_upload_mb: int = 20, files: PhotoFiles | None = None) -> ASGIApp:
     """Returns the page's ASGI application.
 
     Args:
         index: Index, opened.
         max_upload_mb: int, largest photo that is taken, in megabytes.
+        files: PhotoFiles, where the index's photos are had from; made where none is given.
     """
-    endpoints = _Endpoints(_Service(index, max_upload_mb * 1_000_000))
+    files = files or PhotoFiles(index.root, FetchOptions())
+    endpoints = _Endpoints(_Service(index, max_upload_mb * 1_000_000, files))
     app = Starlette(
         routes=[
             Route("/", endpoints.page),
@@ -272,6 +277,7 @@ def serve(options: WebOptions) -> None:
     """
     with (
         Index(options.index, options.model, options.images, options.effort) as index,
+        PhotoFiles(index.root, options) as files,
         contextlib.closing(socket.socket()) as listener,
     ):
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -284,6 +290,8 @@ def serve(options: WebOptions) -> None:
         host = "127.0.0.1" if options.host == "0.0.0.0" else options.host
         log.info(f"http://{host}:{listener.getsockname()[1]}/  (Ctrl+C stops it)")
         config = uvicorn.Config(
-            make_app(index, options.max_upload_mb), log_level="warning", limit_concurrency=256
+            make_app(index, options.max_upload_mb, files),
+            log_level="warning",
+            limit_concurrency=256,
         )
         uvicorn.Server(config).run(sockets=[listener])

@@ -1,0 +1,1 @@
+"""Photos at addresses: fetched, kept in a cache, handed on as files."""

@@ -1,0 +1,392 @@
+"""Photos at addresses, from servers on loopback that do everything wrong."""
+
+import csv
+import hashlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from photo_server import PhotoServer, jpeg
+from stub_encoder import StubEncoder, index_options, stored
+
+from fir_tf.errors import FirError
+from fir_tf.options import FetchOptions
+from fir_tf.remote import http
+from fir_tf.remote.cache import PhotoCache
+from fir_tf.remote.fetch import FetchError, Limits, Validators
+from fir_tf.remote.guard import is_public
+from fir_tf.remote.http import HttpFetcher
+from fir_tf.remote.lanes import Lanes
+from fir_tf.remote.photos import RemotePhotos
+from fir_tf.search import encoder as encoder_module
+from fir_tf.search.indexing import build
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(autouse=True)
+def without_patience(monkeypatch):
+    monkeypatch.setattr(encoder_module, "Encoder", StubEncoder)
+    monkeypatch.setattr(http, "BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr(http, "READ_SECONDS", 0.3)
+
+
+@pytest.fixture
+def server():
+    server = PhotoServer({f"/{n}.jpg": jpeg(n) for n in range(12)})
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def fetcher():
+    made = HttpFetcher(Limits(seconds=1.0, most_bytes=100_000, allow_private=True))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def photos(tmp_path):
+    limits = Limits(seconds=5.0, allow_private=True, connections=8, per_host=3)
+    made = RemotePhotos(PhotoCache(tmp_path / "cache", 10**9), limits)
+    yield made
+    made.close()
+
+
+def fetched(fetcher, address, tmp_path, known=None):
+    """Returns (Validators or None, bytes that were written)."""
+    with open(tmp_path / "fetched", "w+b") as file:
+        found = fetcher.fetch(address, known, file)
+        file.seek(0)
+        return found, file.read()
+
+
+def test_a_photo_comes_with_what_tells_its_version(server, fetcher, tmp_path):
+    found, contents = fetched(fetcher, f"{server.url}/1.jpg", tmp_path)
+    assert contents == jpeg(1) and found.etag and not found.modified
+    assert fetched(fetcher, f"{server.url}/1.jpg#top", tmp_path, found) == (None, b"")
+    server.photos["/1.jpg"] = jpeg(2)
+    assert fetched(fetcher, f"{server.url}/1.jpg", tmp_path, found)[1] == jpeg(2)
+    (_, first), (_, second), _ = server.requests
+    assert first["User-Agent"] == http.USER_AGENT and first["Accept-Encoding"] == "identity"
+    assert "If-None-Match" not in first and second["If-None-Match"] == found.etag
+
+
+def test_the_time_of_change_where_there_is_no_etag(server, fetcher, tmp_path):
+    when = "Wed, 21 Oct 2015 07:28:00 GMT"
+    server.faults["/1.jpg"] = [(200, {"Last-Modified": when}), 304]
+    found, _ = fetched(fetcher, f"{server.url}/1.jpg", tmp_path)
+    assert found == Validators("", when)
+    assert fetched(fetcher, f"{server.url}/1.jpg", tmp_path, found)[0] is None
+    assert server.requests[1][1]["If-Modified-Since"] == when
+
+
+def test_an_own_name_is_given(server, tmp_path):
+    fetcher = HttpFetcher(Limits(allow_private=True, user_agent="shop/1"))
+    fetched(fetcher, f"{server.url}/1.jpg", tmp_path)
+    assert server.requests[0][1]["User-Agent"] == "shop/1"
+    fetcher.close()
+
+
+# Fault, what it is counted as, and how often the server is asked.
+FAULTS = [
+    (403, "403 Forbidden", 1),
+    (404, "404 Not Found", 1),
+    (410, "410 Gone", 1),
+    (206, "206 Partial Content", 1),
+    (304, "304 Not Modified", 1),
+    (599, "599", 1),
+    (500, "500 Internal Server Error", 5),
+    (503, "503 Service Unavailable", 5),
+    ((429, {"Retry-After": "0"}), "429 Too Many Requests", 5),
+    ((301, {}), "301 Moved Permanently", 1),
+    ("drip", "timeout", 1),
+    ("drip_until_closed", "timeout", 1),
+    ("drip_header", "timeout", 1),
+    ("cut_off", "broken off", 5),
+    ("nonsense", "broken off", 5),
+    ("huge", "too large", 1),
+    ("endless", "too large", 1),
+    ("html", "not a photo", 1),
+    ("text", "not a photo", 1),
+    ("bomb", "packed", 1),
+    ("empty", "empty", 1),
+    ("circle", "redirects", 6),
+    ("to_file", "scheme not allowed", 1),
+    ((302, {"Location": "http://[/"}), "no address", 1),
+]
+
+
+@pytest.mark.parametrize(("fault", "kind", "asked"), FAULTS, ids=[str(row[0]) for row in FAULTS])
+def test_a_server_that_does_not_give_the_photo(fault, kind, asked, server, fetcher, tmp_path):
+    server.faults["/1.jpg"] = fault
+    start = time.monotonic()
+    with pytest.raises(FetchError) as caught:
+        fetched(fetcher, f"{server.url}/1.jpg", tmp_path)
+    assert caught.value.kind == kind and len(server.requests) == asked
+    assert time.monotonic() - start < 2
+    # The next one has its own answer, not what is left of this one.
+    assert fetched(fetcher, f"{server.url}/2.jpg", tmp_path)[1] == jpeg(2)
+
+
+def test_a_server_that_stalls_is_asked_again(server, fetcher, tmp_path):
+    server.faults["/1.jpg"] = ["stall"]
+    assert fetched(fetcher, f"{server.url}/1.jpg", tmp_path)[1] == jpeg(1)
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("first", [500, "cut_off", "nonsense", (429, {"Retry-After": "1"})])
+def test_what_goes_wrong_once_is_asked_again(first, server, fetcher, tmp_path):
+    server.faults["/1.jpg"] = [first]
+    start = time.monotonic()
+    assert fetched(fetcher, f"{server.url}/1.jpg", tmp_path)[1] == jpeg(1)
+    assert (time.monotonic() - start >= 1) == isinstance(first, tuple)
+
+
+def test_a_pause_that_a_server_asks_for_has_a_bound(server, fetcher, tmp_path, monkeypatch):
+    monkeypatch.setattr(http, "PAUSE_MAX", 0.2)
+    server.faults["/1.jpg"] = [(503, {"Retry-After": "86400"})]
+    start = time.monotonic()
+    assert fetched(fetcher, f"{server.url}/1.jpg", tmp_path)[1] == jpeg(1)
+    assert 0.2 <= time.monotonic() - start < 2
+
+
+def test_more_than_was_said_is_no_part_of_the_photo_or_of_the_next(server, fetcher, tmp_path):
+    server.faults["/1.jpg"] = "more_than_said"
+    assert fetched(fetcher, f"{server.url}/1.jpg", tmp_path)[1] == jpeg(0)[:100]
+    assert fetched(fetcher, f"{server.url}/2.jpg", tmp_path)[1] == jpeg(2)
+
+
+def test_a_host_that_never_answers_is_given_up(server, fetcher, tmp_path, monkeypatch):
+    monkeypatch.setattr(http, "GIVE_UP", 3)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        dead = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        kinds = []
+        for number in range(5):
+            with pytest.raises(FetchError) as caught:
+                fetched(fetcher, f"{dead}/{number}.jpg", tmp_path)
+            kinds.append(caught.value.kind)
+    assert kinds == ["no connection"] * 3 + ["host given up"] * 2
+    assert fetched(fetcher, f"{server.url}/2.jpg", tmp_path)[1] == jpeg(2)
+
+
+PUBLIC = ["93.184.216.34", "2606:2800:220:1::1", "::ffff:93.184.216.34", "64:ff9b::5db8:d822"]
+PRIVATE = [
+    *("127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1"),
+    *("0.0.0.0", "224.0.0.1", "239.1.1.1", "255.255.255.255", "::1", "::", "fe80::1%eth0"),
+    *("fd00::1", "ff02::1", "ff0e::1", "::ffff:127.0.0.1", "::ffff:a9fe:a9fe", "::127.0.0.1"),
+    *("64:ff9b::a9fe:a9fe", "2002:7f00:1::", "2001:db8::1"),
+]
+
+
+def test_which_addresses_are_public():
+    assert [each for each in PUBLIC if not is_public(each)] == []
+    assert [each for each in PRIVATE if is_public(each)] == []
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "2130706433", "0x7f.1"])
+def test_private_addresses_are_refused_however_they_are_written(host, server, tmp_path):
+    fetcher = HttpFetcher(Limits())
+    with pytest.raises(FetchError, match="private address.*--allow_private"):
+        fetched(fetcher, f"http://{host}:{server.server_port}/1.jpg", tmp_path)
+    fetcher.close()
+    assert server.requests == []
+
+
+def test_a_redirect_and_a_name_that_lead_to_a_private_address(server, tmp_path, monkeypatch):
+    """One of two loopback addresses is called public; names lead to either."""
+    monkeypatch.setattr("fir_tf.remote.guard.is_public", lambda address: address == "127.0.0.2")
+    front = PhotoServer({"/1.jpg": jpeg(1)}, "127.0.0.2")
+    leads = {"shop.example": "127.0.0.2"}
+    real = socket.getaddrinfo
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda host, *rest: real(leads.get(host, host), *rest)
+    )
+    shop = f"http://shop.example:{front.server_port}"
+    front.faults["/to"] = (302, {"Location": f"{server.url}/1.jpg"})
+    fetcher = HttpFetcher(Limits())
+    assert fetched(fetcher, f"{shop}/1.jpg", tmp_path)[1] == jpeg(1)
+    with pytest.raises(FetchError, match="private address: 127.0.0.1"):
+        fetched(fetcher, f"{shop}/to", tmp_path)
+    # The name was looked up for a public address, and means another one later.
+    leads["shop.example"] = "127.0.0.1"
+    with pytest.raises(FetchError, match="private address: 127.0.0.1"):
+        fetched(fetcher, f"http://shop.example:{server.server_port}/1.jpg", tmp_path)
+    assert server.requests == [] and front.asked() == ["/1.jpg", "/to"]
+    fetcher.close()
+    front.stop()
+
+
+def test_lanes_keep_their_limits_and_no_host_waits_for_another():
+    lanes, lock = Lanes(4, 2), threading.Lock()
+    busy, most = {"all": 0, "a": 0, "b": 0, "c": 0}, {}
+    gate = threading.Event()
+
+    def work(host):
+        with lock:
+            for name in ("all", host):
+                busy[name] += 1
+                most[name] = max(most.get(name, 0), busy[name])
+        if host == "a":
+            gate.wait(10)
+        time.sleep(0.005)
+        with lock:
+            busy["all"] -= 1
+            busy[host] -= 1
+        return host
+
+    slow = [lanes.submit("a", work, "a") for _ in range(20)]
+    quick = [lanes.submit(host, work, host) for host in "bc" * 20]
+    # While the first host hangs, with twenty calls that came before.
+    assert [future.result(10) for future in quick] == list("bc" * 20)
+    gate.set()
+    assert [future.result(10) for future in slow] == ["a"] * 20
+    assert most["a"] == 2 and most["b"] <= 2 and most["c"] <= 2 and most["all"] <= 4
+    with pytest.raises(ZeroDivisionError):
+        lanes.submit("a", lambda: 1 / 0).result(10)
+    lanes.close()
+
+
+def urls(server, count=12):
+    return [f"{server.url}/{n}.jpg" for n in range(count)]
+
+
+def looked(photos, before, max_age=3600.0, again=False):
+    """Returns {address: (checksum, bytes or None)} and lets go of all."""
+    found = list(photos.look(before, max_age, again))
+    assert [each.address for each in found] == list(before)
+    read = {each.address: each.file.read_bytes() if each.file else None for each in found}
+    photos.let_go(found)
+    return {each.address: (each.checksum, read[each.address]) for each in found}
+
+
+def test_a_second_look_asks_nothing_and_a_later_one_fetches_nothing(server, photos):
+    new = dict.fromkeys(urls(server), "")
+    found = looked(photos, new)
+    assert [contents for _, contents in found.values()] == [jpeg(n) for n in range(12)]
+    sums = {hashlib.blake2b(contents, digest_size=16).hexdigest() for _, contents in found.values()}
+    assert sums == {total for total, _ in found.values()}
+    assert sorted(server.asked()) == sorted(f"/{n}.jpg" for n in range(12))
+    had = {address: total for address, (total, _) in found.items()}
+    server.requests.clear()
+    assert looked(photos, new) == found and server.requests == []
+    same = {address: (total, None) for address, total in had.items()}
+    assert looked(photos, had) == same and server.requests == []
+    server.photos["/3.jpg"] = jpeg(33)
+    changed = looked(photos, had, max_age=0.0)
+    assert changed.pop(urls(server)[3])[1] == jpeg(33)
+    assert all(value == same[address] for address, value in changed.items())
+    assert all("If-None-Match" in headers for _, headers in server.requests)
+    server.requests.clear()
+    looked(photos, had, again=True)
+    assert len(server.requests) == 12
+    assert not any("If-None-Match" in headers for _, headers in server.requests)
+
+
+def test_servers_that_lie_about_versions(server, photos):
+    address = urls(server)[1]
+    server.etags = False
+    total, _ = looked(photos, {address: ""})[address]
+    # Without an ETag the photo comes again, and is found to be the same.
+    assert looked(photos, {address: total}, max_age=0.0) == {address: (total, None)}
+    # "Not modified" of what nobody has is no photo.
+    server.faults["/2.jpg"] = 304
+    (found,) = photos.look({urls(server)[2]: ""}, 0.0)
+    assert found.error.kind == "304 Not Modified" and not found.file
+
+
+def test_no_more_than_a_few_at_a_time_of_one_host(server, photos):
+    server.delay = 0.02
+    looked(photos, dict.fromkeys(urls(server), ""))
+    assert server.most_at_a_time == 3
+
+
+def test_a_cache_smaller_than_the_catalogue(server, tmp_path):
+    size = len(jpeg(0))
+    cache = PhotoCache(tmp_path / "cache", 3.5 * size)
+    photos = RemotePhotos(cache, Limits(allow_private=True, connections=1))
+    found = list(photos.look(dict.fromkeys(urls(server), ""), 3600.0))
+    files = [each.file for each in found]
+    # What is held stays, whatever the bound says.
+    assert all(file.is_file() for file in files)
+    photos.let_go(found)
+    assert [file.is_file() for file in files] == [False] * 9 + [True] * 3
+    had = {each.address: each.checksum for each in found}
+    server.requests.clear()
+    # What has left is still known: the server is asked, and nothing is fetched.
+    looked(photos, had, max_age=0.0)
+    assert len(server.requests) == 12
+    assert all("If-None-Match" in headers for _, headers in server.requests)
+    server.requests.clear()
+    assert looked(photos, had) == {address: (total, None) for address, total in had.items()}
+    assert server.requests == []
+    # What has left and is wanted is fetched, without a condition.
+    assert looked(photos, {urls(server)[0]: ""})[urls(server)[0]][1] == jpeg(0)
+    assert "If-None-Match" not in server.requests[0][1]
+    photos.close()
+    assert sum(path.stat().st_size for path in (tmp_path / "cache/photos").rglob("*")) < 10**5
+
+
+def test_two_processes_share_a_cache_and_a_killed_one_holds_nothing(server, tmp_path):
+    folder, size = tmp_path / "cache", len(jpeg(0))
+    program = """
+import sys, time
+from fir_tf.remote.cache import PhotoCache
+from fir_tf.remote.fetch import Limits
+from fir_tf.remote.photos import RemotePhotos
+
+photos = RemotePhotos(PhotoCache(sys.argv[1], 10**9), Limits(allow_private=True))
+found = list(photos.look(dict.fromkeys(sys.argv[2:], ""), 3600.0))
+print(*[each.file for each in found], flush=True)
+time.sleep(60)
+"""
+    command = [sys.executable, "-c", program, str(folder), *urls(server, 6)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        theirs = [Path(file) for file in other.stdout.readline().split()]
+        assert len(theirs) == 6
+        photos = RemotePhotos(PhotoCache(folder, size), Limits(allow_private=True))
+        looked(photos, dict.fromkeys(urls(server), ""))
+        assert sorted(server.asked()) == sorted(f"/{n}.jpg" for n in range(12))
+        assert all(file.is_file() for file in theirs)
+        photos.close()
+        other.kill()
+    photos = RemotePhotos(PhotoCache(folder, size), Limits(allow_private=True))
+    looked(photos, dict.fromkeys(urls(server, 1), ""))
+    assert sum(file.is_file() for file in theirs) <= 1
+    photos.close()
+    assert list((folder / "work").iterdir()) == []
+
+
+def test_a_cache_whose_files_were_deleted(server, photos, tmp_path):
+    new = dict.fromkeys(urls(server, 3), "")
+    looked(photos, new)
+    for path in (tmp_path / "cache/photos").rglob("*/*"):
+        path.unlink()
+    assert [contents for _, contents in looked(photos, new).values()] == [jpeg(n) for n in range(3)]
+
+
+def test_a_cache_that_cannot_be(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FirError, match="`photo_cache` must be a folder.*file"):
+        PhotoCache(tmp_path / "file", 1)
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache/photos.sqlite").write_bytes(b"no table" * 1000)
+    with pytest.raises(FirError, match="`photo_cache` must be a folder.*not a database"):
+        PhotoCache(tmp_path / "cache", 1)
+
+
+def test_closing_ends_what_hangs(server, tmp_path):
+    server.faults = {f"/{n}.jpg": "stall" for n in range(12)}
+    photos = RemotePhotos(
+        PhotoCache(tmp_path / "cache", 10**9), Limits(allow_private=True, seconds=60.0)
+    )
+    found = photos.look(dict.fromkeys(urls(server), ""), 0.0)
+    threading.Timer(0.2, photos.close).start()
+    start = time.monotonic()
+    assert next(found).error.kind == "stopped" and time.monotonic() - start < 1
