@@ -1,20 +1,27 @@
 """Photos at addresses, from servers on loopback that do everything wrong."""
 
+import contextlib
 import csv
 import hashlib
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from photo_server import PhotoServer, jpeg
+from PIL import Image
 from stub_encoder import StubEncoder, index_options, stored
 
 from fir_tf.errors import FirError
+from fir_tf.files import open_file
 from fir_tf.options import FetchOptions
 from fir_tf.remote import http
 from fir_tf.remote.cache import PhotoCache
@@ -22,9 +29,16 @@ from fir_tf.remote.fetch import FetchError, Limits, Validators
 from fir_tf.remote.guard import is_public
 from fir_tf.remote.http import HttpFetcher
 from fir_tf.remote.lanes import Lanes
+from fir_tf.remote.objects import ObjectFetcher
 from fir_tf.remote.photos import RemotePhotos
 from fir_tf.search import encoder as encoder_module
+from fir_tf.search import remembered
+from fir_tf.search.engines import open_engine
 from fir_tf.search.indexing import build
+from fir_tf.search.photo_files import PhotoFiles
+from fir_tf.search.query import _draw_sheet
+from fir_tf.search.remembered import FileChecksums
+from fir_tf.search_options import QueryOptions
 
 HERE = Path(__file__).parent
 
@@ -390,3 +404,352 @@ def test_closing_ends_what_hangs(server, tmp_path):
     threading.Timer(0.2, photos.close).start()
     start = time.monotonic()
     assert next(found).error.kind == "stopped" and time.monotonic() - start < 1
+
+
+def write_feed(folder, rows):
+    """Writes a table of (path, item); returns its path."""
+    folder.mkdir(exist_ok=True)
+    table = folder / "feed.csv"
+    table.write_text("path,item\n" + "".join(f"{path},{item}\n" for path, item in rows))
+    return table
+
+
+def sync(table, address, **changes):
+    cache = os.fspath(table.parent / "cache")
+    return build(index_options(table, address, allow_private=True, photo_cache=cache, **changes))
+
+
+def errors_of(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def numbers(counts):
+    return {name: counts[name] for name in ("embedded", "kept", "relabelled", "removed")}
+
+
+def test_a_feed_of_addresses_becomes_an_index_and_stays_one(server, tmp_path, monkeypatch):
+    monkeypatch.setattr("fir_tf.search.indexing.PIECE", 5)
+    monkeypatch.setattr("fir_tf.remote.photos.AHEAD", 4)
+    rows = [(address, f"item{n}") for n, address in enumerate(urls(server))]
+    (tmp_path / "own.jpg").write_bytes(jpeg(40))
+    table = write_feed(tmp_path, [*rows, ("own.jpg", "own")])
+    counts = sync(table, tmp_path / "index", photo_cache_gb=1e-6)
+    assert numbers(counts) == {"embedded": 13, "kept": 0, "relabelled": 0, "removed": 0}
+    assert not (tmp_path / "index/errors.csv").exists()
+    alone = tmp_path / "alone"
+    for n in range(12):
+        (alone / f"item{n}").mkdir(parents=True)
+        (alone / f"item{n}/{n}.jpg").write_bytes(jpeg(n))
+    build(index_options(alone, tmp_path / "files"))
+    found = {record.item: vector for record, vector in stored(tmp_path / "index").values()}
+    own = found.pop("own")
+    assert own and len(found) == 12
+    local = stored(tmp_path / "files")
+    assert all(found[f"item{n}"] == local[f"item{n}/{n}.jpg"][1] for n in range(12))
+    server.requests.clear()
+    assert sync(table, tmp_path / "index")["kept"] == 13 and server.requests == []
+    # A label, a photo, one more and one less; a day later.
+    server.photos |= {"/4.jpg": jpeg(44), "/new.jpg": jpeg(99)}
+    rows = [*rows[1:3], (rows[3][0], "other"), *rows[4:], (f"{server.url}/new.jpg", "new")]
+    table = write_feed(tmp_path, [*rows, ("own.jpg", "own")])
+    counts = sync(table, tmp_path / "index", photo_max_age=0.0)
+    assert numbers(counts) == {"embedded": 2, "kept": 10, "relabelled": 1, "removed": 1}
+    assert len(server.requests) == 12
+    assert sum("If-None-Match" not in headers for _, headers in server.requests) == 1
+    assert {path: record.item for path, (record, _) in stored(tmp_path / "index").items()} == dict(
+        [*rows, ("own.jpg", "own")]
+    )
+
+
+def test_rows_that_fail_are_listed_and_what_the_index_has_of_them_stays(server, tmp_path, capsys):
+    rows = [(address, f"item{n}") for n, address in enumerate(urls(server))]
+    table, index = write_feed(tmp_path, rows), tmp_path / "index"
+    sync(table, index)
+    before = stored(index)
+    capsys.readouterr()
+    server.faults = {"/0.jpg": 404, "/1.jpg": "html", "/2.jpg": "cut_off"}
+    server.photos["/broken.jpg"] = jpeg(1)[:200]
+    bad = [(f"{server.url}/broken.jpg", "x"), ("file:///etc/passwd", "x"), ("ftp://a/b.jpg", "x")]
+    table = write_feed(tmp_path, [*rows, *bad, ("gone.jpg", "x"), (f"{server.url}/no.jpg", "x")])
+    counts = sync(table, index, photo_max_age=0.0, max_removed=0.5)
+    assert stored(index) == before and counts["unopened"] == 7
+    assert sorted(counts["held"]) == urls(server, 3)
+    found = errors_of(index / "errors.csv")
+    reasons = {
+        "/0.jpg": (2, "404 Not Found"),
+        "/1.jpg": (3, "not a photo: it begins as text"),
+        "/2.jpg": (4, "broken off"),
+        "/broken.jpg": (14, "cannot be decoded"),
+        "file:///etc/passwd": (15, "scheme not allowed"),
+        "ftp://a/b.jpg": (16, "scheme not allowed"),
+        "gone.jpg": (17, "cannot be opened: No such file"),
+        "/no.jpg": (18, "404 Not Found"),
+    }
+    assert len(found) == len(reasons)
+    for row in found:
+        line, reason = reasons[row["photo"].removeprefix(server.url)]
+        assert row["row"] == str(line) and row["reason"].startswith(reason)
+    said = capsys.readouterr().out
+    assert "2 404 Not Found, 2 scheme not allowed, 1 " in said and "errors.csv" in said
+    with pytest.raises(FirError, match="7 of 17 photos cannot be opened or fetched"):
+        sync(table, index, photo_max_age=0.0)
+    # All well again: so says the file.
+    server.faults.clear()
+    sync(write_feed(tmp_path, rows), index, photo_max_age=0.0)
+    assert errors_of(index / "errors.csv") == [] and stored(index) == before
+
+
+def test_errors_go_where_they_are_told_to(server, tmp_path):
+    table = write_feed(tmp_path, [(f"{server.url}/1.jpg", "a"), (f"{server.url}/no.jpg", "b")])
+    place = tmp_path / "lists" / "bad.csv"
+    sync(table, tmp_path / "index", errors=str(place), max_removed=1.0)
+    assert errors_of(place) == [
+        {"row": "3", "photo": f"{server.url}/no.jpg", "reason": "404 Not Found"}
+    ]
+    assert not (tmp_path / "index/errors.csv").exists()
+
+
+def test_a_feed_from_others_does_not_reach_inside(server, tmp_path):
+    table = write_feed(tmp_path, [(address, "a") for address in urls(server)])
+    with pytest.raises(FirError, match="12 of 12 photos cannot be opened or fetched"):
+        build(index_options(table, tmp_path / "index", photo_cache=str(tmp_path / "cache")))
+    assert server.requests == []
+    assert {row["reason"][:30] for row in errors_of(tmp_path / "index/errors.csv")} == {
+        "private address: 127.0.0.1 is "
+    }
+
+
+_INDEXING = """
+import sys
+from stub_encoder import StubEncoder, index_options
+from fir_tf.search import encoder, indexing
+from fir_tf.shell import run_command
+
+encoder.Encoder, indexing.PIECE = StubEncoder, 8
+table, address, cache = sys.argv[1:]
+options = index_options(
+    table, address, photo_cache=cache, allow_private=True, connections=4, host_connections=4
+)
+sys.exit(run_command(lambda: indexing.build(options) and None))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
+def test_an_interrupted_run_goes_on_and_fetches_nothing_twice(stop, server, tmp_path):
+    server.photos, server.delay = {f"/{n}.jpg": jpeg(n) for n in range(120)}, 0.02
+    rows = [(address, f"item{n}") for n, address in enumerate(urls(server, 120))]
+    table = write_feed(tmp_path, rows)
+    places = [str(table), str(tmp_path / "index"), str(tmp_path / "cache")]
+    command = [sys.executable, "-c", _INDEXING, *places]
+    with subprocess.Popen(command, cwd=HERE, stderr=subprocess.PIPE, text=True) as run:
+        while len(server.requests) < 60 and run.poll() is None:
+            time.sleep(0.01)
+        start = time.monotonic()
+        run.send_signal(stop)
+        if stop == signal.SIGINT:
+            # Behind it TensorFlow takes its time to leave.
+            assert any("stopped on request" in line for line in run.stderr)
+        assert time.monotonic() - start < 2
+    assert run.returncode == (130 if stop == signal.SIGINT else -stop)
+    server.delay = 0.0
+    before = len(server.requests)
+    assert before < 120
+    counts = sync(table, tmp_path / "index")
+    assert counts["embedded"] + counts["kept"] == 120 and counts["kept"] >= 8
+    # Twice only what was under way.
+    assert len(server.requests) <= 120 + 4
+
+
+@pytest.fixture(scope="module")
+def moto_server():
+    moto = pytest.importorskip("moto.server")
+    server = moto.ThreadedMotoServer("127.0.0.1", 0)
+    server.start()
+    yield "http://{}:{}".format(*server.get_host_and_port())
+    server.stop()
+
+
+@pytest.fixture
+def bucket(moto_server, monkeypatch, tmp_path):
+    """A client of an object store with a bucket `shop`, which the environment leads to."""
+    boto3 = pytest.importorskip("boto3")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", moto_server)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="shop")
+    yield client
+    for found in client.list_objects_v2(Bucket="shop").get("Contents", ()):
+        client.delete_object(Bucket="shop", Key=found["Key"])
+    client.delete_bucket(Bucket="shop")
+
+
+def test_photos_in_an_object_store(bucket, tmp_path):
+    pytest.importorskip("s3fs")
+    for n in range(6):
+        bucket.put_object(Bucket="shop", Key=f"photos/nr {n}.jpg", Body=jpeg(n))
+    bucket.put_object(Bucket="shop", Key="empty.jpg", Body=b"")
+    bucket.put_object(Bucket="shop", Key="large.jpg", Body=bytes(2**20))
+    rows = [(f"s3://shop/photos/nr {n}.jpg", f"item{n}") for n in range(6)]
+    table = write_feed(tmp_path, rows)
+    assert sync(table, tmp_path / "index")["embedded"] == 6
+    bucket.put_object(Bucket="shop", Key="photos/nr 2.jpg", Body=jpeg(22))
+    table = write_feed(tmp_path, [*rows, ("s3://shop/no.jpg", "x"), ("s3://elsewhere/1.jpg", "x")])
+    counts = sync(table, tmp_path / "index", photo_max_age=0.0, max_removed=0.5)
+    assert numbers(counts) == {"embedded": 1, "kept": 5, "relabelled": 0, "removed": 0}
+    assert [row["reason"] for row in errors_of(tmp_path / "index/errors.csv")] == [
+        "404 Not Found: there is no such object"
+    ] * 2
+    fetcher = ObjectFetcher("s3", Limits(most_bytes=2**19))
+    for name, kind in (("empty.jpg", "empty"), ("large.jpg", "too large")):
+        with pytest.raises(FetchError) as caught:
+            fetched(fetcher, f"s3://shop/{name}", tmp_path)
+        assert caught.value.kind == kind
+    found, contents = fetched(fetcher, "s3://shop/photos/nr 0.jpg", tmp_path)
+    assert contents == jpeg(0)
+    assert fetched(fetcher, "s3://shop/photos/nr 0.jpg", tmp_path, found) == (None, b"")
+    fetcher.close()
+    with pytest.raises(FetchError, match="stopped"):
+        fetched(fetcher, "s3://shop/photos/nr 0.jpg", tmp_path)
+
+
+def test_an_object_store_that_does_not_answer(tmp_path, monkeypatch):
+    pytest.importorskip("s3fs")
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+        fetcher = ObjectFetcher("s3", Limits(seconds=0.5))
+        start = time.monotonic()
+        with pytest.raises(FetchError, match="timeout"):
+            fetched(fetcher, "s3://shop/1.jpg", tmp_path)
+        assert time.monotonic() - start < 5
+
+
+def test_pictures_of_an_index_of_addresses(server, tmp_path):
+    rows = [(address, f"item{n}") for n, address in enumerate(urls(server, 3))]
+    (tmp_path / "own.jpg").write_bytes(jpeg(40))
+    options = FetchOptions(allow_private=True, photo_cache=str(tmp_path / "cache"))
+    paths = ["own.jpg", *dict(rows), f"{server.url}/no.jpg", "file:///etc/passwd"]
+    with PhotoFiles(tmp_path, options) as files:
+        for _ in range(2):
+            with files.pictures(paths) as found:
+                there = {path: file.read_bytes() for path, file in found.items() if file.exists()}
+            assert there == {"own.jpg": jpeg(40)} | {
+                address: jpeg(n) for n, (address, _) in enumerate(rows)
+            }
+    # What cannot be had is asked for each time, the others once.
+    assert sorted(server.asked()) == ["/0.jpg", "/1.jpg", "/2.jpg", "/no.jpg", "/no.jpg"]
+
+
+@pytest.mark.slow
+def test_the_page_and_the_sheet_show_them(server, tmp_path):
+    app = pytest.importorskip("fir_tf.search.web.app", exc_type=FirError)
+    rows = [(address, f"item{n}") for n, address in enumerate(urls(server, 2))]
+    sync(write_feed(tmp_path, rows), tmp_path / "index")
+    options = QueryOptions(
+        index="x",
+        allow_private=True,
+        photo_cache=str(tmp_path / "cache"),
+        sheet=str(tmp_path / "sheet.png"),
+    )
+    with open_engine(tmp_path / "index") as engine, PhotoFiles(tmp_path, options) as files:
+        page = app._Service(SimpleNamespace(engine=engine, root=tmp_path), 10**6, files)
+        assert page.picture(rows[1][0])[:2] == b"\xff\xd8"
+        # Only what the index names is fetched.
+        with pytest.raises(app.HTTPException) as refused:
+            page.picture(f"{server.url}/5.jpg")
+        assert refused.value.status_code == 404
+        hits = engine.search(np.ones((1, 4), np.float32), 2)
+    (tmp_path / "query.jpg").write_bytes(jpeg(5))
+    _draw_sheet([([str(tmp_path / "query.jpg")], hits[0])], tmp_path, options)
+    with Image.open(options.sheet) as sheet:
+        shown = np.asarray(sheet.convert("RGB"), int)
+    for n in range(2):
+        colour = np.asarray(Image.open(BytesIO(jpeg(n))), int).mean(axis=(0, 1))
+        assert (np.abs(shown - colour).max(axis=2) < 8).sum() > 1000
+    assert "/5.jpg" not in server.asked()
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Names of the files that checksums were made of, of files that may be remembered at once."""
+    names = []
+
+    def note(path):
+        names.append(Path(path).name)
+        return open_file(path)
+
+    monkeypatch.setattr(remembered, "open_file", note)
+    monkeypatch.setattr(remembered, "_SETTLED", 0)
+    return names
+
+
+def sums(table, files, again=False):
+    with contextlib.closing(FileChecksums(table, again)) as checksums:
+        return list(checksums.of(files))
+
+
+def test_files_that_have_not_changed_are_not_read_again(tmp_path, opened):
+    table, files = tmp_path / "cache/files.sqlite", [tmp_path / f"{n}.jpg" for n in range(1000)]
+    for n, path in enumerate(files):
+        path.write_bytes(b"%03d" % n)
+    expected = [hashlib.blake2b(b"%03d" % n, digest_size=16).hexdigest() for n in range(1000)]
+    time.sleep(0.02)
+    assert sums(table, files) == expected and len(opened) == 1000
+    opened.clear()
+    assert sums(table, files) == expected and opened == []
+    assert sums(table, files[:3], again=True) == expected[:3] and len(opened) == 3
+    opened.clear()
+    # Size and time of change are as they were; what cannot be set back says it.
+    was = files[1].stat()
+    files[1].write_bytes(b"xyz")
+    os.utime(files[1], ns=(was.st_atime_ns, was.st_mtime_ns))
+    files[2].unlink()
+    files[3].unlink()
+    files[3].mkdir()
+    (tmp_path / "other").write_bytes(b"0004")
+    (tmp_path / "other").replace(files[4])
+    time.sleep(0.02)
+    found = sums(table, [*files[:6], Path("a\0b"), Path("\ud800")])
+    assert found[0] == expected[0] and found[5] == expected[5] and found[2:4] == ["", ""]
+    assert found[6:] == ["", ""]
+    assert found[1] == hashlib.blake2b(b"xyz", digest_size=16).hexdigest()
+    assert found[4] == hashlib.blake2b(b"0004", digest_size=16).hexdigest()
+    assert {"1.jpg", "4.jpg"} <= set(opened) and not {"0.jpg", "5.jpg"} & set(opened)
+
+
+def test_a_file_that_was_just_written_is_read_again(tmp_path, opened, monkeypatch):
+    monkeypatch.setattr(remembered, "_SETTLED", 10**12)
+    path = tmp_path / "1.jpg"
+    path.write_bytes(b"one")
+    for _ in range(2):
+        sums(tmp_path / "files.sqlite", [path])
+    assert opened == ["1.jpg", "1.jpg"]
+
+
+@pytest.mark.parametrize("place", ["file/files.sqlite", "damaged.sqlite", None])
+def test_without_a_memory_all_files_are_read(place, tmp_path, opened):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "damaged.sqlite").write_bytes(b"no table" * 1000)
+    (tmp_path / "1.jpg").write_bytes(b"one")
+    table = tmp_path / place if place else None
+    found = {tuple(sums(table, [tmp_path / "1.jpg"])) for _ in range(2)}
+    assert found == {(hashlib.blake2b(b"one", digest_size=16).hexdigest(),)}
+    assert opened == ["1.jpg", "1.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("photo_timeout", 0.0), ("connections", 0), ("host_connections", 0), ("photo_cache_gb", -1.0)],
+)
+def test_options_that_cannot_be(name, value):
+    with pytest.raises(FirError, match=f"`{name}` must be"):
+        index_options("images", "index", **{name: value})

@@ -39,6 +39,8 @@ class ObjectFetcher:
 
     def fetch(self, address: str, known: Validators | None, file: BinaryIO) -> Validators | None:
         """See `Fetcher`."""
+        if self._stopped.is_set():
+            raise FetchError("stopped")
         ends = time.monotonic() + self._limits.seconds
         path = self._store._strip_protocol(address)
         told = self._done(self._store._info(path), ends)
