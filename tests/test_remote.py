@@ -2,10 +2,12 @@
 
 import contextlib
 import csv
+import datetime
 import hashlib
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -118,6 +120,9 @@ FAULTS = [
     (500, "500 Internal Server Error", 5),
     (503, "503 Service Unavailable", 5),
     ((429, {"Retry-After": "0"}), "429 Too Many Requests", 5),
+    ((503, {"Retry-After": "soon"}), "503 Service Unavailable", 5),
+    ((503, {"Retry-After": "-5"}), "503 Service Unavailable", 5),
+    ((503, {"Retry-After": "Wed, 99 Oct 2015 07:28:00 GMT"}), "503 Service Unavailable", 5),
     ((301, {}), "301 Moved Permanently", 1),
     ("drip", "timeout", 1),
     ("drip_until_closed", "timeout", 1),
@@ -188,6 +193,90 @@ def test_a_host_that_never_answers_is_given_up(server, fetcher, tmp_path, monkey
             kinds.append(caught.value.kind)
     assert kinds == ["no connection"] * 3 + ["host given up"] * 2
     assert fetched(fetcher, f"{server.url}/2.jpg", tmp_path)[1] == jpeg(2)
+
+
+NO_ADDRESSES = [
+    *(
+        "http://",
+        "http:///1.jpg",
+        "http://[/1.jpg",
+        "http://[::1/1.jpg",
+        "http://127.0.0.1:x/1.jpg",
+    ),
+    *("http://127.0.0.1:99999/1.jpg", "http://" + "a" * 300 + ".com/1.jpg", "http://a..b/1.jpg"),
+    *(
+        "http://\u2603.\u2603\ud800/1.jpg",
+        "http://a b/1.jpg",
+        "http://127.0.0.1\0/1.jpg",
+        "HTTPS://?",
+    ),
+]
+
+
+@pytest.mark.parametrize("address", NO_ADDRESSES, ids=range(len(NO_ADDRESSES)))
+def test_what_is_no_address(address, fetcher, photos, tmp_path):
+    with pytest.raises(FetchError) as caught:
+        fetched(fetcher, address, tmp_path)
+    assert caught.value.kind in ("no address", "no connection", "unknown host")
+    (found,) = photos.look({address: ""}, 0.0)
+    assert found.error.kind in ("no address", "no connection", "unknown host")
+
+
+def test_addresses_as_people_write_them(server, fetcher, tmp_path):
+    server.photos |= {"/a%20b/%C3%A9.jpg": jpeg(5), "/q?size=9&x=%5B1%5D": jpeg(6)}
+    assert fetched(fetcher, f"{server.url}/a b/\xe9.jpg", tmp_path)[1] == jpeg(5)
+    address = f"HTTP{server.url[4:]}/q?size=9&x=[1]#part"
+    assert fetched(fetcher, address, tmp_path)[1] == jpeg(6)
+
+
+@pytest.fixture
+def secure_server(server, tmp_path):
+    """The server by TLS, and the file of its certificate."""
+    x509 = pytest.importorskip("cryptography.x509")
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.datetime.now(datetime.timezone.utc)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "photos")])
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    file = tmp_path / "certificate.pem"
+    file.write_bytes(made.public_bytes(pem) + secret)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    return server, file
+
+
+def test_tls(secure_server, tmp_path, monkeypatch):
+    server, certificate = secure_server
+    address = f"https://localhost:{server.server_port}"
+    limits = Limits(seconds=1.0, allow_private=True)
+    fetcher = HttpFetcher(limits)
+    with pytest.raises(FetchError) as caught:
+        fetched(fetcher, f"{address}/1.jpg", tmp_path)
+    assert caught.value.kind == "certificate"
+    fetcher.close()
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    fetcher = HttpFetcher(limits)
+    server.faults["/2.jpg"] = "drip"
+    for _ in range(2):
+        assert fetched(fetcher, f"{address}/1.jpg", tmp_path)[1] == jpeg(1)
+        with pytest.raises(FetchError, match="timeout"):
+            fetched(fetcher, f"{address}/2.jpg", tmp_path)
+    fetcher.close()
+    refusing = HttpFetcher(Limits())
+    with pytest.raises(FetchError, match="private address"):
+        fetched(refusing, f"{address}/1.jpg", tmp_path)
+    refusing.close()
 
 
 PUBLIC = ["93.184.216.34", "2606:2800:220:1::1", "::ffff:93.184.216.34", "64:ff9b::5db8:d822"]

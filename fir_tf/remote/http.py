@@ -123,8 +123,7 @@ class HttpFetcher:
                 if left <= 0:
                     raise
                 retry = _counted(retry, address, error)
-                if error.response and (asked := retry.get_retry_after(error.response)):
-                    host.rests_until = time.monotonic() + min(asked, PAUSE_MAX)
+                host.rests_until = time.monotonic() + min(_asked_for(retry, error), PAUSE_MAX)
             # Retry's own first pause is none.
             self._guard.stopped.wait(max(BACKOFF_SECONDS, retry.get_backoff_time()))
 
@@ -155,7 +154,7 @@ class HttpFetcher:
                 if not target:
                     return self._taken(response, known, file)
                 response.read(_PIECE, decode_content=False)
-            address = _joined(address, target)
+            address = urljoin(address, target)
             if not address.lower().startswith(("http://", "https://")):
                 raise FetchError("scheme not allowed", f"it leads to {address:.200}")
         raise FetchError("redirects", f"more than {REDIRECTS} of them, the last to {address:.200}")
@@ -211,6 +210,13 @@ def _counted(retry: Retry, address: str, error: _Again) -> Retry:
         raise error from last
 
 
+def _asked_for(retry: Retry, error: _Again) -> float:
+    """Returns the pause that a server asks for, seconds; 0 for none, or one that makes no sense."""
+    with contextlib.suppress(HTTPError, ValueError, OverflowError):
+        return (retry.get_retry_after(error.response) if error.response else None) or 0.0
+    return 0.0
+
+
 def _check_headers(response: BaseHTTPResponse, most: int) -> None:
     """Raises FetchError where an answer's headers say that it is no photo."""
     kind = response.headers.get("Content-Type", "").lower()
@@ -237,13 +243,6 @@ def _phrase(status: int) -> str:
     return str(status)
 
 
-def _joined(address: str, target: str) -> str:
-    try:
-        return urljoin(address, target)
-    except ValueError as error:
-        raise FetchError("no address", f"it leads to {target!r:.200} ({error})") from error
-
-
 @contextlib.contextmanager
 def _given_back(response: BaseHTTPResponse) -> Iterator[None]:
     """Gives an answer's connection back to its pool: open after its last byte, closed before."""
@@ -259,9 +258,11 @@ def _in_our_words() -> Iterator[None]:
     """Makes FetchErrors of urllib3's errors."""
     try:
         yield
-    except (LocationValueError, SSLError) as error:
-        kind = "certificate" if isinstance(error, SSLError) else "no address"
-        raise FetchError(kind, str(error)) from error
+    except SSLError as error:
+        raise FetchError("certificate", str(error)) from error
+    # Python's own errors: a host in letters that no host has, half a letter.
+    except (LocationValueError, ValueError) as error:
+        raise FetchError("no address", str(error)) from error
     except HTTPError as error:
         kind = next((kind for kind, errors in _KINDS.items() if isinstance(error, errors)), _OTHER)
         # The pool or the connection stands before it, as Python writes an object.

@@ -78,7 +78,7 @@ class RemotePhotos:
         addresses, window = list(before), collections.deque[Found | Future]()
         for start in range(0, len(addresses), AHEAD):
             part = addresses[start : start + AHEAD]
-            known = self._cache.known(part)
+            known = self._cache.known([address for address in part if _is_text(address)])
             for address in part:
                 entry = None if again else known.get(address)
                 window.append(self._begun(address, before[address], entry, max_age))
@@ -101,6 +101,8 @@ class RemotePhotos:
             allowed = ", ".join(SCHEMES)
             reason = f"{scheme}:// is none of {allowed}"
             return Found(address, error=FetchError("scheme not allowed", reason))
+        if not _is_text(address):
+            return Found(address, error=FetchError("no address", "it has half a letter in it"))
         return self._lanes.submit(host_of(address), self._fetched, address, before, entry)
 
     def _fetched(self, address: str, before: str, entry: Entry | None) -> Found:
@@ -149,6 +151,15 @@ class RemotePhotos:
             for fetcher in self._fetchers.values():
                 fetcher.close()
         self._cache.close()
+
+
+def _is_text(address: str) -> bool:
+    """Whether an address is Unicode: a JSON feed may have half a letter in it."""
+    try:
+        address.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _done(found: Found | Future) -> Found:

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from fir_tf.files import checksum, open_file
@@ -18,6 +18,8 @@ CREATE TABLE IF NOT EXISTS file (
 """
 # SQLite takes no more variables than this in one statement on its oldest supported versions.
 _VARIABLES = 900
+# Files that a thread is given at a time: looking at one is less work than handing it over.
+_FEW = 32
 # Nanoseconds. A file may be written to again at the time that it already bears, in the steps of a
 # file system's clock: what was written just before it was read is read again.
 _SETTLED = 2 * 10**9
@@ -54,9 +56,11 @@ class FileChecksums:
         with concurrent.futures.ThreadPoolExecutor() as pool:
             for start in range(0, len(files), _VARIABLES):
                 part = files[start : start + _VARIABLES]
-                keys = list(map(_key, part))
-                known = self._known(keys)
-                found = list(pool.map(_read, part, keys, [known.get(key) for key in keys]))
+                known = self._known(list(map(_key, part)))
+                few = [part[place : place + _FEW] for place in range(0, len(part), _FEW)]
+                found = [
+                    each for some in pool.map(_read_all, few, [known] * len(few)) for each in some
+                ]
                 self._remember(each for each in found if each.state)
                 yield from (each.checksum for each in found)
 
@@ -90,6 +94,11 @@ def _key(path: Path) -> bytes:
     with contextlib.suppress(ValueError):
         return os.fsencode(os.path.abspath(path))
     return b""
+
+
+def _read_all(paths: Sequence[Path], known: Mapping[bytes, tuple[str, str]]) -> list[_Read]:
+    keys = map(_key, paths)
+    return [_read(path, key, known.get(key)) for path, key in zip(paths, keys, strict=True)]
 
 
 def _read(path: Path, key: bytes, known: tuple[str, str] | None) -> _Read:
