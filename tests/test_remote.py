@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import dataclasses
 import datetime
 import hashlib
 import os
@@ -36,6 +37,7 @@ from fir_tf.remote.photos import RemotePhotos
 from fir_tf.search import encoder as encoder_module
 from fir_tf.search import remembered
 from fir_tf.search.engines import open_engine
+from fir_tf.search.filling import write_photos
 from fir_tf.search.indexing import build
 from fir_tf.search.photo_files import PhotoFiles
 from fir_tf.search.query import _draw_sheet
@@ -49,7 +51,6 @@ HERE = Path(__file__).parent
 def without_patience(monkeypatch):
     monkeypatch.setattr(encoder_module, "Encoder", StubEncoder)
     monkeypatch.setattr(http, "BACKOFF_SECONDS", 0.01)
-    monkeypatch.setattr(http, "READ_SECONDS", 0.3)
 
 
 @pytest.fixture
@@ -61,14 +62,21 @@ def server():
 
 @pytest.fixture
 def fetcher():
-    made = HttpFetcher(Limits(seconds=1.0, most_bytes=100_000, allow_private=True))
+    made = HttpFetcher(Limits(seconds=20.0, most_bytes=100_000, allow_private=True))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def hasty():
+    made = HttpFetcher(Limits(seconds=0.7, allow_private=True))
     yield made
     made.close()
 
 
 @pytest.fixture
 def photos(tmp_path):
-    limits = Limits(seconds=5.0, allow_private=True, connections=8, per_host=3)
+    limits = Limits(allow_private=True, connections=8, per_host=3)
     made = RemotePhotos(PhotoCache(tmp_path / "cache", 10**9), limits)
     yield made
     made.close()
@@ -124,9 +132,6 @@ FAULTS = [
     ((503, {"Retry-After": "-5"}), "503 Service Unavailable", 5),
     ((503, {"Retry-After": "Wed, 99 Oct 2015 07:28:00 GMT"}), "503 Service Unavailable", 5),
     ((301, {}), "301 Moved Permanently", 1),
-    ("drip", "timeout", 1),
-    ("drip_until_closed", "timeout", 1),
-    ("drip_header", "timeout", 1),
     ("cut_off", "broken off", 5),
     ("nonsense", "broken off", 5),
     ("huge", "too large", 1),
@@ -144,19 +149,28 @@ FAULTS = [
 @pytest.mark.parametrize(("fault", "kind", "asked"), FAULTS, ids=[str(row[0]) for row in FAULTS])
 def test_a_server_that_does_not_give_the_photo(fault, kind, asked, server, fetcher, tmp_path):
     server.faults["/1.jpg"] = fault
-    start = time.monotonic()
     with pytest.raises(FetchError) as caught:
         fetched(fetcher, f"{server.url}/1.jpg", tmp_path)
     assert caught.value.kind == kind and len(server.requests) == asked
-    assert time.monotonic() - start < 2
     # The next one has its own answer, not what is left of this one.
     assert fetched(fetcher, f"{server.url}/2.jpg", tmp_path)[1] == jpeg(2)
 
 
-def test_a_server_that_stalls_is_asked_again(server, fetcher, tmp_path):
+@pytest.mark.parametrize("fault", ["drip", "drip_until_closed", "drip_header"])
+def test_a_server_that_drips_is_ended(fault, server, hasty, tmp_path):
+    """A byte comes in time for each of the socket's timeouts, for 50 seconds."""
+    server.faults["/1.jpg"] = fault
+    start = time.monotonic()
+    with pytest.raises(FetchError) as caught:
+        fetched(hasty, f"{server.url}/1.jpg", tmp_path)
+    assert caught.value.kind == "timeout" and time.monotonic() - start < 5
+
+
+def test_a_server_that_stalls_is_asked_again(server, fetcher, tmp_path, monkeypatch):
+    monkeypatch.setattr(http, "READ_SECONDS", 0.3)
     server.faults["/1.jpg"] = ["stall"]
     assert fetched(fetcher, f"{server.url}/1.jpg", tmp_path)[1] == jpeg(1)
-    assert len(server.requests) == 2
+    assert len(server.requests) >= 2
 
 
 @pytest.mark.parametrize("first", [500, "cut_off", "nonsense", (429, {"Retry-After": "1"})])
@@ -172,7 +186,7 @@ def test_a_pause_that_a_server_asks_for_has_a_bound(server, fetcher, tmp_path, m
     server.faults["/1.jpg"] = [(503, {"Retry-After": "86400"})]
     start = time.monotonic()
     assert fetched(fetcher, f"{server.url}/1.jpg", tmp_path)[1] == jpeg(1)
-    assert 0.2 <= time.monotonic() - start < 2
+    assert 0.2 <= time.monotonic() - start < 20
 
 
 def test_more_than_was_said_is_no_part_of_the_photo_or_of_the_next(server, fetcher, tmp_path):
@@ -259,7 +273,7 @@ def secure_server(server, tmp_path):
 def test_tls(secure_server, tmp_path, monkeypatch):
     server, certificate = secure_server
     address = f"https://localhost:{server.server_port}"
-    limits = Limits(seconds=1.0, allow_private=True)
+    limits = Limits(allow_private=True)
     fetcher = HttpFetcher(limits)
     with pytest.raises(FetchError) as caught:
         fetched(fetcher, f"{address}/1.jpg", tmp_path)
@@ -267,12 +281,15 @@ def test_tls(secure_server, tmp_path, monkeypatch):
     fetcher.close()
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     fetcher = HttpFetcher(limits)
-    server.faults["/2.jpg"] = "drip"
     for _ in range(2):
         assert fetched(fetcher, f"{address}/1.jpg", tmp_path)[1] == jpeg(1)
-        with pytest.raises(FetchError, match="timeout"):
-            fetched(fetcher, f"{address}/2.jpg", tmp_path)
     fetcher.close()
+    server.faults["/2.jpg"] = "drip"
+    hasty = HttpFetcher(dataclasses.replace(limits, seconds=0.7))
+    for _ in range(2):
+        with pytest.raises(FetchError, match="timeout"):
+            fetched(hasty, f"{address}/2.jpg", tmp_path)
+    hasty.close()
     refusing = HttpFetcher(Limits())
     with pytest.raises(FetchError, match="private address"):
         fetched(refusing, f"{address}/1.jpg", tmp_path)
@@ -492,7 +509,7 @@ def test_closing_ends_what_hangs(server, tmp_path):
     found = photos.look(dict.fromkeys(urls(server), ""), 0.0)
     threading.Timer(0.2, photos.close).start()
     start = time.monotonic()
-    assert next(found).error.kind == "stopped" and time.monotonic() - start < 1
+    assert next(found).error.kind == "stopped" and time.monotonic() - start < 5
 
 
 def write_feed(folder, rows):
@@ -587,6 +604,12 @@ def test_rows_that_fail_are_listed_and_what_the_index_has_of_them_stays(server, 
     server.faults.clear()
     sync(write_feed(tmp_path, rows), index, photo_max_age=0.0)
     assert errors_of(index / "errors.csv") == [] and stored(index) == before
+
+
+def test_photos_at_addresses_are_no_files_to_the_library(server, tmp_path):
+    table = write_feed(tmp_path, [(f"{server.url}/1.jpg", "a")])
+    with pytest.raises(FirError, match="`photos` must be files.*1 photos are at addresses"):
+        write_photos(None, None, table, None, 4)
 
 
 def test_errors_go_where_they_are_told_to(server, tmp_path):
@@ -704,6 +727,14 @@ def test_photos_in_an_object_store(bucket, tmp_path):
     fetcher.close()
     with pytest.raises(FetchError, match="stopped"):
         fetched(fetcher, "s3://shop/photos/nr 0.jpg", tmp_path)
+
+
+def test_without_the_package_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    table = write_feed(tmp_path, [("s3://shop/1.jpg", "a")])
+    with pytest.raises(FirError, match=r"s3fs is needed.*fir_tf\[remote\]"):
+        sync(table, tmp_path / "index")
+    assert stored(tmp_path / "index") == {}
 
 
 def test_an_object_store_that_does_not_answer(tmp_path, monkeypatch):

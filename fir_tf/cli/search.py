@@ -38,6 +38,10 @@ them stays. In a folder the last folder above a photo is its item and those abov
 with one level of folders they are categories. A photo without a category gets the model's guess.
 An interrupted run goes on when the command is given again.
 
+Photos of a table may be at addresses, http(s)://, s3:// and gs://. They are fetched into a cache,
+and servers are asked again only after a day. What cannot be had is listed in errors.csv in the
+index's folder.
+
 --beam embeds on many machines instead (pip install 'fir_tf[beam]'):
 
   python search.py index --images=/mnt/photos --model=/mnt/model \\
