@@ -71,6 +71,8 @@ class FetchOptions:
         for field in dataclasses.fields(FetchOptions):
             if field.metadata["within"]:
                 check_within(field.name, getattr(self, field.name), field.metadata["within"])
+        if not (self.user_agent.isascii() and self.user_agent.isprintable()):
+            raise FirError(f"`user_agent` must be printable ASCII. Received: {self.user_agent!r}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -189,6 +189,20 @@ def test_a_pause_that_a_server_asks_for_has_a_bound(server, fetcher, tmp_path, m
     assert 0.2 <= time.monotonic() - start < 20
 
 
+def test_a_pause_is_kept_by_all_connections_to_the_host(server, fetcher, tmp_path):
+    server.faults["/1.jpg"] = [(503, {"Retry-After": "1"})]
+    host = fetcher._hosts[f"127.0.0.1:{server.server_port}"]
+    first = threading.Thread(target=fetched, args=(fetcher, f"{server.url}/1.jpg", tmp_path))
+    first.start()
+    while not host.rests_until:
+        time.sleep(0.001)
+    until = host.rests_until
+    with open(tmp_path / "other", "w+b") as file:
+        fetcher.fetch(f"{server.url}/2.jpg", None, file)
+    assert time.monotonic() >= until
+    first.join()
+
+
 def test_more_than_was_said_is_no_part_of_the_photo_or_of_the_next(server, fetcher, tmp_path):
     server.faults["/1.jpg"] = "more_than_said"
     assert fetched(fetcher, f"{server.url}/1.jpg", tmp_path)[1] == jpeg(0)[:100]
@@ -205,6 +219,9 @@ def test_a_host_that_never_answers_is_given_up(server, fetcher, tmp_path, monkey
             with pytest.raises(FetchError) as caught:
                 fetched(fetcher, f"{dead}/{number}.jpg", tmp_path)
             kinds.append(caught.value.kind)
+        monkeypatch.setattr(http, "GIVEN_UP_SECONDS", 0.0)
+        with pytest.raises(FetchError, match="no connection"):
+            fetched(fetcher, f"{dead}/5.jpg", tmp_path)
     assert kinds == ["no connection"] * 3 + ["host given up"] * 2
     assert fetched(fetcher, f"{server.url}/2.jpg", tmp_path)[1] == jpeg(2)
 
@@ -868,7 +885,13 @@ def test_without_a_memory_all_files_are_read(place, tmp_path, opened):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("photo_timeout", 0.0), ("connections", 0), ("host_connections", 0), ("photo_cache_gb", -1.0)],
+    [
+        ("photo_timeout", 0.0),
+        ("connections", 0),
+        ("host_connections", 0),
+        ("photo_cache_gb", -1.0),
+        ("user_agent", "a\r\nb: c"),
+    ],
 )
 def test_options_that_cannot_be(name, value):
     with pytest.raises(FirError, match=f"`{name}` must be"):

@@ -35,8 +35,8 @@ USER_AGENT = f"fir_tf/{__version__} (+https://pypi.org/project/fir_tf/)"
 # Seconds: to connect; without a byte; the first pause; the longest that a server may ask for.
 CONNECT_SECONDS, READ_SECONDS, BACKOFF_SECONDS, PAUSE_MAX = 10.0, 20.0, 0.5, 30.0
 RETRIES, REDIRECTS = 4, 5
-# A host that so many photos in a row cannot be had from is asked no more.
-GIVE_UP = 20
+# A host that so many photos in a row cannot be had from is not asked for so many seconds.
+GIVE_UP, GIVEN_UP_SECONDS = 20, 300.0
 
 _KINDS: dict[str, tuple[type[HTTPError], ...]] = {
     "unknown host": (NameResolutionError,),
@@ -67,6 +67,7 @@ class _Host:
 
     rests_until: float = 0.0
     lost: int = 0
+    lost_at: float = 0.0
     last: str = ""
 
 
@@ -90,13 +91,14 @@ class HttpFetcher:
     def fetch(self, address: str, known: Validators | None, file: BinaryIO) -> Validators | None:
         """See `Fetcher`."""
         host = self._hosts[host_of(address)]
-        if host.lost >= GIVE_UP:
+        if host.lost >= GIVE_UP and time.monotonic() - host.lost_at < GIVEN_UP_SECONDS:
             raise FetchError("host given up", f"{host.lost} photos in a row before it: {host.last}")
         try:
             found = self._patiently(host, address, known, file)
         except FetchError as error:
             lost = isinstance(error, _Again) or error.kind == TIMEOUT
             host.lost, host.last = (host.lost + 1, str(error)) if lost else (0, "")
+            host.lost_at = time.monotonic()
             raise
         host.lost = 0
         return found
@@ -123,7 +125,9 @@ class HttpFetcher:
                 if left <= 0:
                     raise
                 retry = _counted(retry, address, error)
-                host.rests_until = time.monotonic() + min(_asked_for(retry, error), PAUSE_MAX)
+                pause = min(_asked_for(retry, error), PAUSE_MAX)
+                # Another thread may have been told of a longer one.
+                host.rests_until = max(host.rests_until, time.monotonic() + pause)
             # Retry's own first pause is none.
             self._guard.stopped.wait(max(BACKOFF_SECONDS, retry.get_backoff_time()))
 
