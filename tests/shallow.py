@@ -7,6 +7,7 @@ For tests in which the depth of the network is not the point. There are no weigh
 import contextlib
 import functools
 import importlib
+from pathlib import Path
 from unittest import mock
 
 # ResNets and SE-ResNe(X)ts of two stages, where the network does not matter at all.
@@ -15,6 +16,14 @@ TWO_STAGES = (1, 1)
 CODE = f"""
 from fir_tf.models import senet
 senet._BLOCKS = {TWO_STAGES}
+"""
+TWO_LAYERS = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from shallow import build_two_layers
+from fir_tf.models import fir
+from fir_tf.training import from_config
+fir.build_backbone = from_config.build_backbone = build_two_layers
 """
 
 
@@ -41,3 +50,16 @@ def shallow_backbones(stages=(1,) * 4):
         mock.patch.object(senet, "_BLOCKS", stages),
     ):
         yield
+
+
+def build_two_layers(name, image_size, weights, last_stride=2):
+    """Stands for fir_tf's build_backbone, with names of ResNet's: a convolution and batch norm."""
+    import keras
+
+    from fir_tf.models.batch_norm import FusedBatchNormalization
+
+    images = keras.Input((image_size, image_size, 3))
+    kernel = keras.initializers.GlorotUniform(seed=1)
+    conv = keras.layers.Conv2D(8, 5, strides=8, kernel_initializer=kernel, name="layer1.0.conv1")
+    maps = FusedBatchNormalization(name="layer1.0.bn1")(conv(images))
+    return keras.Model(images, maps, name=name)

@@ -443,6 +443,7 @@ def test_the_picture_shows_each_interval_and_whether_it_leaves_out_zero(tmp_path
     assert axes.get_ylim()[0] > axes.get_ylim()[1], "the first one is on top"
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_real_run_of_a_fold(tools, tmp_path, inshop):
     def in_this_process(words, log):

@@ -435,6 +435,7 @@ def test_centres_are_trained_with_the_model(tmp_path):
     assert again.evaluate(x, y, batch_size=128, verbose=0) == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.bfloat16
 @pytest.mark.slow
 def test_several_outputs_with_weights_in_half_precision():
     """The total is the weighted sum of what each loss says of the predictions."""

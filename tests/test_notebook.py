@@ -28,6 +28,7 @@ def test_its_code_is_that_of_the_page_and_its_outputs_are_small():
     assert any("image/png" in out.get("data", {}) for out in outputs(notebook))
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_it_runs():
     found = outputs(tool.execute(read()))

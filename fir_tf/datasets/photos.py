@@ -19,6 +19,6 @@ def local_photos(catalogue: Catalogue) -> Catalogue:
     raise FirError(
         f"{catalogue.location(rows[0])}: the photo is an address, and photos are read from files. "
         f"Received: {printable(catalogue.path[rows[0]])} ({len(rows):,} of {len(catalogue):,} "
-        "photos are addresses). Download the photos, and name their files relative to the feed's "
-        "folder"
+        "photos are addresses). search.py index fetches them; for all else download them, and "
+        "name their files relative to the feed's folder"
     )

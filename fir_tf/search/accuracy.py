@@ -141,7 +141,7 @@ def _vectors(engine: Engine, where: Condition | None = None) -> Iterator[np.ndar
 
 
 def _exact_scores(
-    engine: Engine, queries: np.ndarray, k: int, where: Condition | None
+    engine: Engine, queries: np.ndarray, k: int, where: Condition | None = None
 ) -> np.ndarray:
     """Returns the k largest scores of each query that are allowed, float32 [q, k], in order.
 

@@ -87,9 +87,7 @@ def read_catalogue(
     if dataset or os.path.isfile(images):
         # Files that are missing are listed with those that cannot be read.
         name = dataset or layout_of(images)
-        catalogue = load_unchecked(
-            name, images, columns, split_by_hash=False, with_addresses=True
-        )
+        catalogue = load_unchecked(name, images, columns, split_by_hash=False, with_addresses=True)
         part = catalogue.part(*_splits(split))
         lines = dict(zip(part.path, part.line.tolist(), strict=True))
         listing = Listing(part.root, _labelled(part), part.notes, lines=lines)
