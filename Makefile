@@ -91,7 +91,8 @@ $(KERNELS:%=test-onednn-%):
 
 test-oracle:
 	@sh tools/setup_env.sh $(VENV_ORACLE) oracle test-core
-	$(VENV_ORACLE)/bin/python $(TESTS) -m "" tests/test_pretrained.py tests/test_metric_learning.py
+	$(VENV_ORACLE)/bin/python $(TESTS) -m "" tests/test_pretrained.py tests/test_metric_learning.py \
+		tests/test_recipes.py
 
 test-beam:
 	@sh tools/setup_env.sh $(VENV_BEAM) beam test-core
