@@ -50,26 +50,25 @@ def record(task, steps, advance, embed):
 
     Args:
         task: dict, see `make_task`.
-        steps: int, those of the whole run; a multiple of the task's points.
+        steps: int, those of the whole run.
         advance: callable of (first, last), which makes the steps from first to before last.
         embed: callable without arguments, which returns the embeddings.
     """
-    folder, each = Path(task["folder"]), steps // task["points"]
-    startup, used, points = time.process_time(), 0.0, []
+    folder, startup = Path(task["folder"]), time.process_time()
+    made, used, points = 0, 0.0, []
     for number in range(task["points"] + 1):
-        if number:
-            begin = time.process_time()
-            advance((number - 1) * each, number * each)
-            used += time.process_time() - begin
+        step, begin = round(number * steps / task["points"]), time.process_time()
+        advance(made, step)
+        made, used = step, used + time.process_time() - begin
         np.save(folder / f"{number}.npy", embed())
-        points.append({"step": number * each, "seconds": used})
+        points.append({"step": step, "seconds": used})
     found = {"startup_seconds": startup, "points": points}
     (folder / "points.json").write_text(json.dumps(found))
 
 
 def planned_steps(task, seconds_a_step):
-    """Returns how many steps end at the task's seconds, a multiple of its points."""
-    return task["points"] * max(1, round(task["seconds"] / seconds_a_step / task["points"]))
+    """Returns how many steps end at the task's seconds, at least one for each of its points."""
+    return max(task["points"], round(task["seconds"] / seconds_a_step))
 
 
 def timed(steps):
@@ -84,8 +83,7 @@ class Ours:
     """A recipe of train.py, ready to be trained.
 
     Args:
-        config: Config, whose epochs are the run's; it becomes one of the task's points as epochs,
-            and what it counts in epochs keeps its share of the run.
+        config: Config of one epoch, see `config_of`.
         catalogue: Catalogue.
         steps: int, updates of the run.
     """
@@ -101,7 +99,7 @@ class Ours:
         self._config = config
         self.parts = make_parts(config, catalogue, make_sampler(catalogue, config))
         self.parts.plain = build_fir(plain, config.image_size, len(catalogue.categories))
-        self.trainer = build_trainer(self.parts, config, steps // config.epochs)
+        self.trainer = build_trainer(self.parts, config, steps)
         # Made before the run, since it takes seconds to build what reads them.
         self._batches = {
             step: self.batches(side, step)
@@ -128,7 +126,7 @@ class Ours:
         whole = [measured(side) for side in sides]
         mean = sum(whole) / len(whole)
         if config.freeze_epochs:
-            share = min(1, config.freeze_epochs / config.epochs)
+            share = min(1, config.freeze_epochs)
             mean += share * (measured(sides[0], heads_only=True) - whole[0])
         return mean
 
@@ -157,7 +155,9 @@ class Ours:
 
 
 def config_of(task):
-    """Returns the Config of one of our tasks, its epochs as many as the task's points.
+    """Returns the Config of one of our tasks: the run is its one epoch.
+
+    What the recipe counts in epochs keeps its share of the run.
 
     Raises:
         FirError: the recipe has something that a run of planned length cannot have.
@@ -175,12 +175,11 @@ def config_of(task):
         raise FirError("a recipe must have --schedule=cosine or constant here. Received: step")
     if config.interpolate:
         raise FirError("a recipe with --interpolate needs a validation part, which none has here")
-    scale = task["points"] / config.epochs
     return dataclasses.replace(
         config,
-        epochs=task["points"],
-        warmup_epochs=scale * config.warmup_epochs,
-        freeze_epochs=scale * config.freeze_epochs,
+        epochs=1,
+        warmup_epochs=config.warmup_epochs / config.epochs,
+        freeze_epochs=config.freeze_epochs / config.epochs,
     )
 
 
@@ -197,7 +196,7 @@ def train_ours(task):
     if not catalogue.categories:
         catalogue = catalogue.with_categories(["unknown"])
     # The schedule is compiled into the step: one to be timed, then the run's.
-    steps = planned_steps(task, Ours(config, catalogue, 1000 * config.epochs).seconds_a_step())
+    steps = planned_steps(task, Ours(config, catalogue, 1000).seconds_a_step())
     ours = Ours(config, catalogue, steps)
     ours.compile()
     embedder = Embedder(ours.trainer.served(), config.eval_size, config.resize)

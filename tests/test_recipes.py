@@ -61,8 +61,8 @@ def test_the_table_says_when_the_best_peer_is_reached(recipes):
 @pytest.mark.parametrize("seconds", [0.01, 3, 47])
 def test_a_plan_ends_at_the_budget(recipes, seconds):
     steps = recipes.planned_steps({"points": 8, "seconds": seconds}, 0.05)
-    assert steps % 8 == 0 and steps >= 8
-    assert steps == 8 or abs(steps * 0.05 - seconds) <= 4.01 * 0.05
+    assert steps >= 8
+    assert steps == 8 or abs(steps * 0.05 - seconds) <= 0.03
 
 
 def test_what_embedding_takes_is_not_counted(recipes, tmp_path):
@@ -81,10 +81,10 @@ def test_what_embedding_takes_is_not_counted(recipes, tmp_path):
         work(0.1)
         return np.full([3, 2], len(made), np.float32)
 
-    recipes.record({"folder": str(tmp_path), "points": 4}, 12, advance, embed)
+    recipes.record({"folder": str(tmp_path), "points": 4}, 13, advance, embed)
     points = json.loads((tmp_path / "points.json").read_text())["points"]
-    assert made == list(range(12))
-    assert [point["step"] for point in points] == [0, 3, 6, 9, 12]
+    assert made == list(range(13))
+    assert [point["step"] for point in points] == [0, 3, 6, 10, 13]
     assert 0.08 <= points[-1]["seconds"] < 0.3
     for number, point in enumerate(points):
         assert (np.load(tmp_path / f"{number}.npy") == point["step"]).all()
