@@ -141,8 +141,8 @@ class Ours:
             *(trainer.averages or ()),
         ]
         before = [variable.numpy() for variable in variables]
-        for batches in self._batches.values():
-            for heads_only in {False, trainer.frozen > 0}:
+        for step, batches in self._batches.items():
+            for heads_only in {False, step < trainer.frozen}:
                 trainer.update(batches, 1, heads_only)
         for variable, value in zip(variables, before, strict=True):
             variable.assign(value)
@@ -504,12 +504,12 @@ def parse():
 
 def main():
     """Compares, or trains as one of our sides."""
-    args = parse()
-    if args.task:
-        train_ours(json.loads(Path(args.task).read_text()))
-        return 0
     from fir_tf.shell import run_command
 
+    args = parse()
+    if args.task:
+        task = json.loads(Path(args.task).read_text())
+        return run_command(lambda: train_ours(task))
     return run_command(lambda: compare(args))
 
 
