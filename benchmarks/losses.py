@@ -169,6 +169,8 @@ def start_sides(args):
     """Returns the Sides."""
     path = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": path}
+    # Torch's threads would spend processor time on waiting for each other.
+    environment["OMP_WAIT_POLICY"] = "PASSIVE"
     pythons = (
         *(sys.executable, args.addons_python, args.addons_python),
         *(args.similarity_python, args.torch_python),
