@@ -1,13 +1,18 @@
 """Product feeds as data sets."""
 
+import contextlib
 import csv
 import dataclasses
+import functools
 import gzip
 import io
 import json
 import subprocess
 import sys
+import threading
 import tracemalloc
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -462,6 +467,16 @@ def boutique_feed(tmp_path_factory):
     return write_xml(photos.root / "feed.xml", rows), rows
 
 
+@contextlib.contextmanager
+def served(folder):
+    """Serves a folder on this machine; yields its URL."""
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=folder)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
 @pytest.mark.slow
 def test_every_script_reads_a_feed(boutique_feed, tmp_path, shallow):
     path, rows = boutique_feed
@@ -516,5 +531,31 @@ def test_every_script_reads_a_feed(boutique_feed, tmp_path, shallow):
     assert told == {cheap[0]["title"]: 3.5, rows[1]["title"]: 21.9, rows[2]["title"]: 22.9}
     out, _ = done("search.py", "query", photo, *index, "--sheet=", where)
     assert f"{rows[1]['title']}  21.9  EUR  in stock" in out
+    with served(path.parent) as url:
+        away = [
+            {
+                **row,
+                "image_link": f"{url}/{quote(row['image_link'])}",
+                "additional_image_link": [
+                    f"{url}/{quote(link)}" for link in row["additional_image_link"]
+                ],
+            }
+            for row in cheap
+        ]
+        out, _ = done(
+            "search.py",
+            "index",
+            f"--model={run}",
+            f"--images={write_xml(tmp_path / 'away.xml', away)}",
+            f"--index={tmp_path}/away",
+            "--allow_private",
+            f"--photo_cache={tmp_path}/cache",
+        )
+    assert f"{images} images: {images} embedded" in out
+    out, _ = done("search.py", "query", photo, f"--index={tmp_path}/away", "--json", where)
+    (same,) = json.loads(out)
+    assert [row["metadata"] | {"image_link": 0} for row in same["results"]] == [
+        row["metadata"] | {"image_link": 0} for row in answer["results"]
+    ]
     _, err = done("search.py", "query", photo, *index, "--where=prize < 23", ok=False)
     assert "the index has no column 'prize'. It has: availability" in err
