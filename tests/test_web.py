@@ -1,10 +1,9 @@
-"""The search page: its server's answers, and the page in a real browser."""
+"""The search page's server: its answers, its API's description, and what it withstands."""
 
 import concurrent.futures
 import importlib
 import io
 import json
-import shutil
 import socket
 import subprocess
 import sys
@@ -18,49 +17,14 @@ import numpy as np
 import pytest
 from commands import done
 from PIL import Image
-from test_index import make_photos, make_run, options
 
 from fir_tf.search.index import Index
-from fir_tf.search.indexing import build
 
-# A server, and for most of them a browser.
+# A server.
 pytestmark = pytest.mark.slow
 
 pytest.importorskip("starlette")
 ROOT = Path(__file__).parent.parent
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-
-
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory):
-    """(photos, index's folder, run) of six items with two views each."""
-    base = tmp_path_factory.mktemp("shop")
-    run = make_run(base / "run")
-    photos = make_photos(base / "photos", items=6, views=2)
-    build(options(run, photos, base / "index"))
-    return photos, base / "index", run
-
-
-@pytest.fixture(scope="module")
-def server(shop):
-    """The address of a running `search.py web`."""
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            str(ROOT / "search.py"),
-            "web",
-            f"--index={shop[1]}",
-            "--port=0",
-            "--max_upload_mb=1",
-        ],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    line = process.stdout.readline()
-    assert line.startswith("http://127.0.0.1:"), line
-    yield line.split()[0]
-    process.terminate()
-    assert process.wait(30) is not None
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +106,9 @@ def test_an_upload_without_a_length_is_limited(client):
         ({"like": "Dresses/item0/0.jpg", "k": 0}, 400),
         ({"like": "Dresses/item0/0.jpg", "k": "many"}, 400),
         ({"like": "Dresses/item0/0.jpg", "k": 201}, 400),
+        ({"like": "Dresses/item0/0.jpg", "group": "many"}, 400),
+        ({"like": "Dresses/item0/0.jpg", "categories": "Tops"}, 400),
+        ({"like": "Dresses/item0/0.jpg", "where": "price <"}, 400),
     ],
 )
 def test_bad_questions_are_told(client, values, status):
@@ -149,11 +116,49 @@ def test_bad_questions_are_told(client, values, status):
     assert answer.status_code == status and answer.json()["error"]
 
 
-def test_the_page_asks_nobody_else(client):
-    answer = client.get("/")
-    assert "default-src 'none'" in answer.headers["content-security-policy"]
-    assert "http" not in answer.text.replace("http-equiv", "")
+def test_the_page_asks_nobody_else_and_is_small(client):
+    policy = client.get("/").headers["content-security-policy"]
+    assert "default-src 'none'" in policy and "unsafe" not in policy
+    size = 0
+    for name, kind in (("", "html"), ("page.css", "css"), ("page.js", "javascript")):
+        answer = client.get(f"/{name}")
+        assert answer.status_code == 200 and kind in answer.headers["content-type"]
+        assert "://" not in answer.text
+        size += len(answer.content)
+    assert size < 60_000
     assert client.get("/nothing").status_code == 404
+
+
+def test_photos_of_other_formats_are_converted(client, shop):
+    """A phone's and a browser's formats find what the same pixels find as a PNG."""
+    with Image.open(shop[0] / "Tops/item3/1.jpg") as image:
+        for kind in ("WEBP", "TIFF", "AVIF"):
+            file = io.BytesIO()
+            image.save(file, kind, **({"lossless": True} if kind == "WEBP" else {}))
+            name = upload(client, file.getvalue()).json()["photo"]
+            found = client.get("/api/search", params={"photo": name}).json()["results"]
+            assert found[0]["path"] == "Tops/item3/1.jpg", kind
+
+
+def test_samples_of_an_index_and_what_chance_reaches(client):
+    samples = client.get("/api/info").json()["samples"]
+    assert len(set(samples)) == 3
+    assert {path.split("/")[0] for path in samples} == {"Dresses", "Tops"}
+    drawn = importlib.import_module("fir_tf.search.web.app")._drawn
+    vectors = np.random.default_rng(3).standard_normal((60, 8))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    names = [str(number // 3) for number in range(60)]
+    with Index.from_arrays(vectors.astype(np.float32), {"item": names}) as index:
+        chance = drawn(index.engine)["chance"]
+    pairs = [
+        float(vectors[one] @ vectors[other])
+        for one in range(60)
+        for other in range(one)
+        if names[one] != names[other]
+    ]
+    assert sum(score >= chance for score in pairs) == pytest.approx(len(pairs) / 100, abs=1)
+    with Index.from_arrays(vectors[:9].astype(np.float32)) as index:
+        assert drawn(index.engine)["chance"] is None
 
 
 def test_many_at_once_get_their_own_answers(client, shop):
@@ -185,179 +190,6 @@ def test_a_taken_port_is_told(server, shop):
     port = server.rstrip("/").rpartition(":")[2]
     _, err = done("search.py", "web", f"--index={shop[1]}", f"--port={port}", ok=False)
     assert "`port` must be free" in err
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    if not CHROMIUM:
-        pytest.skip("no chromium here: apt-get install chromium")
-    with playwright.sync_playwright() as started:
-        # Beside the flags of Playwright, which keep it from asking the network by itself.
-        flags = ["--no-sandbox", "--disable-gpu", "--disable-quic"]
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def page(browser, server):
-    context = browser.new_context(viewport={"width": 1200, "height": 800})
-    page = context.new_page()
-    page.outside, page.errors = [], []
-    page.on("request", lambda request: page.outside.append(request.url))
-    page.on("pageerror", lambda error: page.errors.append(str(error)))
-    page.goto(server)
-    yield page
-    assert page.errors == []
-    local = (server, "blob:", "data:")
-    assert [url for url in page.outside if not url.startswith(local)] == []
-    context.close()
-
-
-def has_results(page, count=6):
-    from playwright.sync_api import expect
-
-    expect(page.locator("#results:not([aria-busy]) li")).to_have_count(count, timeout=30_000)
-
-
-def says(page, text):
-    from playwright.sync_api import expect
-
-    expect(page.locator("#message")).to_contain_text(text, timeout=30_000)
-
-
-def labels(page, count=6):
-    has_results(page, count)
-    return [entry.text_content() for entry in page.query_selector_all("#results .item")]
-
-
-def test_upload_click_filter_share_in_a_browser(page, server, shop, browser):
-    page.set_input_files("#file", shop[0] / "Tops/item3/1.jpg")
-    first = labels(page)
-    assert first[0] == "Tops/item3" and len(first) == 6
-    assert "6 items" in page.text_content("#message")
-    shared = page.url
-    assert "photo=" in shared
-
-    page.click("#results li:nth-child(2) button")
-    page.wait_for_url("**like=**")
-    assert labels(page)[0] == first[1]
-
-    page.select_option("#category", "Dresses")
-    assert all(name.startswith("Dresses") for name in labels(page, 3))
-    page.go_back()
-    has_results(page)
-
-    other = browser.new_page()
-    other.goto(shared)
-    assert labels(other) == first
-    # A category with a long name does not push its choice over the next one.
-    other.evaluate("document.querySelector('#category').add(new Option('x'.repeat(60)))")
-    left, right = (other.locator(name).bounding_box() for name in ("#category", "#group"))
-    assert left["x"] + left["width"] <= right["x"] or left["y"] + left["height"] <= right["y"]
-    # Kept to be looked at.
-    pictures = ROOT / "build" / "test-pictures"
-    pictures.mkdir(parents=True, exist_ok=True)
-    other.screenshot(path=pictures / "search_page.png")
-    other.close()
-
-
-def test_a_bad_file_shows_a_message(page, tmp_path, shop):
-    (tmp_path / "bad.jpg").write_bytes(b"no image")
-    page.set_input_files("#file", tmp_path / "bad.jpg")
-    says(page, "no photo that can be read")
-    assert page.get_attribute("#message", "class") == "bad"
-    large = tmp_path / "large.jpg"
-    large.write_bytes((shop[0] / "Tops/item3/1.jpg").read_bytes() + b"x" * 1_000_000)
-    page.set_input_files("#file", large)
-    says(page, "1 MB")
-    page.set_input_files("#file", shop[0] / "Tops/item3/1.jpg")
-    assert labels(page)[0] == "Tops/item3"
-
-
-def test_the_garment_is_cropped_with_the_mouse(page, shop, tmp_path):
-    """A photo of two items side by side: the part that is marked is searched for."""
-    left, right = (Image.open(shop[0] / name) for name in ("Tops/item1/0.jpg", "Tops/item5/0.jpg"))
-    both = Image.new("RGB", (96, 64))
-    both.paste(left.resize((48, 64)), (0, 0))
-    both.paste(right.resize((48, 64)), (48, 0))
-    both.resize((960, 640)).save(tmp_path / "both.png")
-    page.set_input_files("#file", tmp_path / "both.png")
-    labels(page)
-    frame = page.query_selector("#photo").bounding_box()
-
-    def drag(start, end):
-        with page.expect_response("**/api/search**"):
-            page.mouse.move(frame["x"] + start * frame["width"], frame["y"] + 2)
-            page.mouse.down()
-            page.mouse.move(
-                frame["x"] + end * frame["width"], frame["y"] + frame["height"] - 2, steps=4
-            )
-            page.mouse.up()
-        page.wait_for_timeout(100)
-        return labels(page)[0]
-
-    assert drag(0.01, 0.49) == "Tops/item1"
-    assert drag(0.51, 0.99) == "Tops/item5"
-    # The same by keyboard alone.
-    page.focus("#whole")
-    page.keyboard.press("Enter")
-    page.focus("#right")
-    for _ in range(50):
-        page.keyboard.press("ArrowLeft")
-    page.focus("#go")
-    with page.expect_response("**/api/search**"):
-        page.keyboard.press("Enter")
-    page.wait_for_timeout(100)
-    assert labels(page)[0] == "Tops/item1"
-
-
-def test_a_photo_is_pasted(page, shop):
-    contents = np.frombuffer((shop[0] / "Dresses/item4/1.jpg").read_bytes(), np.uint8).tolist()
-    page.evaluate(
-        """bytes => {
-            const data = new DataTransfer();
-            data.items.add(new File([new Uint8Array(bytes)], "p.jpg", {type: "image/jpeg"}));
-            document.dispatchEvent(new ClipboardEvent("paste", {clipboardData: data}));
-        }""",
-        contents,
-    )
-    assert labels(page)[0] == "Dresses/item4"
-
-
-def test_a_photo_chosen_before_the_page_knows_its_index(browser, server, shop):
-    """The answer about the index comes between photo and results: the search goes on."""
-    page = browser.new_page()
-    held = {}
-    page.route("**/api/*", lambda route: held.update({route.request.url.split("/")[-1]: route}))
-    with page.expect_request("**/api/info"):
-        page.goto(server)
-    with page.expect_request("**/api/photo"):
-        page.set_input_files("#file", shop[0] / "Tops/item3/1.jpg")
-    with page.expect_response("**/api/info"):
-        held["info"].continue_()
-    page.wait_for_function("document.querySelectorAll('#category option').length > 1")
-    held["photo"].continue_()
-    page.unroute("**/api/*")
-    assert labels(page)[0] == "Tops/item3"
-    page.close()
-
-
-def test_the_page_fits_a_phone(browser, server, shop):
-    page = browser.new_page(viewport={"width": 360, "height": 740})
-    page.goto(server)
-    page.set_input_files("#file", shop[0] / "Tops/item3/1.jpg")
-    labels(page)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 360
-    # Everything that can be pressed has a name for a screen reader.
-    unnamed = page.evaluate(
-        """() => [...document.querySelectorAll('button, select, input, img')].filter(
-            e => !(e.textContent.trim() || e.getAttribute('aria-label') || e.labels?.length
-                   || e.hasAttribute('alt'))).length"""
-    )
-    assert unnamed == 0
-    page.close()
 
 
 @pytest.mark.nightly

@@ -10,8 +10,38 @@ from PIL import Image, ImageOps
 
 from fir_tf.errors import FirError
 from fir_tf.images.file import UnreadableImageError, read
+from fir_tf.images.header import FORMATS
+from fir_tf.images.picture import claimed_size, see_or_convert
 
 KINDS = "a path, an image file's bytes, a PIL image or an array uint8 [height, width, 3]"
+
+# Formats that Pillow reads where it was built with them, or was given a plugin, by their ending.
+_CONVERTED = {".webp": "WebP", ".tif": "TIFF", ".avif": "AVIF", ".heic": "HEIC"}
+# Pixels of the longest side: PNG files of more could be larger than what is read.
+_CONVERTED_SIDE = 2048
+
+
+def formats() -> list[str]:
+    """Returns the names of the formats that `readable` takes."""
+    known = Image.registered_extensions()
+    return [*FORMATS, *(name for ending, name in _CONVERTED.items() if ending in known)]
+
+
+def readable(contents: bytes) -> bytes:
+    """Returns an image file as the model reads it: one of another format is converted to PNG.
+
+    Raises:
+        UnreadableImageError: if it cannot be read.
+    """
+    try:
+        claimed_size(contents)
+    except UnreadableImageError as error:
+        if error.kind != "format":
+            raise
+        file = io.BytesIO()
+        see_or_convert(contents, _CONVERTED_SIDE)[0].image.save(file, "PNG")
+        return file.getvalue()
+    return contents
 
 
 def is_photo(value: Any) -> bool:

@@ -18,8 +18,10 @@ from fir_tf.images.file import UnreadableImageError
 from fir_tf.images.thumbnail import thumbnail
 from fir_tf.options import FetchOptions
 from fir_tf.search.conditions import Condition, Filter, combined
+from fir_tf.search.engines import Engine
 from fir_tf.search.index import Index
 from fir_tf.search.photo_files import PhotoFiles
+from fir_tf.search.photos import formats, readable
 from fir_tf.search.where import parse
 from fir_tf.search_options import WebOptions
 
@@ -35,10 +37,11 @@ try:
     from starlette.responses import FileResponse, JSONResponse, Response
     from starlette.routing import Route
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from fir_tf.search.web import api
 except ImportError as missing:
     raise FirError("the page needs pip install 'fir_tf[web]'") from missing
 
-_MOST_RESULTS = 200
 # Links to uploaded photos keep working until this many later uploads, or a restart.
 _LINKS = 1000
 # Of the pictures that the page shows: the longest side in pixels, and the quality as JPEGs.
@@ -46,14 +49,17 @@ _SIDE, _QUALITY = 480, 85
 # Embedding uses all cores: more requests at a time only wait longer and take more memory.
 _AT_A_TIME = 2
 _LABELS_FOR_SECONDS = 30
+# Photos of an index that are drawn to judge scores by, among so many of its first ones.
+_DRAWN, _DRAWN_FROM = 200, 100_000
+_SAMPLES = 3
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; img-src 'self' blob: data:; "
-    "style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
+    "style-src 'self'; script-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
-_PAGE = Path(__file__).parent / "page.html"
+_FILES = {"/": "page.html", "/page.css": "page.css", "/page.js": "page.js"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,16 +78,20 @@ class _Service:
         self._turn = threading.BoundedSemaphore(_AT_A_TIME)
         self._labels: dict[str, dict[str, int]] = {}
         self._labels_at = 0.0
+        self._drawn: dict[str, Any] = {}
 
     def info(self) -> dict[str, Any]:
         now = time.monotonic()
         if not self._labels or now - self._labels_at > _LABELS_FOR_SECONDS:
             self._labels, self._labels_at = self.index.engine.labels(), now
+            self._drawn = self._drawn or _drawn(self.index.engine)
         return {
             "images": len(self.index.engine),
             "categories": [name for name in self._labels["category"] if name],
             "domains": [name for name in self._labels["domain"] if name],
             "columns": self.index.engine.info().get("columns", {}),
+            **self._drawn,
+            "formats": formats(),
             "max_upload": self.max_upload,
         }
 
@@ -89,6 +99,7 @@ class _Service:
         """Embeds a photo; returns the name it can be asked for by."""
         with self._turn:
             try:
+                contents = readable(contents)
                 picture = thumbnail(contents, _SIDE).jpeg(quality=_QUALITY)
             except UnreadableImageError as error:
                 raise _refusal(error) from error
@@ -146,56 +157,87 @@ def _refusal(error: UnreadableImageError) -> HTTPException:
     """Returns the HTTPException of a photo that cannot be read, an UnreadableImageError."""
     if error.kind == "too_large":
         return HTTPException(413, f"The photo is too large: {error.reason}.")
-    return HTTPException(415, "This is no photo that can be read: JPEG, PNG, GIF and BMP are.")
+    *names, last = formats()
+    return HTTPException(
+        415, f"This is no photo that can be read: {', '.join(names)} and {last} are."
+    )
+
+
+def _drawn(engine: Engine) -> dict[str, Any]:
+    """Draws photos of an index at random: `samples` to try, `chance` to judge scores by.
+
+    `chance` is the score that one in a hundred pairs of photos of different items reaches.
+    """
+    paths: list[str] = []
+    for part, _ in engine.scan():
+        paths += [record.path for record in part]
+        if len(paths) >= _DRAWN_FROM:
+            break
+    order = np.random.default_rng(0).permutation(len(paths))[:_DRAWN]
+    found = engine.fetch([paths[place] for place in order])
+    by_category = {record.category: record.path for record, _ in found}
+    samples = list(dict.fromkeys([*by_category.values(), *(record.path for record, _ in found)]))
+    items = np.array([record.item or record.path for record, _ in found])
+    vectors = np.array([vector for _, vector in found])
+    other = np.triu(items[:, np.newaxis] != items, 1)
+    scores = (vectors @ vectors.T)[other] if len(found) else np.empty(0)
+    return {
+        "samples": samples[:_SAMPLES],
+        "chance": round(float(np.quantile(scores, 0.99)), 4) if len(scores) >= 100 else None,
+    }
 
 
 class _Endpoints:
-    """What the page asks for."""
+    """What the page asks for; requests are checked by their `api.Operation`."""
 
     def __init__(self, service: _Service) -> None:
         self._service = service
 
-    async def page(self, request: Request) -> Response:
-        return FileResponse(_PAGE, media_type="text/html")
+    async def file(self, request: Request) -> Response:
+        return FileResponse(Path(__file__).parent / _FILES[request.url.path])
+
+    async def openapi(self, request: Request) -> Response:
+        return JSONResponse(api.openapi())
 
     async def info(self, request: Request) -> Response:
+        api.INFO.read(request.query_params)
         return JSONResponse(await run_in_threadpool(self._service.info))
 
-    async def upload(self, request: Request) -> Response:
+    async def photo(self, request: Request) -> Response:
+        api.PHOTO.read(request.query_params)
         contents = await _body(request, self._service.max_upload)
         return JSONResponse({"photo": await run_in_threadpool(self._service.upload, contents)})
 
     async def search(self, request: Request) -> Response:
-        values = request.query_params
-        photo, like = values.get("photo", ""), values.get("like", "")
+        values = api.SEARCH.read(request.query_params)
+        photo, like = values["photo"], values["like"]
         if bool(photo) == bool(like):
             raise HTTPException(400, "Give one of photo and like.")
         where = combined(
-            Filter(tuple(values.getlist("category")), tuple(values.getlist("domain"))),
-            parse(values["where"]) if values.get("where", "").strip() else None,
+            Filter(tuple(values["category"]), tuple(values["domain"])),
+            parse(values["where"]) if values["where"].strip() else None,
         )
-        group = values.get("group", "1") != "0"
-        k = _whole("k", values.get("k", "24"))
-        return JSONResponse(
-            {"results": await run_in_threadpool(self._service.search, photo, like, k, where, group)}
+        found = await run_in_threadpool(
+            self._service.search, photo, like, values["k"], where, values["group"]
         )
+        return JSONResponse({"results": found})
 
     async def image(self, request: Request) -> Response:
-        values = request.query_params
-        if "photo" in values:
+        values = api.IMAGE.read(request.query_params)
+        if values["photo"]:
             contents = self._service.uploaded(values["photo"]).picture
         else:
-            contents = await run_in_threadpool(self._service.picture, values.get("path", ""))
+            contents = await run_in_threadpool(self._service.picture, values["path"])
         headers = {"Cache-Control": "private, max-age=300"}
-        return Response(contents, media_type="image/jpeg", headers=headers)
+        return Response(contents, media_type=api.IMAGE.media, headers=headers)
 
 
 def _refused(request: Request, error: Exception) -> Response:
     """Says what was wrong, as JSON."""
-    status, text = 400, str(error)
+    status, text, headers = 400, str(error), None
     if isinstance(error, HTTPException):
-        status, text = error.status_code, error.detail
-    return JSONResponse({"error": text}, status, headers=_HEADERS)
+        status, text, headers = error.status_code, error.detail, error.headers
+    return JSONResponse({"error": text}, status, headers=headers)
 
 
 def _left(request: Request, error: Exception) -> Response:
@@ -214,11 +256,12 @@ def make_app(index: Index, max_upload_mb: int = 20, files: PhotoFiles | None = N
     endpoints = _Endpoints(_Service(index, max_upload_mb * 1_000_000, files))
     app = Starlette(
         routes=[
-            Route("/", endpoints.page),
-            Route("/api/info", endpoints.info),
-            Route("/api/photo", endpoints.upload, methods=["POST"]),
-            Route("/api/search", endpoints.search),
-            Route("/image", endpoints.image),
+            *(Route(path, endpoints.file) for path in _FILES),
+            Route("/api/openapi.json", endpoints.openapi),
+            *(
+                Route(operation.path, getattr(endpoints, name), methods=[operation.method])
+                for name, operation in api.OPERATIONS.items()
+            ),
         ],
         exception_handlers={HTTPException: _refused, FirError: _refused, ClientDisconnect: _left},
     )
@@ -240,13 +283,6 @@ class _WithHeaders:
             await send(message)
 
         await self._app(scope, receive, with_headers)
-
-
-def _whole(name: str, text: str) -> int:
-    number = int(text) if text.isdecimal() and len(text) < 10 else 0
-    if not 1 <= number <= _MOST_RESULTS:
-        raise HTTPException(400, f"{name} must be between 1 and {_MOST_RESULTS}.")
-    return number
 
 
 async def _body(request: Request, largest: int) -> bytes:

@@ -1,0 +1,265 @@
+"""The page's JSON API, declared once: requests are checked by it, and its OpenAPI is made of it."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.datastructures import QueryParams
+from starlette.exceptions import HTTPException
+
+import fir_tf
+
+MOST_RESULTS = 200
+"""int, results of one request."""
+
+_TEXT = {"type": "string"}
+_WORDS = {"0": False, "false": False, "1": True, "true": True}
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameter:
+    """A value in a request's address.
+
+    Attributes:
+        name: str.
+        schema: dict, JSON Schema: a string, an integer with `minimum` and `maximum`, a boolean, or
+            an array of strings, which is given once for each of its values.
+        text: str, what it means.
+    """
+
+    name: str
+    schema: Mapping[str, Any]
+    text: str
+
+    def value(self, query: QueryParams) -> Any:
+        """Returns what a request says of it, or its default.
+
+        Raises:
+            HTTPException: 400, if it does not fit the schema.
+        """
+        kind = self.schema["type"]
+        if kind == "array":
+            return query.getlist(self.name)
+        if self.name not in query:
+            return self.schema.get("default", "")
+        text = query[self.name]
+        if kind == "integer":
+            least, most = self.schema["minimum"], self.schema["maximum"]
+            number = int(text) if text.isdecimal() and len(text) < 10 else least - 1
+            if not least <= number <= most:
+                raise HTTPException(400, f"{self.name} must be between {least} and {most}.")
+            return number
+        if kind == "boolean":
+            if text.lower() not in _WORDS:
+                raise HTTPException(400, f"{self.name} must be 1, true, 0 or false.")
+            return _WORDS[text.lower()]
+        return text
+
+
+@dataclasses.dataclass(frozen=True)
+class Operation:
+    """One thing that can be asked for.
+
+    Attributes:
+        path: str.
+        text: str, what it does.
+        parameters: tuple of Parameter.
+        answer: dict, JSON Schema of the answer, or of a part of a file.
+        media: str, the answer's media type.
+        body: str, what a request's body is; empty for a GET without one.
+        refusals: dict of str by status, when else it is answered so.
+    """
+
+    path: str
+    text: str
+    parameters: tuple[Parameter, ...]
+    answer: Mapping[str, Any]
+    media: str = "application/json"
+    body: str = ""
+    refusals: Mapping[int, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def method(self) -> str:
+        """GET, or POST where there is a body."""
+        return "POST" if self.body else "GET"
+
+    def read(self, query: QueryParams) -> dict[str, Any]:
+        """Returns a request's values by name, defaults where they are not given.
+
+        Raises:
+            HTTPException: 400, for a value that does not fit or a parameter that there is not.
+        """
+        known = {parameter.name: parameter for parameter in self.parameters}
+        for name in query:
+            if name not in known:
+                raise HTTPException(
+                    400,
+                    f"There is no parameter {name}. There are: {', '.join(known) or 'none'}.",
+                )
+        return {name: parameter.value(query) for name, parameter in known.items()}
+
+
+def _object(**properties: Any) -> dict[str, Any]:
+    """Returns the schema of an object that always has these properties."""
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+def _list(of: Any) -> dict[str, Any]:
+    return {"type": "array", "items": of}
+
+
+_RESULT = _object(
+    score={"type": "number", "description": "Cosine similarity, -1 to 1."},
+    path={"type": "string", "description": "The photo, below the index's folder."},
+    item={"type": "string", "description": "Empty where unknown, as category and domain."},
+    category=_TEXT,
+    domain={"type": "string", "enum": ["", "shop", "consumer"]},
+    metadata={
+        "type": "object",
+        "description": "The columns of the feed or table: text, numbers, booleans, lists of them.",
+    },
+)
+_COLUMN = {
+    "type": "object",
+    "properties": {
+        "kinds": _list({"type": "string", "enum": ["boolean", "number", "text"]}),
+        "range": {
+            "type": "array",
+            "items": {"type": "number"},
+            "minItems": 2,
+            "maxItems": 2,
+            "description": "The least and the largest number.",
+        },
+        "values": {
+            "type": "object",
+            "additionalProperties": {"type": "integer"},
+            "description": "How many photos have each text, where these are few.",
+        },
+    },
+    "required": ["kinds"],
+}
+_PATH = "A photo of the index, as results name it."
+
+INFO = Operation(
+    "/api/info",
+    "What the index holds and what a photo may be.",
+    (),
+    _object(
+        images={"type": "integer"},
+        categories=_list(_TEXT),
+        domains=_list(_TEXT),
+        columns={
+            "type": "object",
+            "additionalProperties": _COLUMN,
+            "description": "What results can be filtered by beside these.",
+        },
+        samples=_list({"type": "string", "description": "A path to try a search with."}),
+        chance={
+            "type": ["number", "null"],
+            "description": "One in a hundred pairs of photos of different items has this score or "
+            "a higher one; null where there are too few photos to say.",
+        },
+        formats=_list(_TEXT),
+        max_upload={"type": "integer", "description": "Bytes of the largest photo taken."},
+    ),
+)
+PHOTO = Operation(
+    "/api/photo",
+    "Takes a photo, the bytes of an image file, and returns the name to search with it. The name "
+    "is known until the server restarts, or 1,000 photos later.",
+    (),
+    _object(photo=_TEXT),
+    body="The image file.",
+    refusals={413: "The photo is too large.", 415: "This is no photo that can be read."},
+)
+SEARCH = Operation(
+    "/api/search",
+    "Finds what looks most like a photo: one of `photo` and `like` is needed.",
+    (
+        Parameter("photo", _TEXT, "The name of a photo that was uploaded."),
+        Parameter("like", _TEXT, _PATH),
+        Parameter(
+            "k",
+            {"type": "integer", "minimum": 1, "maximum": MOST_RESULTS, "default": 24},
+            "Results.",
+        ),
+        Parameter(
+            "group",
+            {"type": "boolean", "default": True},
+            "One result for each item, its best view; otherwise every image.",
+        ),
+        Parameter("category", _list(_TEXT), "Only these categories."),
+        Parameter("domain", _list(_TEXT), "Only shop or only consumer photos."),
+        Parameter(
+            "where",
+            _TEXT,
+            "Only what this allows, such as: price < 50 and brand in ('A', 'B'). It is what "
+            "`search.py query --where` takes.",
+        ),
+    ),
+    _object(results=_list(_RESULT)),
+    refusals={404: "The photo is not kept here any more, or not in the index."},
+)
+IMAGE = Operation(
+    "/image",
+    "A small picture of an uploaded photo, or of one of the index.",
+    (
+        Parameter("photo", _TEXT, "The name of a photo that was uploaded."),
+        Parameter("path", _TEXT, _PATH),
+    ),
+    {"type": "string", "format": "binary"},
+    media="image/jpeg",
+    refusals={404: "There is no such photo, or its file cannot be read."},
+)
+OPERATIONS = {"info": INFO, "photo": PHOTO, "search": SEARCH, "image": IMAGE}
+"""dict of Operation by name."""
+
+
+def openapi() -> dict[str, Any]:
+    """Returns the API's description as OpenAPI 3.1 has it, ready for JSON."""
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Visual search",
+            "version": fir_tf.__version__,
+            "description": "A photo in, the items of an index that look most like it out.",
+        },
+        "paths": {
+            operation.path: {operation.method.lower(): _described(name, operation)}
+            for name, operation in OPERATIONS.items()
+        },
+    }
+
+
+def _described(name: str, operation: Operation) -> dict[str, Any]:
+    refusals = {400: "A value does not fit.", **operation.refusals}
+    described: dict[str, Any] = {
+        "operationId": name,
+        "summary": operation.text,
+        "responses": {
+            "200": _content(operation.media, operation.answer, "The answer."),
+            **{
+                str(status): _content("application/json", _object(error=_TEXT), text)
+                for status, text in refusals.items()
+            },
+        },
+    }
+    if operation.parameters:
+        described["parameters"] = [
+            {
+                "name": parameter.name,
+                "in": "query",
+                "schema": dict(parameter.schema),
+                "description": parameter.text,
+            }
+            for parameter in operation.parameters
+        ]
+    if operation.body:
+        binary = {"type": "string", "format": "binary"}
+        content = _content("application/octet-stream", binary, operation.body)
+        described["requestBody"] = {**content, "required": True}
+    return described
+
+
+def _content(media: str, schema: Mapping[str, Any], text: str) -> dict[str, Any]:
+    return {"description": text, "content": {media: {"schema": dict(schema)}}}
