@@ -4,6 +4,9 @@ import concurrent.futures
 import importlib
 import io
 import json
+import re
+import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -13,9 +16,12 @@ import types
 from pathlib import Path
 
 import httpx
+import jsonschema
 import numpy as np
 import pytest
 from commands import done
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from fir_tf.search.index import Index
@@ -24,6 +30,7 @@ from fir_tf.search.index import Index
 pytestmark = pytest.mark.slow
 
 pytest.importorskip("starlette")
+openapi = importlib.import_module("fir_tf.search.web.api").openapi
 ROOT = Path(__file__).parent.parent
 
 
@@ -159,6 +166,112 @@ def test_samples_of_an_index_and_what_chance_reaches(client):
     assert sum(score >= chance for score in pairs) == pytest.approx(len(pairs) / 100, abs=1)
     with Index.from_arrays(vectors[:9].astype(np.float32)) as index:
         assert drawn(index.engine)["chance"] is None
+
+
+def test_the_description_is_that_of_openapi(client):
+    """Every operation is described, and none that there is not."""
+    told = client.get("/api/openapi.json").json()
+    assert told == openapi() and {"/api/info", "/api/photo", "/api/search"} <= set(told["paths"])
+    for path, methods in told["paths"].items():
+        allowed = client.options(path).headers["allow"].split(", ")
+        assert set(allowed) - {"HEAD"} == {method.upper() for method in methods}
+        for operation in methods.values():
+            for answer in operation["responses"].values():
+                for content in answer["content"].values():
+                    jsonschema.Draft202012Validator.check_schema(content["schema"])
+
+
+def judged(client, method, path, **request):
+    """Asks; returns the answer, which must be one that the description tells of."""
+    told = openapi()["paths"][path][method.lower()]["responses"]
+    answer = client.request(method, path, **request)
+    assert str(answer.status_code) in told, answer.text
+    ((media, content),) = told[str(answer.status_code)]["content"].items()
+    assert answer.headers["content-type"].startswith(media)
+    if media == "application/json":
+        jsonschema.validate(answer.json(), content["schema"])
+    return answer
+
+
+WORDS = (
+    "price",
+    "<",
+    "=",
+    "50",
+    "'Fjord'",
+    "and",
+    "not",
+    "in",
+    "(",
+    ")",
+    ",",
+    '"brand"',
+    "is null",
+)
+
+
+@pytest.fixture(scope="module")
+def values(client, shop):
+    """A strategy of a request's values for /api/search and /image, good and bad."""
+    photo = upload(client, (shop[0] / "Tops/item3/1.jpg").read_bytes()).json()["photo"]
+    some = {
+        "photo": st.sampled_from([photo, "", "gone"]) | st.text(max_size=9),
+        "like": st.sampled_from(["Tops/item3/1.jpg", "", "../x"]) | st.text(max_size=9),
+        "path": st.sampled_from(["Tops/item3/1.jpg", "/", "../x"]) | st.text(max_size=9),
+        "k": st.integers(-9, 300).map(str) | st.text(max_size=9),
+        "group": st.sampled_from(["0", "1", "true", "False", "2"]),
+        "category": st.lists(st.sampled_from(["Tops", "none"]) | st.text(max_size=3), max_size=3),
+        "domain": st.lists(st.sampled_from(["shop", "consumer", "x"]), max_size=2),
+        "where": st.lists(st.sampled_from(WORDS), max_size=9).map(" ".join) | st.text(max_size=20),
+        "other": st.just("1"),
+    }
+    return st.lists(st.sampled_from(sorted(some)), max_size=5, unique=True).flatmap(
+        lambda names: st.fixed_dictionaries({name: some[name] for name in names})
+    )
+
+
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_every_request_is_answered_as_described(client, values, data):
+    """A wrong one too: with 400 or 404 and a message, never with a fault of the server."""
+    for path in ("/api/search", "/image"):
+        request = data.draw(values)
+        answer = judged(client, "GET", path, params=request)
+        if set(request) - {"photo", "like", "k", "group", "category", "domain", "where", "path"}:
+            assert answer.status_code == 400 and "no parameter" in answer.json()["error"]
+
+
+@settings(max_examples=25, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_any_upload_is_answered_as_described(client, shop, data):
+    whole = (shop[0] / "Tops/item3/1.jpg").read_bytes()
+    cut = st.integers(0, len(whole)).map(lambda end: whole[:end])
+    judged(client, "POST", "/api/photo", content=data.draw(cut | st.binary(max_size=99)))
+    judged(client, "GET", "/api/info")
+
+
+def test_the_page_on_the_api_shows_what_works(client, server, shop, tmp_path):
+    """The commands of docs/page.md, against this server."""
+    if not shutil.which("curl"):
+        pytest.skip("no curl here: apt-get install curl")
+    shutil.copy(shop[0] / "Tops/item3/1.jpg", tmp_path / "photo.jpg")
+    text = (ROOT / "docs/page.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = re.findall(r"^curl .*$", text, re.MULTILINE)
+    assert len(lines) >= 5
+    name, answers = "", []
+    for line in lines:
+        command = shlex.split(
+            line.replace("http://127.0.0.1:8000/", server).replace("<name>", name)
+        )
+        ran = subprocess.run([*command, "-sS", "--fail"], capture_output=True, cwd=tmp_path)
+        assert ran.returncode == 0, (line, ran.stderr)
+        if "-o" not in command:
+            answers.append(json.loads(ran.stdout))
+            name = answers[-1].get("photo", name)
+    found = [answer["results"] for answer in answers if "results" in answer]
+    assert all(found) and found[0][0]["path"] == "Tops/item3/1.jpg"
+    assert {hit["metadata"]["brand"] for hit in found[0]} <= {"O'Neil", "Fjord"}
+    assert Image.open(tmp_path / "picture.jpg").size == (48, 64)
 
 
 def test_many_at_once_get_their_own_answers(client, shop):

@@ -38,6 +38,9 @@ class Parameter:
             HTTPException: 400, if it does not fit the schema.
         """
         kind = self.schema["type"]
+        if any("\0" in text for text in query.getlist(self.name)):
+            # It ends a text in some databases.
+            raise HTTPException(400, f"{self.name} must not have a NUL character.")
         if kind == "array":
             return query.getlist(self.name)
         if self.name not in query:
@@ -64,7 +67,7 @@ class Operation:
         path: str.
         text: str, what it does.
         parameters: tuple of Parameter.
-        answer: dict, JSON Schema of the answer, or of a part of a file.
+        answer: dict, JSON Schema of the answer.
         media: str, the answer's media type.
         body: str, what a request's body is; empty for a GET without one.
         refusals: dict of str by status, when else it is answered so.
@@ -255,7 +258,7 @@ def _described(name: str, operation: Operation) -> dict[str, Any]:
             for parameter in operation.parameters
         ]
     if operation.body:
-        binary = {"type": "string", "format": "binary"}
+        binary = {"type": "string", "format": "binary", "minLength": 1}
         content = _content("application/octet-stream", binary, operation.body)
         described["requestBody"] = {**content, "required": True}
     return described
