@@ -106,7 +106,8 @@ class QueryOptions(FetchOptions, Improvements):
     where: str = option("", _WHERE_HELP)
     sheet: str = option(
         "",
-        "Picture of the results of the first queries, PNG, JPEG or WebP; --nosheet for none.",
+        "--sheet draws the results of the first queries into query.png, --sheet=FILE into a PNG, "
+        "JPEG or WebP.",
         path=True,
         alone="query.png",
     )

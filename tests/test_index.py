@@ -298,7 +298,7 @@ def test_several_photos_are_one_query():
         mean_embedding(np.array([[1, 0], [-1, 0]], np.float32))
 
 
-def test_the_commands(run, photos, tmp_path):
+def test_the_commands(run, photos, tmp_path, monkeypatch):
     """index, query and measure as a user runs them."""
     address = tmp_path / "index"
     out, _ = done(
@@ -317,7 +317,9 @@ def test_the_commands(run, photos, tmp_path):
     assert "Tops/item3/1.jpg" in out and "1.0000" in out
     with Image.open(sheet) as picture:
         assert len(np.unique(np.asarray(picture.convert("L")))) > 50
-    flags = (f"--index={address}", "--sheet=", "--json=-")
+    # A picture is drawn where one is asked for.
+    flags = (f"--index={address}", "--json=-")
+    monkeypatch.chdir(tmp_path)
     out, _ = done("search.py", "query", photo, *flags, "--category=Dresses", "--nogroup", "--k=99")
     (only,) = json.loads(out)
     assert len(only["results"]) == 6
@@ -325,6 +327,7 @@ def test_the_commands(run, photos, tmp_path):
     out, _ = done("search.py", "query", photo, other, "--together", *flags, "--k=2")
     (one,) = json.loads(out)
     assert {row["item"] for row in one["results"]} == {"Tops/item3", "Dresses/item4"}
+    assert not Path("query.png").exists()
     out, _ = done(
         "search.py", "measure", f"--index={address}", "--k=5", f"--json={tmp_path / 'm.json'}"
     )

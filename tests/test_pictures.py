@@ -162,6 +162,20 @@ def test_captions_stand_below_their_photos(sheet):
         assert (np.abs(legend.astype(int) - colour).max(axis=-1) <= 12).sum() > 30
 
 
+@pytest.mark.parametrize("kinds", [(None,), (True,), (False, None), (True, False)])
+def test_a_legend_explains_the_frames_that_there_are(tmp_path, kinds):
+    file = photo(tmp_path / "one.png", (40, 60, 250), (70, 90))
+    row = SheetRow(file, "", [SheetMatch(file, 0.5, kind, "") for kind in kinds])
+    contact_sheet([row], tmp_path / "sheet.png", tile=TILE)
+    pixels = drawn(tmp_path / "sheet.png")
+    bottom = np.nonzero((pixels == BLUE).all(axis=-1).sum(axis=1) >= TILE[0])[0].max()
+    legend = pixels[bottom + 24 :].reshape(-1, 3).astype(int)
+    for colour, kind in ((GREEN, True), (RED, False), (GREY, None)):
+        same = (np.abs(legend - colour).max(axis=-1) <= 3).sum()
+        assert (same > 25) == (kind in kinds), colour
+    assert (np.abs(legend - BLUE).max(axis=-1) <= 3).sum() > 60
+
+
 def test_unreadable_and_missing_files_become_named_grey_tiles(tmp_path):
     query = photo(tmp_path / "query.png", (40, 60, 250))
     broken = tmp_path / "broken.jpg"

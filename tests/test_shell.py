@@ -109,7 +109,7 @@ def test_flags_from_the_command_line_and_from_a_file(tmp_path):
         "import dataclasses, sys\n"
         "from fir_tf.cli.common import define_flags, read_flags, run_script\n"
         "from fir_tf.search_options import QueryOptions\n"
-        "define_flags(dataclasses.fields(QueryOptions), sheet='query.png')\n"
+        "define_flags(dataclasses.fields(QueryOptions))\n"
         "from absl import flags\n"
         "flags.FLAGS.set_gnu_getopt(True)\n"
         "def body(photos):\n"
@@ -132,7 +132,7 @@ def test_flags_from_the_command_line_and_from_a_file(tmp_path):
 
     assert run(f"--flagfile={file}", "a.jpg") == (
         0,
-        str(["/home/me/index", "-", "query.png", ["a.jpg"]]),
+        str(["/home/me/index", "-", "", ["a.jpg"]]),
         "",
     )
     for given, found in (

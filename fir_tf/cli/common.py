@@ -28,15 +28,14 @@ Options = TypeVar("Options", bound="DataclassInstance")
 OfRun = TypeVar("OfRun", EvaluateOptions, ExportOptions)
 
 
-def define_flags(fields: Sequence[dataclasses.Field], **defaults: Any) -> None:
+def define_flags(fields: Sequence[dataclasses.Field]) -> None:
     """Defines one absl flag for each dataclass field, listed by --help.
 
     Args:
         fields: iterable of dataclasses.Field with `help` and `choices` in the metadata.
-        **defaults: other defaults than the fields' own, by name.
     """
     for field in fields:
-        default = defaults.get(field.name, field.default)
+        default: Any = field.default
         text, choices = help_of(field), field.metadata.get("choices")
         if choices and not field.metadata.get("part"):
             flags.DEFINE_enum(field.name, default, choices, text)

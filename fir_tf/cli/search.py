@@ -55,7 +55,7 @@ installed.""",
   python search.py query photo.jpg [more.jpg ...] --index=catalogue
 
 Each photo is a query of its own, or with --together all of them are one. --json alone prints the
-results as JSON and nothing else.""",
+results as JSON and nothing else, --sheet draws them into query.png.""",
     "measure": """Compares an index's engine with exact search: recall@k, queries a second.
 
   python search.py measure --index=faiss+ivfpq:catalogue""",
@@ -120,9 +120,7 @@ def run() -> None:
     command = sys.argv[1] if len(sys.argv) > 1 else ""
     if command not in _OPTIONS:
         sys.exit(run_command(functools.partial(_print_usage, command)))
-    # Who asks at a prompt sees a picture; the library writes what it is told to.
-    sheet = {"sheet": "query.png"} if command == "query" else {}
-    define_flags(dataclasses.fields(_OPTIONS[command]), **sheet)
+    define_flags(dataclasses.fields(_OPTIONS[command]))
     # Photos and flags may stand in any order.
     flags.FLAGS.set_gnu_getopt(True)
 

@@ -8,7 +8,7 @@ import dataclasses
 import math
 import re
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -328,8 +328,9 @@ def contact_sheet(
     Each row is a query (blue frame) and its matches in order. A match of the query's item has a
     green frame and a badge with a check mark, another one a red frame and a badge with a cross,
     so that it can be read without colours; one of which nothing is known has a grey frame. Below
-    stand score and item. Photos keep their shape and are otherwise as the model sees them
-    (`fir_tf.images.picture.see`). One that cannot be read becomes a grey tile with its name.
+    stand score and item, and under all what those frames mean that there are. Photos keep their
+    shape and are otherwise as the model sees them (`fir_tf.images.picture.see`). One that cannot
+    be read becomes a grey tile with its name.
 
     Args:
         rows: list of SheetRow.
@@ -386,7 +387,8 @@ def sheet_image(rows: Sequence[SheetRow], title: str = "", tile: Size = (168, 22
             canvas.paste(_tile(match.path, tile, *_MARKS[match.correct]), (left, top))
             _text(draw, (left, top + tile[1] + 4), f"{match.score:.3f}", 46, _BOLD)
             _text(draw, (left + 46, top + tile[1] + 4), match.label, tile[0] - 46, colour=_MUTED)
-    _legend(canvas, sheet.corner(sheet.rows, 0)[1] - sheet.heading + 14)
+    kinds = {match.correct for row in rows for match in row.matches}
+    _legend(canvas, sheet.corner(sheet.rows, 0)[1] - sheet.heading + 14, kinds)
     return canvas
 
 
@@ -468,15 +470,22 @@ def _badge(colour: Colour, symbol: str, size: int) -> Image.Image:
     return badge.resize((size, size), Image.Resampling.LANCZOS)
 
 
-def _legend(canvas: Image.Image, top: int) -> None:
-    frame = ImageOps.expand(Image.new("RGBA", (10, 10), "white"), 4, QUERY_COLOUR)
-    marks = [(frame, "query")]
+def _framed(colour: Colour) -> Image.Image:
+    return ImageOps.expand(Image.new("RGBA", (10, 10), "white"), 4, colour)
+
+
+def _legend(canvas: Image.Image, top: int, kinds: Collection[bool | None]) -> None:
+    """Says what the frames mean of the query and of these kinds of matches."""
+    marks = [(_framed(QUERY_COLOUR), "query")]
     for correct, text in ((True, "same item"), (False, "another item")):
-        marks.append((_badge(*_MARKS[correct], 18), text))
+        if correct in kinds:
+            marks.append((_badge(*_MARKS[correct], 18), text))
+    if None in kinds:
+        marks.append((_framed(UNREADABLE_COLOUR), "found"))
     left = SheetLayout.margin
     for mark, text in marks:
         canvas.paste(mark, (left, top), mark)
-        _text(ImageDraw.Draw(canvas), (left + 24, top + 1), text, 110)
+        _text(ImageDraw.Draw(canvas), (left + 24, top + 1), text, 150)
         left += 44 + round(_font(_PLAIN).getlength(text))
 
 
