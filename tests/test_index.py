@@ -320,6 +320,12 @@ def test_the_commands(run, photos, tmp_path, monkeypatch):
     # A picture is drawn where one is asked for.
     flags = (f"--index={address}", "--json=-")
     monkeypatch.chdir(tmp_path)
+    # The formats of phones and browsers are converted.
+    for ending in ("tif", "webp"):
+        with Image.open(photo) as picture:
+            picture.save(tmp_path / f"photo.{ending}", lossless=True)
+        out, _ = done("search.py", "query", f"photo.{ending}", *flags)
+        assert json.loads(out)[0]["results"][0]["score"] == pytest.approx(1, abs=1e-4)
     out, _ = done("search.py", "query", photo, *flags, "--category=Dresses", "--nogroup", "--k=99")
     (only,) = json.loads(out)
     assert len(only["results"]) == 6

@@ -86,11 +86,11 @@ def test_pictures_come_from_the_index_only(client, shop):
 @pytest.mark.parametrize(
     ("contents", "status", "message"),
     [
-        (b"no image at all", 415, "no photo that can be read"),
+        (b"no image at all", 415, "cannot be decoded"),
         (b"", 400, "empty"),
         (b"x" * 1_000_001, 413, "larger than 1 MB"),
         (picture((10_000, 7_000)), 413, "10000 x 7000 pixels"),
-        (picture((300, 300))[:60], 415, "no photo that can be read"),
+        (picture((300, 300))[:60], 415, "cannot be decoded"),
     ],
 )
 def test_bad_uploads_are_told(client, contents, status, message):

@@ -1,6 +1,5 @@
-"""A pytest plugin: a shop's index, a running `search.py web` of it, and a browser on its page."""
+"""A pytest plugin: a shop's index and a running `search.py web` of it."""
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +8,6 @@ import pytest
 from feeds import write_json
 
 ROOT = Path(__file__).parent.parent
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 CATEGORIES = ("Dresses", "Tops")
 BRANDS = ("Fjord", "O'Neil")
 
@@ -67,48 +65,3 @@ def server(shop):
     yield line.split()[0]
     process.terminate()
     assert process.wait(30) is not None
-
-
-@pytest.fixture(scope="session")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    if not CHROMIUM:
-        pytest.skip("no chromium here: apt-get install chromium")
-    with playwright.sync_playwright() as started:
-        # Beside the flags of Playwright, which keep it from asking the network by itself.
-        flags = ["--no-sandbox", "--disable-gpu", "--disable-quic"]
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def opened(browser, server):
-    """A function that opens the page as a context of Playwright's options sees it."""
-    pages = []
-
-    def open_page(address="", **options):
-        page = browser.new_context(**options).new_page()
-        page.outside, page.errors = [], []
-        page.on("request", lambda request: page.outside.append(request.url))
-        page.on("pageerror", lambda error: page.errors.append(str(error)))
-        pages.append(page)
-        page.goto(address or server)
-        return page
-
-    yield open_page
-    local = (server, "blob:", "data:")
-    for page in pages:
-        assert page.errors == []
-        assert [url for url in page.outside if not url.startswith(local)] == []
-        page.context.close()
-
-
-@pytest.fixture
-def page(opened):
-    return opened(viewport={"width": 1200, "height": 800})
-
-
-@pytest.fixture
-def phone(opened):
-    return opened(viewport={"width": 360, "height": 740}, is_mobile=True, has_touch=True)

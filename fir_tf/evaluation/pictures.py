@@ -444,9 +444,12 @@ def _tile(path: str | Path, size: Size, colour: Colour, symbol: str = "") -> Ima
 
 
 def _photo(path: str | Path, size: Size) -> Image.Image:
-    """What the model sees, letterboxed on white, or a grey tile with the photo's name."""
+    """What the model sees, letterboxed on white, or a grey tile with the photo's name.
+
+    A query may be of a format that the model is given converted.
+    """
     try:
-        image = thumbnail(path, 2 * max(size)).image
+        image = thumbnail(path, 2 * max(size), convert=True).image
         return ImageOps.pad(image, size, Image.Resampling.LANCZOS, "white")
     except UnreadableImageError:
         tile = Image.new("RGB", size, UNREADABLE_COLOUR)

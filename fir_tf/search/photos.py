@@ -27,8 +27,14 @@ def formats() -> list[str]:
     return [*FORMATS, *(name for ending, name in _CONVERTED.items() if ending in known)]
 
 
+def not_decoded() -> str:
+    """Returns what is said of a photo that `readable` does not take."""
+    *names, last = formats()
+    return f"cannot be decoded. {', '.join(names)} and {last} are read"
+
+
 def readable(contents: bytes) -> bytes:
-    """Returns an image file as the model reads it: one of another format is converted to PNG.
+    """Returns a query's image file as the model reads it: other formats are converted to PNG.
 
     Raises:
         UnreadableImageError: if it cannot be read.
@@ -38,10 +44,19 @@ def readable(contents: bytes) -> bytes:
     except UnreadableImageError as error:
         if error.kind != "format":
             raise
-        file = io.BytesIO()
-        see_or_convert(contents, _CONVERTED_SIDE)[0].image.save(file, "PNG")
-        return file.getvalue()
+        return _converted(contents)
     return contents
+
+
+def _converted(contents: bytes) -> bytes:
+    file = io.BytesIO()
+    try:
+        see_or_convert(contents, _CONVERTED_SIDE)[0].image.save(file, "PNG")
+    except UnreadableImageError as error:
+        if error.kind == "too_large":
+            raise
+        raise UnreadableImageError("format", not_decoded()) from error
+    return file.getvalue()
 
 
 def is_photo(value: Any) -> bool:

@@ -21,6 +21,7 @@ from fir_tf.search.engines import Engine, Hit
 from fir_tf.search.engines.base import shown
 from fir_tf.search.index import Index
 from fir_tf.search.photo_files import PhotoFiles
+from fir_tf.search.photos import not_decoded, readable
 from fir_tf.search.where import parse
 from fir_tf.search_options import QueryOptions
 from fir_tf.shell import draw_or_note
@@ -130,14 +131,14 @@ def _read_and_embed(encoder: Encoder, photos: Sequence[str]) -> tuple[np.ndarray
     contents, unread = [], {}
     for photo in photos:
         try:
-            contents.append(read(photo))
+            contents.append(readable(read(photo)))
         except UnreadableImageError as error:
             contents.append(b"")
             unread[photo] = str(error)
     encoded = encoder.encode(contents)
     for photo, valid in zip(photos, encoded.valid, strict=True):
         if not valid:
-            unread.setdefault(photo, "cannot be decoded. JPEG, PNG, GIF and BMP are read")
+            unread.setdefault(photo, not_decoded())
     return encoded.embedding, unread
 
 

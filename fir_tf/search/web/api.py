@@ -173,7 +173,7 @@ PHOTO = Operation(
     (),
     _object(photo=_TEXT),
     body="The image file.",
-    refusals={413: "The photo is too large.", 415: "This is no photo that can be read."},
+    refusals={413: "The photo is too large.", 415: "The photo cannot be decoded."},
 )
 SEARCH = Operation(
     "/api/search",

@@ -21,7 +21,7 @@ from fir_tf.search.conditions import Condition, Filter, combined
 from fir_tf.search.engines import Engine
 from fir_tf.search.index import Index
 from fir_tf.search.photo_files import PhotoFiles
-from fir_tf.search.photos import formats, readable
+from fir_tf.search.photos import formats, not_decoded, readable
 from fir_tf.search.where import parse
 from fir_tf.search_options import WebOptions
 
@@ -157,10 +157,7 @@ def _refusal(error: UnreadableImageError) -> HTTPException:
     """Returns the HTTPException of a photo that cannot be read, an UnreadableImageError."""
     if error.kind == "too_large":
         return HTTPException(413, f"The photo is too large: {error.reason}.")
-    *names, last = formats()
-    return HTTPException(
-        415, f"This is no photo that can be read: {', '.join(names)} and {last} are."
-    )
+    return HTTPException(415, f"This photo {not_decoded()}.")
 
 
 def _drawn(engine: Engine) -> dict[str, Any]:
