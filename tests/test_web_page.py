@@ -116,6 +116,8 @@ def opened(browser, server):
         page.on("pageerror", lambda error: page.errors.append(str(error)))
         pages.append(page)
         page.goto(address or server)
+        # It knows its index.
+        sync.expect(page.locator("#size")).to_contain_text("images", timeout=30_000)
         return page
 
     yield open_page
