@@ -39,9 +39,16 @@ _Written = TypeVar("_Written")
 class Dialect(abc.ABC, Generic[_Written]):
     """What an engine writes conditions down as, in a language of its own."""
 
-    @abc.abstractmethod
     def compared(self, column: str, sign: str, value: Value) -> _Written:
         """Writes a Comparison; `sign` is among OPERATORS."""
+        if sign not in ("=", "!="):
+            return self.ordered(column, sign, value)
+        equal = self.one_of(column, [value])
+        return equal if sign == "=" else self.all([self.known(column), self.negated(equal)])
+
+    @abc.abstractmethod
+    def ordered(self, column: str, sign: str, value: Value) -> _Written:
+        """Writes a Comparison by <, <=, > or >=."""
 
     @abc.abstractmethod
     def one_of(self, column: str, values: Sequence[Value]) -> _Written:

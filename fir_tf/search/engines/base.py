@@ -248,6 +248,15 @@ def in_pieces(rows: _Rows, size: int) -> Iterator[_Rows]:
         yield rows[start : start + size]
 
 
+def check_dimension(before: int, dimension: int, rows: int) -> None:
+    """Raises FirError where an index has rows of another length, `before`."""
+    if rows and before not in (0, dimension):
+        raise FirError(
+            f"`dimension` must stay {before}, the length of the index's vectors. "
+            f"Received: {dimension}"
+        )
+
+
 def check_vectors(name: str, vectors: ArrayLike, dimension: int) -> np.ndarray:
     """Returns `vectors` as a contiguous float32 array [n, dimension].
 

@@ -23,6 +23,7 @@ from fir_tf.search.engines.base import (
     Hit,
     Record,
     Scheme,
+    check_dimension,
     check_vectors,
     in_order,
     in_pieces,
@@ -152,12 +153,8 @@ class LocalEngine(Engine):
     def set_info(self, info: dict[str, Any]) -> None:
         """See `Engine`."""
         with self._writing():
-            before = self.info().get("dimension")
-            if before not in (None, info["dimension"]) and len(self._vectors):
-                raise FirError(
-                    f"`dimension` must stay {before}, the length of the index's vectors. "
-                    f"Received: {info['dimension']}"
-                )
+            before = self.info().get("dimension", 0)
+            check_dimension(before, info["dimension"], len(self._vectors))
             self._set_value("info", json.dumps(info))
 
     def upsert(self, records: Sequence[Record], vectors: np.ndarray) -> None:

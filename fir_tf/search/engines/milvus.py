@@ -19,6 +19,7 @@ from fir_tf.search.engines.base import (
     Hit,
     Record,
     Scheme,
+    check_dimension,
     check_vectors,
     in_order,
     in_pieces,
@@ -92,11 +93,7 @@ class MilvusEngine(Engine):
     def set_info(self, info: dict[str, Any]) -> None:
         """See `Engine`."""
         dimension = info["dimension"]
-        if self._dimension not in (0, dimension) and len(self):
-            raise FirError(
-                f"`dimension` must stay {self._dimension}, the length of the index's vectors. "
-                f"Received: {dimension}"
-            )
+        check_dimension(self._dimension, dimension, len(self))
         if self._dimension != dimension:
             self._client.drop_collection(self.collection)
             self._create(self.collection, dimension, _SIZES, self.kind, metadata=True)
@@ -219,12 +216,8 @@ class MilvusEngine(Engine):
 class _Expressions(Dialect[str]):
     """Milvus' language."""
 
-    def compared(self, column: str, sign: str, value: Value) -> str:
+    def ordered(self, column: str, sign: str, value: Value) -> str:
         """See `Dialect`."""
-        if sign == "=":
-            return self.one_of(column, [value])
-        if sign == "!=":
-            return self.all([self.known(column), self.negated(self.one_of(column, [value]))])
         return self.all([self.known(column), f"{_place(column)} {sign} {_literal(value)}"])
 
     def one_of(self, column: str, values: Sequence[Value]) -> str:

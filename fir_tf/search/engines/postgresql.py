@@ -18,7 +18,16 @@ from fir_tf.checks import check_positive
 from fir_tf.errors import FirError
 from fir_tf.extras import require
 from fir_tf.search.conditions import FIELDS, AllOf, Condition, Value
-from fir_tf.search.engines.base import Engine, Hit, Record, Scheme, check_vectors, in_order, shown
+from fir_tf.search.engines.base import (
+    Engine,
+    Hit,
+    Record,
+    Scheme,
+    check_dimension,
+    check_vectors,
+    in_order,
+    shown,
+)
 from fir_tf.search.engines.sql import Sql, SqlDialect
 
 KINDS = ("", "hnsw")
@@ -143,11 +152,7 @@ class PostgresqlEngine(Engine):
     def set_info(self, info: dict[str, Any]) -> None:
         """See `Engine`."""
         dimension = info["dimension"]
-        if self._dimension not in (0, dimension) and len(self):
-            raise FirError(
-                f"`dimension` must stay {self._dimension}, the length of the index's vectors. "
-                f"Received: {dimension}"
-            )
+        check_dimension(self._dimension, dimension, len(self))
         if self.kind and dimension > _LONGEST_HALF:
             raise FirError(
                 f"postgresql+hnsw: takes vectors of at most {_LONGEST_HALF} numbers. Received: "
@@ -330,12 +335,8 @@ class PostgresqlDialect(SqlDialect):
 
     mark = "%s"
 
-    def compared(self, column: str, sign: str, value: Value) -> Sql:
+    def ordered(self, column: str, sign: str, value: Value) -> Sql:
         """See `Dialect`."""
-        if sign == "=":
-            return self.one_of(column, [value])
-        if sign == "!=":
-            return self.all([self.known(column), self.negated(self.one_of(column, [value]))])
         if column in FIELDS:
             return self.field(column, sign, value)
         return self._exists("strict", column, f"@ {sign} $value", value)

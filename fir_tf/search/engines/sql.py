@@ -49,12 +49,8 @@ class SqliteDialect(SqlDialect):
 
     _TYPES = {"text": "('text')", "number": "('integer', 'real')", "boolean": "('true', 'false')"}
 
-    def compared(self, column: str, sign: str, value: Value) -> Sql:
+    def ordered(self, column: str, sign: str, value: Value) -> Sql:
         """See `Dialect`."""
-        if sign == "=":
-            return self.one_of(column, [value])
-        if sign == "!=":
-            return self.all([self.known(column), self.negated(self.one_of(column, [value]))])
         if column in FIELDS:
             return self.field(column, sign, value)
         place, types = _place(column), self._TYPES[kind_of(value)]
