@@ -84,10 +84,13 @@ def test_every_path_among_the_flags_is_known_as_one():
         Config: {"run", "data_dir", "extra_data", "weights", "plugins"},
         EvaluateOptions: {"run", "data_dir", "output", "plugins"},
         ExportOptions: {"run", "output", "gallery", "data_dir", "plugins"},
-        IndexOptions: {"model", "images", "index", "whitening", "beam", "plugins"},
-        QueryOptions: {"index", "model", "images", "sheet", "json", "plugins"},
+        IndexOptions: {
+            *("model", "images", "index", "whitening", "beam", "plugins"),
+            *("photo_cache", "errors"),
+        },
+        QueryOptions: {"index", "model", "images", "sheet", "json", "plugins", "photo_cache"},
         MeasureOptions: {"index", "json", "plugins"},
-        WebOptions: {"index", "model", "images", "plugins"},
+        WebOptions: {"index", "model", "images", "plugins", "photo_cache"},
     }
     for options, names in expected.items():
         fields = dataclasses.fields(options)
