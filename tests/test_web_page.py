@@ -19,22 +19,24 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
 PHOTO = "Tops/item3/1.jpg"
+# Seconds; other tests may have the processor.
+PATIENCE = 120
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 def has_results(page, count=6):
     sync.expect(page.locator("#results:not([aria-busy]) .card")).to_have_count(
-        count, timeout=30_000
+        count, timeout=1000 * PATIENCE
     )
 
 
 def says(page, text, where="#message"):
-    sync.expect(page.locator(where)).to_contain_text(text, timeout=30_000)
+    sync.expect(page.locator(where)).to_contain_text(text, timeout=1000 * PATIENCE)
 
 
 def until(page, expression):
     """Waits until a script's expression holds; the page's policy refuses Playwright's own way."""
-    end = time.monotonic() + 30
+    end = time.monotonic() + PATIENCE
     while not page.evaluate(expression):
         assert time.monotonic() < end, expression
         page.wait_for_timeout(20)
@@ -111,13 +113,14 @@ def opened(browser, server):
 
     def open_page(address="", **options):
         page = browser.new_context(**options).new_page()
+        page.set_default_timeout(1000 * PATIENCE)
         page.outside, page.errors = [], []
         page.on("request", lambda request: page.outside.append(request.url))
         page.on("pageerror", lambda error: page.errors.append(str(error)))
         pages.append(page)
         page.goto(address or server)
         # It knows its index.
-        sync.expect(page.locator("#size")).to_contain_text("images", timeout=30_000)
+        sync.expect(page.locator("#size")).to_contain_text("images", timeout=1000 * PATIENCE)
         return page
 
     yield open_page
@@ -615,8 +618,9 @@ def test_on_a_phone_results_come_at_once_and_a_swipe_scrolls(phone, both):
     assert (left, top) == (15, 15) and 48 <= right <= 52 and bottom >= 98
 
 
+@pytest.mark.nightly
 def test_the_first_paint_is_quick(page, server):
-    """On loopback, of a server that runs; the best of three, for the machine may be busy."""
+    """On loopback, of a server that runs; the best of three."""
     times = []
     for _ in range(3):
         page.goto(server)
