@@ -108,7 +108,7 @@ def tensorflow_work(side, name, count, jit):
 
     loss = losses[name]
 
-    @tf.function(jit_compile=jit, autograph=False)
+    @tf.function(jit_compile=jit, autograph=side == "similarity")
     def run(labels, vectors):
         with tf.GradientTape() as tape:
             tape.watch(vectors)
