@@ -60,8 +60,12 @@ class FaissEngine(LocalEngine):
         index = self._load()
         known = index.ntotal if index is not None else 0
         inside = None if positions is None else positions[positions < known]
-        # So few that scoring them all costs less, and finds them all.
-        few = inside is not None and len(inside) <= max(50 * k, 0.02 * known)
+        # So few that scoring them all costs less, and finds them all. A graph is walked among what
+        # is not allowed too: of 100,000 a filter of half cost more than scoring that half, at a
+        # recall@50 of .83, and a twentieth twice as much, at .53.
+        few = inside is not None and (
+            self.kind == "hnsw" or len(inside) <= max(50 * k, 0.02 * known)
+        )
         if index is None or few:
             return super()._nearest(queries, k, positions)
         wanted = round(k * _REFINE * max(1.0, self.effort)) if self.kind == "ivfpq" else k
