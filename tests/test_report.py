@@ -179,7 +179,8 @@ def test_the_other_pages_are_valid(case):
     sections = {node.get("id"): text_of(node) for node in tree.iter("section")}
     assert "a finding & more" in sections["one"] and "1,988 more" in sections["one"]
     assert len(list(tree.iter("figure"))) == 12 and "Do <this>." in sections["two"]
-    page((Path(fir_tf.__file__).parent / "search" / "web" / "page.html").read_text())
+    own = Path(fir_tf.__file__).parent / "search" / "web" / "page.html"
+    page(own.read_text(), ("page.css", "page.js"))
 
 
 def test_distances_of_all_pairs(case):
