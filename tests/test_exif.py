@@ -185,6 +185,7 @@ def checked(contents):
     return bool(valid) and passed != b"", passed
 
 
+@pytest.mark.slow
 def test_claimed_size_is_bounded_before_decoding(monkeypatch):
     small = encoded(picture((24, 16)), "PNG")
     assert checked(small) == (True, small)

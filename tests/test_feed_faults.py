@@ -296,6 +296,7 @@ def feeds_of_all_kinds(tmp_path_factory):
 
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
+@pytest.mark.slow
 def test_a_damaged_feed_is_a_message_or_a_catalogue(feeds_of_all_kinds, data):
     whole, path = feeds_of_all_kinds
     contents = bytearray(whole[data.draw(st.sampled_from(sorted(whole)))])

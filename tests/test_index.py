@@ -138,6 +138,7 @@ def test_a_table_and_a_benchmark(tmp_path, inshop):
         read_catalogue(tmp_path / "empty")
 
 
+@pytest.mark.slow
 def test_the_index_holds_what_the_model_gives(run, photos, tmp_path):
     counts = build(options(run, photos, tmp_path / "index"))
     assert (counts["embedded"], counts["kept"], counts["images"]) == (10, 0, 10)
@@ -298,6 +299,7 @@ def test_several_photos_are_one_query():
         mean_embedding(np.array([[1, 0], [-1, 0]], np.float32))
 
 
+@pytest.mark.slow
 def test_the_commands(run, photos, tmp_path, monkeypatch):
     """index, query and measure as a user runs them."""
     address = tmp_path / "index"

@@ -68,6 +68,7 @@ def test_an_index_of_arrays_finds_what_a_sort_finds():
 
 
 @pytest.mark.parametrize("model", [thumbnail_model, lambda: mean_colours])
+@pytest.mark.slow
 def test_every_form_of_a_photo_is_the_same_photo(photos, model):
     paths = sorted(photos.rglob("*.jpg"))
     with Index.from_model(model(), photos) as index:

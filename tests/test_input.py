@@ -462,6 +462,7 @@ def test_uneven_shares_are_refused(inshop, shard, batch_size, message):
         training_batches(catalogue, sampler, config, shard=shard, batch_size=batch_size)
 
 
+@pytest.mark.slow
 def test_batches_carry_the_rows_labels_and_views(inshop):
     catalogue = load("inshop", inshop)
     config = small_config()

@@ -18,6 +18,7 @@ FORMS = ["postgresql:{}", "postgresql+hnsw:{}"]
 
 
 @pytest.mark.parametrize("form", FORMS)
+@pytest.mark.slow
 def test_items_are_grouped_in_sql_as_in_python(form, tmp_path, request):
     """Items of one to forty images, and images of no item."""
     rng = np.random.default_rng(0)
@@ -41,6 +42,7 @@ def test_items_are_grouped_in_sql_as_in_python(form, tmp_path, request):
 
 
 @pytest.mark.parametrize("form", FORMS)
+@pytest.mark.slow
 def test_long_vectors(form, tmp_path, request):
     """A graph holds up to 2,000 numbers as they are and 4,000 in half precision, scored exactly."""
     rng = np.random.default_rng(1)

@@ -287,6 +287,7 @@ def secure_server(server, tmp_path):
     return server, file
 
 
+@pytest.mark.slow
 def test_tls(secure_server, tmp_path, monkeypatch):
     server, certificate = secure_server
     address = f"https://localhost:{server.server_port}"
@@ -717,6 +718,7 @@ def bucket(moto_server, monkeypatch, tmp_path):
     client.delete_bucket(Bucket="shop")
 
 
+@pytest.mark.slow
 def test_photos_in_an_object_store(bucket, tmp_path):
     pytest.importorskip("s3fs")
     for n in range(6):

@@ -234,6 +234,7 @@ def test_which_items_stand_together_changes_from_pass_to_pass():
     seed=st.integers(0, 1000),
     epoch=st.integers(0, 3),
 )
+@pytest.mark.slow
 def test_an_items_images_are_of_both_domains(catalogue, consumers, k, seed, epoch):
     labels, rows = catalogue
     consumer = np.array([consumers >> (row % 20) & 1 for row in range(len(labels))], bool)
@@ -403,6 +404,7 @@ def test_samplers_give_the_same_rows_inside_a_graph():
     seed=st.integers(0, 1000),
     step=st.integers(0, 10**6),
 )
+@pytest.mark.slow
 def test_mixed_batches_are_those_of_both(catalogue, extra, seed, step):
     labels, rows = catalogue
     first = PKSampler(labels, rows, 8, 2, seed)

@@ -151,6 +151,7 @@ def test_a_photo_is_known_by_its_ending_or_its_first_bytes(tmp_path, name, form,
     assert len(found.notes()) == (kind != "photo")
 
 
+@pytest.mark.slow
 def test_what_is_taken_by_its_contents_is_decoded(tmp_path):
     from fir_tf.input.batches import ordered_batches
 

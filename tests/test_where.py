@@ -190,6 +190,7 @@ QUICKLY = settings(
 )
 
 
+@pytest.mark.slow
 def test_every_engine_allows_what_python_allows(address):  # noqa: F811
     vectors = unit(np.random.default_rng(0), 12)
     with open_engine(address, create=True) as engine:
@@ -210,6 +211,7 @@ def test_every_engine_allows_what_python_allows(address):  # noqa: F811
         check()
 
 
+@pytest.mark.slow
 def test_a_filter_takes_no_place_among_the_results(address):  # noqa: F811
     """k results wherever k records are allowed, however few they are among all."""
     rng = np.random.default_rng(1)
