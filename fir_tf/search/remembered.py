@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fir_tf.files import checksum, open_file
 from fir_tf.remote.cache import open_table
+from fir_tf.search.engines.base import in_pieces
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS file (
@@ -54,10 +55,9 @@ class FileChecksums:
     def of(self, files: Sequence[Path]) -> Iterator[str]:
         """Yields the checksum of each file, empty for one that cannot be opened."""
         with concurrent.futures.ThreadPoolExecutor() as pool:
-            for start in range(0, len(files), _VARIABLES):
-                part = files[start : start + _VARIABLES]
+            for part in in_pieces(files, _VARIABLES):
                 known = self._known(list(map(_key, part)))
-                few = [part[place : place + _FEW] for place in range(0, len(part), _FEW)]
+                few = list(in_pieces(part, _FEW))
                 found = [
                     each for some in pool.map(_read_all, few, [known] * len(few)) for each in some
                 ]
