@@ -164,7 +164,7 @@ class TripletHardLoss(_Metric):
         """Returns float32 [n], what each anchor adds."""
         distance, positive, negative = self._look(y_true, y_pred)
         far, near = hardest(distance, positive, negative)
-        paired = tf.reduce_any(positive, axis=1)
+        paired = ~tf.math.is_inf(far)
         far = tf.where(paired, far, tf.reduce_min(distance, axis=1))
         rows = tf.nn.softplus(far - near) if self.soft else tf.nn.relu(far - near + self.margin)
         return tf.where(tf.reduce_any(paired), rows, 0.0)

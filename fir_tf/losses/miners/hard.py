@@ -31,7 +31,7 @@ def hard(
     Hermans et al. (2017), "batch hard"; mean over anchors.
     """
     far, near = hardest(distance, positive, negative)
-    usable = tf.reduce_any(positive, axis=1) & tf.reduce_any(negative, axis=1)
+    usable = ~(tf.math.is_inf(far) | tf.math.is_inf(near))
     # Where one is infinite the gradient of the soft margin would be no number.
     loss, active = hinge(tf.where(usable, far, 0.0) - tf.where(usable, near, 0.0), margin)
     return masked_mean(loss, usable), masked_mean(tf.cast(active, tf.float32), usable)
