@@ -46,3 +46,10 @@ def show(stream: str = "stdout") -> None:
     _LOGGER.addHandler(_Plain(stream))
     _LOGGER.setLevel(logging.INFO)
     _LOGGER.propagate = False
+
+
+def duration(seconds: float) -> str:
+    """Returns a time as people say it: "40 seconds", "12 minutes", "3.5 hours"."""
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

@@ -145,7 +145,7 @@ def test_flags_of_the_scripts_parse(script, tmp_path):
 def help_of(*program):
     """Returns what a program prints, run here: most import TensorFlow before they answer."""
     if program == ("train.py",):
-        # absl ends its help with status 1, and its flags are the process' own.
+        # Its flags are the process' own.
         command = [sys.executable, *program, "--help"]
         return subprocess.run(command, capture_output=True, text=True, cwd=ROOT).stdout
     module, words = program[0] == "-m", program[1 if program[0] == "-m" else 0 :]

@@ -275,6 +275,7 @@ def test_help_explains_every_flag(name):
     helped = subprocess.run(
         [sys.executable, str(ROOT / name), "--help"], capture_output=True, text=True, cwd=ROOT
     )
+    assert helped.returncode == 0, helped.stderr
     assert "--run:" in helped.stdout and f"python {name}" in helped.stdout
 
 

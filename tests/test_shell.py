@@ -16,6 +16,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from fir_tf import messages
 from fir_tf.config import Config
 from fir_tf.datasets.command_line import Parser
 from fir_tf.errors import FirError
@@ -431,3 +432,18 @@ def test_the_scripts_say_in_which_folder_nothing_may_be_written(tmp_path):
     assert done.returncode == 1, done.stderr
     assert done.stderr.startswith("error: ") and str(tmp_path / "file") in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        (0, "0 seconds"),
+        (89.4, "89 seconds"),
+        (90, "2 minutes"),
+        (360, "6 minutes"),
+        (5400, "1.5 hours"),
+        (100_000, "27.8 hours"),
+    ],
+)
+def test_a_time_is_told_as_people_say_it(seconds, told):
+    assert messages.duration(seconds) == told

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from fir_tf import parallel
 from fir_tf.errors import FirError
 from fir_tf.files import read_json, write_json
+from fir_tf.messages import duration
 
 # What a grid gives each run itself.
 _OWN = ("run", "seed", "cv_fold", "resume", "dry_run")
@@ -386,6 +387,6 @@ def describe(runs: Sequence[Run]) -> str:
     left = len(runs) - len(took)
     lines.append(f"{len(runs)} runs, {len(took)} finished, {left} left")
     if left and took:
-        minutes = left * sum(took) / len(took) / 60
-        lines.append(f"about {minutes:.0f} minutes one after another, by those that are finished")
+        told = duration(left * sum(took) / len(took))
+        lines.append(f"about {told} one after another, by those that are finished")
     return "\n".join(lines)

@@ -127,6 +127,9 @@ def run_script(
         except flags.Error as error:
             text = str(error).removeprefix("ERROR:: ")
             raise FirError(f"{text}. --help lists the flags") from error
+        except SystemExit:
+            # absl ends its help with 1, as if it were a mistake to ask for it.
+            sys.exit(0)
         except UnicodeDecodeError as error:
             raise FirError(f"`flagfile` must be a text file in UTF-8. Received: {error}") from error
 

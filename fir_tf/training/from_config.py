@@ -17,6 +17,7 @@ from fir_tf.datasets.catalogue import Catalogue
 from fir_tf.evaluation.measure import Procedure
 from fir_tf.hygiene.findings import quick_check
 from fir_tf.losses.objective import Objective, make_losses
+from fir_tf.messages import duration
 from fir_tf.models.backbones import build_backbone
 from fir_tf.models.fir import build_fir
 from fir_tf.models.pretrained import imagenet_weights, notice
@@ -160,7 +161,7 @@ def _try_one_step(parts: Parts, config: Config) -> str:
             f"{trainer.strategy.num_replicas_in_sync} device(s)",
             f"run: {steps} steps of {images} images, loss of the first {loss:.4f}",
             f"time: {times[0]:.1f} s to compile and make a step, {times[1]:.2f} s a step "
-            f"({images / times[1]:.0f} images/s), about {steps * times[1] / 3600:.1f} hours "
+            f"({images / times[1]:.0f} images/s), about {duration(steps * times[1])} "
             "without validation",
             f"memory: {', '.join(memory)}",
             "dry run: nothing was written",
