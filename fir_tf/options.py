@@ -153,7 +153,7 @@ class ExportOptions:
     gallery: str = option(
         "",
         "Images to search, put into the SavedModel: dataset:path such as inshop:data/inshop, or "
-        "the path of a folder <category>/<item>/<view>.jpg or of a table.",
+        "the path of a folder of photos or of a table.",
         path=True,
     )
     columns: str = option("", f"{COLUMNS_HELP} Those of --gallery.")

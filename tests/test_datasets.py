@@ -27,6 +27,7 @@ from fir_tf.datasets.loading import load_unchecked
 from fir_tf.datasets.published import PUBLISHED, Published
 from fir_tf.errors import FirError
 from fir_tf.registry import get
+from fir_tf.search.listing import read_catalogue
 
 
 def edit(root, change, name="Eval/list_eval_partition.txt"):
@@ -155,11 +156,31 @@ def test_folder_split_is_by_item_with_both_sides(tmp_path):
     assert abs(shares[0] - 0.6) < 0.2 and abs(shares[1] - 0.3) < 0.2
 
 
-def test_folder_names_an_image_in_the_wrong_place(tmp_path):
+def test_folders_of_any_depth_are_read_by_one_rule(tmp_path):
     root = folder_of(tmp_path, 30)
-    write_jpeg(root / "c0" / "loose.jpg")
-    with pytest.raises(FirError, match="1 images are not at <category>/<item>/<view>.*loose.jpg"):
-        load("folder", root)
+    told = {
+        "loose.jpg": ("", ""),
+        "c0/no item.jpg": ("c0", ""),
+        "women/tops/item 7/1.jpg": ("women/tops", "women/tops/item 7"),
+        "women/unknown/item 8/1.jpg": ("", "women/unknown/item 8"),
+        "women/tops/N.A./1.jpg": ("women/tops", ""),
+        "unknown/1.jpg": ("", ""),
+    }
+    for number, path in enumerate(told):
+        write_jpeg(root / path, number)
+    catalogue = load("folder", root)
+    names = (*catalogue.items, ""), (*catalogue.categories, "")
+    for path, (category, item) in told.items():
+        (row,) = np.flatnonzero(catalogue.path == path)
+        assert names[0][catalogue.item[row]] == item, path
+        assert names[1][catalogue.category[row]] == category, path
+    (note,) = (note for note in catalogue.notes if "<category>/<item>/" in note)
+    assert note.startswith(f"note: 3 of {len(catalogue)} images") and "loose.jpg" in note
+    # The index follows the same rule.
+    for record in read_catalogue(root).records:
+        (row,) = np.flatnonzero(catalogue.path == record.path)
+        assert record.item == names[0][catalogue.item[row]], record.path
+        assert record.category == names[1][catalogue.category[row]], record.path
 
 
 def test_validation_items_are_stable_and_only_from_training(inshop):
@@ -656,6 +677,7 @@ _MEASURE = """
 import io, json, re, sys, time
 import pandas
 from fir_tf.registry import get
+from fir_tf.search.listing import read_catalogue
 pandas.read_csv(io.StringIO("a b"), sep=r"\\s+", dtype=object)
 # Not ru_maxrss: a child starts with its parent's.
 peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) / 1024

@@ -2,11 +2,12 @@
 
 import dataclasses
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from fir_tf.datasets.catalogue import SPLITS, Catalogue, is_address
-from fir_tf.datasets.labels import composed, known
+from fir_tf.datasets.folder import labels_of
+from fir_tf.datasets.labels import composed
 from fir_tf.datasets.loading import layout_of, load_unchecked
 from fir_tf.datasets.walk import NO_IMAGE, SPECIAL, find_photos
 from fir_tf.errors import FirError
@@ -73,8 +74,7 @@ def read_catalogue(
     Args:
         images: str or Path, a folder, a table or a feed.
         dataset: str, a benchmark's layout (a registered data set's name); empty for a table, a
-            feed or photos in folders of any depth (see `fir_tf.datasets.walk`): the last folder is
-            the item, those above it are the category; one level of folders are categories.
+            feed or photos in folders of any depth, see `fir_tf.datasets.folder.labels_of`.
         split: str, parts to take, separated by commas; empty for all.
         columns: str, other names for a file's columns, see `fir_tf.datasets.loading.load`.
 
@@ -133,12 +133,5 @@ def _labelled(part: Catalogue) -> list[Record]:
 
 
 def _from_path(path: str) -> Record:
-    folders = path.split("/")[:-1]
-    if len(folders) < 2:
-        return Record(path, "", _name(folders), "", "")
-    return Record(path, _name(folders), _name(folders[:-1]), "", "")
-
-
-def _name(folders: Sequence[str]) -> str:
-    """Returns folders as a label, unless the last one's name means that it is unknown."""
-    return composed("/".join(folders)) if folders and known(folders[-1]) else ""
+    category, item = labels_of(path)
+    return Record(path, item, category, "", "")
