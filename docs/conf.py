@@ -19,6 +19,8 @@ project = "fir_tf"
 author = "the fir_tf authors"
 version = release
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+# It is the first page's text, and what is shown where the folder is browsed.
+exclude_patterns = ["README.md"]
 html_theme = "furo"
 html_title = f"fir_tf {release}"
 html_show_copyright = False

@@ -10,6 +10,7 @@ import inspect
 import io
 import json
 import os
+import pydoc
 import re
 import runpy
 import shlex
@@ -21,6 +22,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from fir_tf import registry
 from fir_tf.registry import KINDS
 
 ROOT = Path(__file__).parent.parent
@@ -290,6 +292,26 @@ def test_names_in_examples_exist(page):
                         f"{node.module}.{name.name}"
                     )
                     assert found, f"{page}:{number}: {node.module}.{name.name}"
+
+
+# A changelog names what is gone.
+@pytest.mark.parametrize("page", [page for page in NAMES if page != "CHANGELOG.md"])
+def test_names_in_the_text_exist(page):
+    text = re.sub(
+        r"^```.*?^```",
+        "",
+        (ROOT / page).read_text(encoding="utf-8"),
+        flags=re.DOTALL | re.MULTILINE,
+    )
+    for name in re.findall(r"`(fir_tf(?:\.\w+)+)(?:\(\))?`", text):
+        # The group of entry points is called as a module would be.
+        assert name == registry.ENTRY_POINTS or pydoc.locate(name) is not None, f"{page}: {name}"
+
+
+@pytest.mark.parametrize("page", [page for page in NAMES if page != "docs/api.md"])
+def test_pages_are_plain_markdown(page):
+    found = re.search(r"^```\{.*|\{\w+:\w+\}`.*", (ROOT / page).read_text(), re.MULTILINE)
+    assert not found, f"{page}: {found[0]}"
 
 
 def documented_modules():
