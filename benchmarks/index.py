@@ -35,6 +35,8 @@ from fir_tf.search_options import IndexOptions
 
 ROOT = Path(__file__).parent.parent
 BATCH = 64
+# The backbones, and the side of their images.
+SIZES = {"efficientnet_lite0": 128, "resnet50": 224}
 
 
 def openvino_export(run):
@@ -85,7 +87,7 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", default="", help="one backbone of the two")
+    parser.add_argument("--only", default="", choices=["", *SIZES], help="one backbone")
     parser.add_argument("--images", type=int, default=512, help="default: %(default)s")
     parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--output", default="benchmark_index.json", help="default: %(default)s")
@@ -95,10 +97,8 @@ def main():
         folder = Path(folder)
         photos = folder / "photos"
         boutique.write(photos, boutique.Order(items=given.images // 8, views=8, size=512))
-        for backbone, image_size in (("efficientnet_lite0", 128), ("resnet50", 224)):
-            if given.only not in ("", backbone):
-                continue
-            run = folder / backbone
+        for backbone in [given.only] if given.only else SIZES:
+            image_size, run = SIZES[backbone], folder / backbone
             write_run(
                 run, ["Dresses", "Tops"], backbone=backbone, image_size=image_size, weights="none"
             )

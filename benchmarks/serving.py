@@ -173,6 +173,9 @@ def _runtimes(folder, wanted, torch_python):
         "torch compiled, frozen": lambda: _Torch(torch_python, "compiled"),
         "torch bf16 compiled, frozen": lambda: _Torch(torch_python, "bf16"),
     }
+    unknown = sorted(wanted - set(makers))
+    if unknown:
+        sys.exit(f"`only` must name some of {'; '.join(makers)}. Received: {'; '.join(unknown)}")
     found = {}
     for name, make in makers.items():
         if wanted and name not in {*wanted, BASELINE}:

@@ -124,7 +124,8 @@ def main():
     parser.add_argument("--rounds", type=int, default=5, help="turns of each side (%(default)s)")
     parser.add_argument("--steps", type=int, default=3, help="steps a turn (%(default)s)")
     parser.add_argument("--precisions", default="float32,bfloat16")
-    parser.add_argument("--only", default="", help="one backbone:size, such as resnet50:128")
+    cases = {f"{backbone}:{image_size}": (backbone, image_size) for backbone, image_size in CASES}
+    parser.add_argument("--only", default="", choices=["", *cases], help="one backbone:size")
     parser.add_argument("--side", default="", help=argparse.SUPPRESS)
     parser.add_argument("--backbone", help=argparse.SUPPRESS)
     parser.add_argument("--image_size", type=int, help=argparse.SUPPRESS)
@@ -136,9 +137,7 @@ def main():
     path = HERE / "results" / "train_step.json"
     path.parent.mkdir(exist_ok=True)
     results = json.loads(path.read_text()) if path.exists() else {}
-    for backbone, image_size in CASES:
-        if args.only not in ("", f"{backbone}:{image_size}"):
-            continue
+    for backbone, image_size in [cases[args.only]] if args.only else CASES:
         for precision in args.precisions.split(","):
             row = sides(backbone, image_size, precision, args.torch_python)
             found = compare(row, BATCH, args.rounds, args.steps)
