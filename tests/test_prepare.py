@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from feeds import write_json
 from odd_images import (
     animated,
     bomb,
@@ -22,7 +23,7 @@ from odd_images import (
     turned,
 )
 from PIL import Image
-from small_sets import clean_set, write_set
+from small_sets import clean_set, write_jpeg, write_set
 
 from fir_tf.datasets import load
 from fir_tf.datasets.__main__ import main
@@ -30,6 +31,7 @@ from fir_tf.hygiene import prepare
 from fir_tf.hygiene.prepare import convert, copy_names
 from fir_tf.images.file import UnreadableImageError
 from fir_tf.registry import get
+from fir_tf.search.listing import read_catalogue
 
 
 def run_prepare(table, out, *options):
@@ -244,6 +246,43 @@ def test_domains_and_folders_come_through(tmp_path):
     assert after.domain.tolist() == before.domain.tolist()
     assert after.split.tolist() == before.split.tolist()
     assert after.items == before.items and after.categories == before.categories
+
+
+def test_what_a_feed_says_of_its_products_comes_through(tmp_path, capsys):
+    said = {
+        "title": 'Shirt, "long"\nand; wide',
+        "price": 1.234,
+        "price_currency": "EUR",
+        "stock": 12,
+        "weight": 0.5,
+        "sold_out": False,
+        "colours": ["red", "a, b"],
+        "size": "38",
+        "width": 3,
+    }
+    rows = [
+        {"id": "a", "image_link": "0.jpg", "additional_image_link": ["1.jpg"], **said},
+        {"id": "b", "image_link": "2.jpg", "title": "Coat", "colours": ["blue"], "sold_out": True},
+    ]
+    for number in range(3):
+        write_jpeg(tmp_path / f"shop/{number}.jpg", seed=number)
+    feed = write_json(tmp_path / "shop/feed.jsonl", [row | {"split": "train"} for row in rows])
+    options = ["--dataset=feed", f"--data_dir={feed}", f"--out={tmp_path}/copy"]
+    assert main(["prepare", *options]) == 0
+    assert "note: the columns width of" in capsys.readouterr().out
+    found = {
+        record.path: record for record in read_catalogue(tmp_path / "copy/catalogue.csv").records
+    }
+    copies = {row["path"]: row for row in read_rows(tmp_path / "copy/catalogue.csv")}
+    for number, product in enumerate([rows[0], rows[0], rows[1]]):
+        record = found.pop(f"images/{number}.jpg")
+        expected = {name: cell for name, cell in product.items() if "image" not in name}
+        own = {name: copies[record.path][name] for name in ("source", "source_sha256", "sha256")}
+        size = {"width": 48.0, "height": 64.0}
+        metadata = dict(record.metadata, colours=list(record.metadata["colours"]))
+        assert metadata == expected | own | size
+        assert record.item == product["id"]
+    assert not found
 
 
 def test_a_folder_of_webp_becomes_a_training_set(tmp_path):

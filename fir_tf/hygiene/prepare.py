@@ -1,8 +1,9 @@
 """`python -m fir_tf.datasets prepare`: one pass that makes a training copy of a data set.
 
 The folder then holds the photos as upright RGB JPEGs of a bounded size below `images/`, and
-`catalogue.csv`, which `--dataset=table` reads. `journal.jsonl` gathers what is done, an image a
-line, so that a killed run goes on; the table is written last.
+`catalogue.csv`, which `--dataset=table` reads: labels, checksums, and all other columns of the
+source. `journal.jsonl` gathers what is done, an image a line, so that a killed run goes on; the
+table is written last.
 """
 
 import collections
@@ -19,12 +20,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
 import PIL
 import tensorflow as tf
 
 from fir_tf import parallel
 from fir_tf.config import REMOVED_MAX
 from fir_tf.datasets.catalogue import CONSUMER, SHOP, Catalogue
+from fir_tf.datasets.metadata import Column
 from fir_tf.datasets.removal import check_removal
 from fir_tf.datasets.walk import listed
 from fir_tf.errors import FirError
@@ -405,7 +408,10 @@ class _Copy:
         good = [row for row, entry in enumerate(self.entries) if "error" not in entry]
         copies = [self.names[row] for row in good]
         self._check_there(copies)
-        _write_csv(out / TABLE, COLUMNS, map(self._row, good))
+        metadata = _Metadata(self.catalogue)
+        header = (*COLUMNS, *metadata.header)
+        rows = ((*self._row(row), *metadata.cells(row)) for row in good)
+        _write_csv(out / TABLE, header, rows)
         self._sweep(set(copies))
         if self.held:
             told = listed(self.held, "image", "images")
@@ -470,6 +476,60 @@ class _Copy:
             catalogue.path[row],
             *(entry[name] for name in COLUMNS[-4:]),
         )
+
+
+class _Metadata:
+    """The columns of a catalogue's metadata as cells of CSV, which are read as the same again.
+
+    Args:
+        catalogue: Catalogue. Of its columns those named as the copy's own are left out, with a
+            note.
+
+    Attributes:
+        header: list of str. A list has several columns of its name, as many as its elements.
+    """
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
+        taken = sorted(set(COLUMNS) & set(catalogue.columns))
+        if taken:
+            log.info(
+                f"note: the columns {', '.join(taken)} of {catalogue.source} are left out of the "
+                "copy's table, which says under these names what the copy is"
+            )
+        self._widths = {
+            name: _width(column) for name, column in catalogue.columns.items() if name not in taken
+        }
+        self.header = [name for name, width in self._widths.items() for _ in range(width)]
+
+    def cells(self, row: int) -> list[str]:
+        """Returns an image's cells, below `header`."""
+        known = self._catalogue.metadata(row)
+        cells: list[str] = []
+        for name, width in self._widths.items():
+            value = known.get(name, ())
+            parts = value if isinstance(value, tuple) else (_cell(value),)
+            cells += [*parts, *[""] * (width - len(parts))]
+        return cells
+
+
+def _width(column: Column) -> int:
+    """Returns how many columns of CSV a column takes; one list is more, or it would be a text."""
+    if column.type != "list":
+        return 1
+    values = (column[row] for row in range(len(column)))
+    return max([2, *(len(value) for value in values if isinstance(value, tuple))])
+
+
+def _cell(value: str | float | bool) -> str:
+    """Returns what a value of a column is read from."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return value
+    text = np.format_float_positional(value, trim="-")
+    # Three digits behind the point might be thousands of a price.
+    return f"{text}0" if text[-4:-3] == "." else text
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
