@@ -276,8 +276,9 @@ class Config(InputSettings, ModelSettings, LoopSettings):
     columns: str = option("", COLUMNS_HELP)
     extra_data: str = option(
         "",
-        "Further sources of training images, as dataset:path[,dataset:path...]; each image takes "
-        "part in the losses it has a label for.",
+        "Further sources of training images, as dataset:path[,dataset:path...], with --columns of "
+        "their own as table(item=sku,path=photo):more.csv; each image takes part in the losses it "
+        "has a label for.",
         path=True,
     )
     gallery_scope: str = option(

@@ -24,7 +24,7 @@ from fir_tf.errors import FirError
 _INTERRUPTED, _BROKEN_PIPE = 130, 141
 
 # What may stand before a path in a flag's value: a data set, an index's scheme, an option.
-_BEFORE_PATH = re.compile(r"(^|(?:^|,\s*)[\w+]+:|(?:^|\s)--\w+=)(~[^/,\s]*)")
+_BEFORE_PATH = re.compile(r"(^|(?:^|,\s*)[\w+]+(?:\(.*?\))?:|(?:^|\s)--\w+=)(~[^/,\s]*)")
 _ADVICE = {
     errno.ENOSPC: "Make room there and give the same command again",
     errno.EDQUOT: "Make room there and give the same command again",

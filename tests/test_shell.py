@@ -49,6 +49,7 @@ def ended(process):
         ("~", "/home/me"),
         ("inshop:~/data", "inshop:/home/me/data"),
         ("table:~/a,b.csv, folder:~/c", "table:/home/me/a,b.csv, folder:/home/me/c"),
+        ("feed:~/a,table(item=b):~/c", "feed:/home/me/a,table(item=b):/home/me/c"),
         ("faiss+hnsw:~/index", "faiss+hnsw:/home/me/index"),
         ("milvus:~/x.db", "milvus:/home/me/x.db"),
         ("--runner=DirectRunner --temp_location=~/tmp", None),

@@ -327,15 +327,23 @@ def test_any_item_name_comes_back(tmp_path_factory, cells):
     ("text", "expected"),
     [
         ("", []),
-        ("inshop:a/b", [("inshop", "a/b")]),
-        ("table:a,b.csv, folder:c:d", [("table", "a,b.csv"), ("folder", "c:d")]),
+        ("inshop:a/b", [("inshop", "a/b", "")]),
+        ("table:a,b.csv, folder:c:d", [("table", "a,b.csv", ""), ("folder", "c:d", "")]),
+        (
+            "table(item=sku (new),path=b):a(1):b.csv,feed(item=c):d,category:e",
+            [
+                ("table", "a(1):b.csv", "item=sku (new),path=b"),
+                ("feed", "d", "item=c"),
+                ("category", "e", ""),
+            ],
+        ),
     ],
 )
 def test_extra_data_is_parsed(text, expected):
     assert parse_sources(text) == expected
 
 
-@pytest.mark.parametrize("text", ["inshop", "inshop:", "zalando:x", ",inshop:x"])
+@pytest.mark.parametrize("text", ["inshop", "inshop:", "zalando:x", ",inshop:x", "table(item=a)"])
 def test_extra_data_of_another_form_is_refused(text):
     with pytest.raises(FirError, match="`extra_data` must be dataset:path"):
         parse_sources(text)
@@ -393,6 +401,20 @@ def test_only_the_training_images_of_extra_sources_are_added(sources):
     assert any(
         "30 training images, 0 items, 2 categories (1 of them also" in note for note in merged.notes
     )
+
+
+def test_an_extra_table_has_columns_of_its_own(sources, tmp_path):
+    rows = [{"photo": f"{row}.jpg", "sku": f"{row // 2}", "split": "train"} for row in range(8)]
+    write_table(tmp_path / "own.csv", rows, images=False)
+    for row in range(8):
+        write_jpeg(tmp_path / f"{row}.jpg", seed=row)
+    extra = f"table(path=photo,item=sku):{tmp_path / 'own.csv'}"
+    merged = load_training(config_of(sources, extra_data=extra))
+    added = merged.rows(np.arange(len(merged) - 8, len(merged)))
+    assert [path.rpartition("/")[2] for path in added.path] == [row["photo"] for row in rows]
+    assert names_of(added, "item") == [f"table:{tmp_path / 'own.csv'}/{row['sku']}" for row in rows]
+    with pytest.raises(FirError, match="`columns` names those of a table or a feed"):
+        load_training(config_of(sources, extra_data=f"inshop(item=a):{sources / 'main'}"))
 
 
 def test_items_of_the_same_name_in_two_sources_stay_apart(sources, tmp_path):

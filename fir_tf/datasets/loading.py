@@ -110,5 +110,6 @@ def load_training(config: Config) -> Catalogue:
     if not extras:
         return main
     return merge_training(
-        main, [(f"{dataset}:{path}", load(dataset, path)) for dataset, path in extras]
+        main,
+        [(f"{dataset}:{path}", load(dataset, path, columns)) for dataset, path, columns in extras],
     )

@@ -14,31 +14,34 @@ from fir_tf.datasets.catalogue import UNKNOWN, Catalogue, check_paths
 from fir_tf.errors import FirError
 
 
-def parse_sources(text: str) -> list[tuple[str, str]]:
+def parse_sources(text: str) -> list[tuple[str, str, str]]:
     """Reads the value of --extra_data.
 
     Args:
-        text: str, `dataset:path[,dataset:path...]`, possibly empty.
+        text: str, `dataset:path[,dataset:path...]`, possibly empty; `dataset(columns):path` names
+            the columns of a table or a feed as --columns does those of the main one.
 
     Returns:
-        list of (data set, path), str each.
+        list of (data set, path, columns), str each.
 
     Raises:
-        FirError: for a part that is not `dataset:path` with a known data set.
+        FirError: for a part that is not of this form, with a known data set.
     """
     if not text.strip():
         return []
     known = registry.names("dataset")
+    name = f"(?:{'|'.join(known)})"
     sources = []
     # A comma that begins another source; a path may contain commas.
-    for part in re.split(rf",(?=\s*(?:{'|'.join(known)}):)", text):
-        found = re.fullmatch(rf"({'|'.join(known)}):(.+)", part.strip())
+    for part in re.split(rf",(?=\s*{name}(?:\(.*?\))?:)", text):
+        found = re.fullmatch(rf"({name})(?:\((.*?)\))?:(.+)", part.strip())
         if not found:
             raise FirError(
                 "`extra_data` must be dataset:path[,dataset:path...] with a data set of "
-                f"{', '.join(known)}. Received: {part.strip()!r}"
+                f"{', '.join(known)}, or with columns of its own as table(item=sku):path. "
+                f"Received: {part.strip()!r}"
             )
-        sources.append((found[1], found[2].strip()))
+        sources.append((found[1], found[3].strip(), found[2] or ""))
     return sources
 
 
