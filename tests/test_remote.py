@@ -36,8 +36,9 @@ from fir_tf.remote.objects import ObjectFetcher
 from fir_tf.remote.photos import RemotePhotos
 from fir_tf.search import encoder as encoder_module
 from fir_tf.search import remembered
+from fir_tf.search.encoder import Encoder
 from fir_tf.search.engines import open_engine
-from fir_tf.search.filling import write_photos
+from fir_tf.search.index import Index
 from fir_tf.search.indexing import build
 from fir_tf.search.photo_files import PhotoFiles
 from fir_tf.search.query import _draw_sheet
@@ -530,6 +531,10 @@ def test_closing_ends_what_hangs(server, tmp_path):
     assert next(found).error.kind == "stopped" and time.monotonic() - start < 5
 
 
+def mean_colours(images):
+    return np.array([np.asarray(image, float).mean(axis=(0, 1)) for image in images])
+
+
 def write_feed(folder, rows):
     """Writes a table of (path, item); returns its path."""
     folder.mkdir(exist_ok=True)
@@ -624,10 +629,40 @@ def test_rows_that_fail_are_listed_and_what_the_index_has_of_them_stays(server, 
     assert errors_of(index / "errors.csv") == [] and stored(index) == before
 
 
-def test_photos_at_addresses_are_no_files_to_the_library(server, tmp_path):
-    table = write_feed(tmp_path, [(f"{server.url}/1.jpg", "a")])
-    with pytest.raises(FirError, match="`photos` must be files.*1 photos are at addresses"):
-        write_photos(None, None, table, None, 4)
+def test_the_library_takes_photos_at_addresses(server, tmp_path, monkeypatch, caplog):
+    """In a feed, or in a list with others: as from files of the same contents."""
+    monkeypatch.setattr(encoder_module, "Encoder", Encoder)
+    monkeypatch.setattr("fir_tf.search.filling._AHEAD", 5)
+    fetch = FetchOptions(
+        photo_cache=str(tmp_path / "cache"), photo_cache_gb=1e-6, allow_private=True
+    )
+    files = {number: tmp_path / f"{number}.jpg" for number in range(12)}
+    for number, file in files.items():
+        file.write_bytes(jpeg(number))
+    where = urls(server)
+    table = write_feed(
+        tmp_path, [*zip(where, range(12), strict=True), (f"{server.url}/no", "none")]
+    )
+    server.faults["/7.jpg"] = [503]
+    with Index.from_model(mean_colours, table, fetch=fetch) as index:
+        ((found, vectors),) = index.engine.scan(vectors=True)
+    assert [record.item for record in found] == [str(number) for number in files]
+    assert f"1 images cannot be read and were left out:\n  {server.url}/no: 404" in caplog.text
+    mixed = [where[1], files[2], jpeg(3), np.asarray(Image.open(files[4])), where[5], where[1]]
+    names = {"path": list("abcdef")}
+    with Index.from_model(mean_colours, mixed, names, fetch=fetch) as index:
+        ((_, some),) = index.engine.scan(vectors=True)
+    with Index.from_model(mean_colours, list(files.values())) as index:
+        ((_, expected),) = index.engine.scan(vectors=True)
+    np.testing.assert_array_equal(vectors, expected)
+    # An array was decoded by Pillow, to other roundings.
+    np.testing.assert_allclose(some, expected[[1, 2, 3, 4, 5, 1]], atol=5e-3)
+    with pytest.raises(
+        FirError, match="must have a photo that can be read.*private address: 127.0.0.1"
+    ):
+        Index.from_model(mean_colours, where[:1])
+    with pytest.raises(FirError, match="`connections` must be"):
+        Index.from_model(mean_colours, where, fetch=FetchOptions(connections=0))
 
 
 def test_errors_go_where_they_are_told_to(server, tmp_path):

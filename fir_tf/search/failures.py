@@ -28,6 +28,10 @@ class Failure:
     kind: str
     reason: str = ""
 
+    def __str__(self) -> str:
+        """Returns why, in one text."""
+        return f"{self.kind}: {self.reason}" if self.reason else self.kind
+
 
 def by_kind(failures: Iterable[Failure]) -> str:
     """Returns how many there are of each kind, the most first."""
@@ -47,6 +51,5 @@ def write_errors(path: str | Path, failures: Sequence[Failure], lines: Mapping[s
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["row", "photo", "reason"])
     for failure in failures:
-        reason = f"{failure.kind}: {failure.reason}" if failure.reason else failure.kind
-        table.writerow([lines.get(failure.path, ""), failure.path, reason])
+        table.writerow([lines.get(failure.path, ""), failure.path, str(failure)])
     write_text(path, text.getvalue())

@@ -1,5 +1,6 @@
 """Embeddings or photos in hand -> records and vectors of an engine."""
 
+import contextlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,8 +11,11 @@ import pandas as pd
 from tqdm import tqdm
 
 from fir_tf.checks import check_positive
+from fir_tf.datasets.catalogue import is_address
 from fir_tf.datasets.labels import read_labels
+from fir_tf.datasets.walk import listed
 from fir_tf.errors import FirError
+from fir_tf.options import FetchOptions
 from fir_tf.search.columns import check_names, described, plain_metadata
 from fir_tf.search.conditions import FIELDS
 from fir_tf.search.encoder import Encoder
@@ -19,11 +23,15 @@ from fir_tf.search.engines import Engine, Record
 from fir_tf.search.engines.base import DOMAIN_NAMES
 from fir_tf.search.listing import read_catalogue
 from fir_tf.search.opened import Encoded
+from fir_tf.search.photo_files import PhotoFiles
 from fir_tf.search.photos import all_paths, contents_or_empty
+from fir_tf.search_options import IndexOptions
 
 log = logging.getLogger(__package__)
 
 _PIECE = 4096
+# Photos at addresses that are fetched before they are embedded, and held.
+_AHEAD = 512
 
 
 def records_of(metadata: Mapping[str, Sequence[Any]] | None, count: int) -> list[Record]:
@@ -101,45 +109,74 @@ def write_photos(
     photos: str | Path | Sequence[Any],
     metadata: Mapping[str, Sequence[Any]] | None,
     batch_size: int,
+    fetch: FetchOptions,
 ) -> None:
     """Fills a new engine with photos; see `fir_tf.search.index.Index.from_model`.
 
     Raises:
-        FirError: no photo can be read, some are at addresses, or columns that do not fit.
+        FirError: no photo can be read, or columns or options that do not fit.
     """
+    fetch.check_fetching()
     batch_size = check_positive("batch_size", batch_size)
     if isinstance(photos, str | Path):
         if metadata is not None:
             raise FirError("`metadata` is for a list of photos. Received: it, and a folder")
         listing = read_catalogue(photos)
-        if listing.addresses:
-            raise FirError(
-                f"`photos` must be files. Received: {photos}, where {listing.addresses:,} photos "
-                "are at addresses. search.py index fetches them"
-            )
-        records, root = listing.records, str(listing.root.resolve())
-        photos = [listing.root / record.path for record in records]
+        records, root = listing.records, listing.root.resolve()
+        paths = [record.path for record in records]
+        photos = [path if is_address(path) else root / path for path in paths]
     else:
         photos = list(photos)
         # Relative paths are those of the current folder.
-        records, root = _with_paths(metadata, photos), str(Path.cwd())
-    info = {"dimension": encoder.dimension, "root": root, "how": {}}
+        records, root = _with_paths(metadata, photos), Path.cwd()
+    info = {"dimension": encoder.dimension, "root": str(root), "how": {}}
     engine.set_info({**info, "model": encoder.fingerprint(), "columns": described([records])})
-    left, bad = iter(records), list[str]()
-    with tqdm(total=len(records), desc="embedding", unit="image", disable=None) as bar:
-        for encoded in _encoded(encoder, photos, batch_size):
-            part = [next(left) for _ in encoded.valid]
-            pairs = list(zip(part, encoded.valid, strict=True))
-            bad += [record.path for record, valid in pairs if not valid]
-            good = [record for record, valid in pairs if valid]
-            if good:
-                engine.upsert(good, encoded.embedding[encoded.valid])
-            bar.update(len(part))
+    bad = dict[str, str]()
+    with (
+        PhotoFiles(root, fetch) as files,
+        tqdm(total=len(records), desc="embedding", unit="image", disable=None) as bar,
+    ):
+        for start in range(0, len(records), _AHEAD):
+            part = slice(start, start + _AHEAD)
+            left = iter(records[part])
+            with _at_hand(files, photos[part], bad) as here:
+                for encoded in _encoded(encoder, here, batch_size):
+                    pairs = [(next(left), valid) for valid in encoded.valid]
+                    good = [record for record, valid in pairs if valid]
+                    for record, valid in pairs:
+                        if not valid:
+                            bad.setdefault(record.path, "")
+                    if good:
+                        engine.upsert(good, encoded.embedding[encoded.valid])
+                    bar.update(len(pairs))
+    paths = [f"{path}: {reason}" if reason else path for path, reason in bad.items()]
     if len(bad) == len(records):
-        raise FirError(f"`photos` must have a photo that can be read. Received: {len(records)}")
+        raise FirError(
+            "`photos` must have a photo that can be read. Received: "
+            f"{listed(paths, 'photo', 'photos')}"
+        )
     if bad:
-        paths = "".join(f"\n  {path}" for path in bad)
-        log.warning(f"{len(bad)} images cannot be read and were left out:{paths}")
+        log.warning("\n  ".join([f"{len(bad)} images cannot be read and were left out:", *paths]))
+
+
+@contextlib.contextmanager
+def _at_hand(
+    files: PhotoFiles, photos: Sequence[Any], bad: dict[str, str]
+) -> Iterator[Sequence[Any]]:
+    """Yields photos with files in place of addresses; notes in `bad` why one cannot be had."""
+    texts = dict.fromkeys(photo for photo in photos if isinstance(photo, str))
+    addresses = [Record(text, "", "", "", "") for text in texts if is_address(text)]
+    if not addresses:
+        yield photos
+        return
+    max_age = IndexOptions.photo_max_age * 3600
+    seen = [each for part in files.look(addresses, {}, max_age, False) for each in part]
+    bad.update((each.failure.path, str(each.failure)) for each in seen if each.failure)
+    fetched = {each.record.path: each.file for each in seen}
+    try:
+        yield [fetched.get(photo, photo) if isinstance(photo, str) else photo for photo in photos]
+    finally:
+        files.let_go(seen)
 
 
 def _with_paths(

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from fir_tf.errors import FirError
 from fir_tf.evaluation.rerank import expanded, reranked
-from fir_tf.options import Improvements
+from fir_tf.options import FetchOptions, Improvements
 from fir_tf.search import encoder as encoders
 from fir_tf.search.columns import kinds_of
 from fir_tf.search.conditions import Condition, check_columns, combined
@@ -102,26 +102,33 @@ class Index:
         photos: str | Path | Sequence[Any],
         metadata: Mapping[str, Sequence[Any]] | None = None,
         batch_size: int = 64,
+        fetch: FetchOptions | None = None,
     ) -> "Index":
         """Makes an index of photos, in a temporary folder until `save`.
 
         Args:
             model: Model; what is not a folder has to be given again when a saved index is opened.
-            photos: a folder, see `fir_tf.search.listing.read_catalogue`, or a list of photos, each
-                a path, an image file's bytes, a PIL image or an array uint8 [height, width, 3].
+            photos: a folder, a table or a feed, see `fir_tf.search.listing.read_catalogue`, or a
+                list of photos, each a path, an address (`https://...`), an image file's bytes, a
+                PIL image or an array uint8 [height, width, 3].
             metadata: see `from_arrays`, for a list of photos.
             batch_size: int, photos embedded at a time.
+            fetch: FetchOptions, how photos at addresses are fetched; as `search.py index` does
+                when not given.
 
         Returns:
             Index, which is asked with photos or vectors. Photos that cannot be read are left out,
             and listed in a warning.
 
         Raises:
-            FirError: no photo can be read, or columns that do not fit.
+            FirError: no photo can be read, or columns or options that do not fit.
         """
         encoder = encoders.Encoder(model)
         return cls._new(
-            lambda engine: write_photos(engine, encoder, photos, metadata, batch_size), encoder
+            lambda engine: write_photos(
+                engine, encoder, photos, metadata, batch_size, fetch or FetchOptions()
+            ),
+            encoder,
         )
 
     @classmethod
