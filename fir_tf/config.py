@@ -218,6 +218,12 @@ class LoopSettings:
         "Validations without a better model after which training ends; 0 for never.",
         within="[0, inf)",
     )
+    jit: str = option(
+        "auto",
+        "Compile forward pass, losses and gradients with XLA: on, off, or auto, which is on "
+        "where there is one GPU.",
+        ("auto", "on", "off"),
+    )
     steps_per_loop: int = option(
         1, "Steps between two returns to Python; large values suit a TPU.", within="[1, inf)"
     )

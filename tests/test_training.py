@@ -22,6 +22,7 @@ from reading import cheap_view, preprocess
 from shallow import TWO_LAYERS, TWO_STAGES, build_two_layers, shallow_backbones
 from small_sets import inshop_rows, write_inshop
 
+from fir_tf import registry
 from fir_tf.config import Config, LoopSettings, ModelSettings
 from fir_tf.datasets import load, load_training
 from fir_tf.errors import FirError, StoppedError
@@ -34,7 +35,7 @@ from fir_tf.input.batches import training_batches
 from fir_tf.keras_versions import make_variable, tensor_of
 from fir_tf.losses.grammar import LossSettings, Term
 from fir_tf.losses.loss import ANY, Loss
-from fir_tf.losses.objective import Objective
+from fir_tf.losses.objective import Objective, make_losses
 from fir_tf.models import fir
 from fir_tf.models.fir import build_fir, for_any_size, training_model
 from fir_tf.models.saving import load_model
@@ -49,7 +50,7 @@ from fir_tf.training.log import RunLog, read_history
 from fir_tf.training.loop import stages, train
 from fir_tf.training.optimizer import make_optimizer
 from fir_tf.training.schedules import make_schedule
-from fir_tf.training.step import TrainStep, make_averages
+from fir_tf.training.step import TrainStep, _compiles, make_averages
 from fir_tf.training.trainer import build_trainer, distributed_batches
 
 
@@ -224,6 +225,8 @@ class AdamByHand:
         {"weight_decay": 0.5},
         {"label_smoothing": 0.2},
         {"ema": 0.75},
+        {"jit": "on"},
+        {"jit": "on", "accumulate": 2, "clip_norm": 0.1},
     ],
     ids=str,
 )
@@ -256,6 +259,55 @@ def test_three_updates_equal_adam_by_hand(flags):
     assert bad.numpy().tolist() == [[-1, 1, -1, -1] * each] * 2
     if averages:
         np.testing.assert_allclose(averages[0].numpy(), average, atol=5e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("miner", registry.names("miner"))
+def test_losses_and_miners_compile_to_the_same_step(miner):
+    """Loss and gradients of a network with batch norm, compiled by XLA and not."""
+    others = [name for name in registry.names("loss") if name not in ("softmax", "triplet")]
+    others = others if miner == "all" else []
+    config = Config(losses="+".join(["OC", "IS", *(f"{name}:item" for name in others)]))
+    labels = np.repeat(np.arange(4, dtype=np.int32), 3)
+    batch = {
+        "images": np.random.default_rng(0).normal(size=(12, 6)).astype(np.float32),
+        "item": labels,
+        "category": labels % 2,
+        "row": np.zeros(12, np.int32),
+        "valid": np.ones(12, bool),
+    }
+    steps = {}
+    for jit in ("off", "on"):
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input((6,))
+        hidden = keras.layers.BatchNormalization()(keras.layers.Dense(5)(inputs))
+        embedding = keras.layers.UnitNormalization()(keras.layers.Dense(4)(hidden))
+        network = keras.Model(
+            inputs, {"logits": keras.layers.Dense(2)(hidden), "embedding": embedding}
+        )
+        settings = dataclasses.replace(config.loss_settings(), triplets=miner)
+        rows = types.SimpleNamespace(classified=np.ones(12, bool), triplets={})
+        objective = Objective(config.terms(), make_losses(config.terms(), settings), rows)
+        objective.build({"item": labels, "category": labels % 2}, {"embedding": 4, "logits": 2})
+        variables = network.trainable_variables + objective.variables
+        optimizer = make_optimizer(config, network, variables, 0.01)
+        step = TrainStep(network, optimizer, objective, variables, LoopSettings(jit=jit))
+        scalars, _ = step(iter(tf.data.Dataset.from_tensors(batch)), 1)
+        scalars = {name: float(value[0]) for name, value in scalars.items()}
+        steps[jit] = scalars, [variable.numpy() for variable in optimizer.variables]
+    (plain, before), (compiled, after) = steps["off"], steps["on"]
+    assert plain["loss"] > 0 and compiled == pytest.approx(plain, rel=1e-4, abs=1e-5)
+    # Adam's moments are the gradients and their squares, times a tenth and a thousandth.
+    for one, other in zip(before, after, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_several_devices_are_not_compiled():
+    with pytest.raises(FirError, match="`jit` must be auto or off with several devices.*with 2"):
+        _compiles("on", types.SimpleNamespace(num_replicas_in_sync=2))
+    assert not _compiles("auto", types.SimpleNamespace(num_replicas_in_sync=2))
+    assert not _compiles("auto", tf.distribute.get_strategy())
+    assert _compiles("on", tf.distribute.get_strategy())
 
 
 def test_the_backbone_has_its_own_rate(shallow):

@@ -30,8 +30,11 @@ class TrainStep:
             `fir_tf.training.optimizer.make_optimizer`.
         objective: Objective of the sampler whose batches are read.
         variables: list of keras variables to train.
-        loop: LoopSettings; `accumulate`, `clip_norm`, and `ema` for `averages`.
+        loop: LoopSettings; `accumulate`, `clip_norm`, `jit`, and `ema` for `averages`.
         averages: list of keras variables beside `variables`, their moving averages, or None.
+
+    Raises:
+        FirError: XLA is asked for, and there are several devices.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class TrainStep:
         self._variables, self._averages, self._loop = variables, averages, loop
         self._strategy = tf.distribute.get_strategy()
         self._names: list[str] = []
+        self._jit = _compiles(loop.jit, self._strategy)
         # Nothing here is for AutoGraph, whose conversion takes longer than the tracing itself.
         self._run = tf.function(self._updates, autograph=False)
 
@@ -114,7 +118,8 @@ class TrainStep:
                 # One batch after the other: their activations need not be held together.
                 with tf.control_dependencies(gradients):
                     images = tf.identity(images)
-            loss, scalars, own = self._gradients(images, batch, variables)
+            labels = {label: batch[label] for label in self.objective.labels}
+            loss, scalars, own = self._differentiated(images, labels, variables)
             gradients = (
                 own if gradients is None else [a + b for a, b in zip(gradients, own, strict=True)]
             )
@@ -130,8 +135,21 @@ class TrainStep:
         self._optimizer.apply(gradients, variables)
         return tf.reduce_mean(tf.stack(values), axis=0), tf.concat(bad, axis=0)
 
+    def _differentiated(
+        self, images: tf.Tensor, labels: Batch, variables: Sequence[Any]
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor], list[tf.Tensor]]:
+        """Returns what `_gradients` does, by a program of XLA's where that is asked for."""
+
+        def compute(
+            images: tf.Tensor, labels: Batch
+        ) -> tuple[tf.Tensor, dict[str, tf.Tensor], list[tf.Tensor]]:
+            return self._gradients(images, labels, variables)
+
+        run = tf.function(compute, autograph=False, jit_compile=True) if self._jit else compute
+        return run(images, labels)
+
     def _gradients(
-        self, images: tf.Tensor, batch: Batch, variables: Sequence[Any]
+        self, images: tf.Tensor, labels: Batch, variables: Sequence[Any]
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor], list[tf.Tensor]]:
         own = {id(variable) for variable in self.objective.variables}
         replicas = tf.distribute.get_replica_context().num_replicas_in_sync
@@ -139,7 +157,7 @@ class TrainStep:
             outputs = self._network(images, training=True)
             loss, scalars = self.objective(
                 {name: share(outputs[name]) for name in self.objective.outputs},
-                {label: share(batch[label]) for label in self.objective.labels},
+                {label: share(value) for label, value in labels.items()},
             )
             scaled = self._optimizer.scale_loss(loss / self._loop.accumulate)
         gradients = tape.gradient(scaled, [tensor_of(v) for v in variables])
@@ -158,6 +176,20 @@ class TrainStep:
                 for variable, gradient in zip(variables, gradients, strict=True)
             ],
         )
+
+
+def _compiles(jit: str, strategy: tf.distribute.Strategy) -> bool:
+    """Whether the step is compiled with XLA, which a TPU does without being asked.
+
+    Several GPUs exchange their embeddings in the middle of it, which XLA's programs cannot.
+    """
+    replicas = strategy.num_replicas_in_sync
+    if jit == "on" and replicas > 1:
+        raise FirError(
+            f"`jit` must be auto or off with several devices. Received: on, with {replicas}"
+        )
+    gpu = replicas == 1 and bool(tf.config.list_logical_devices("GPU"))
+    return jit == "on" or (jit == "auto" and gpu)
 
 
 def make_averages(variables: Sequence[Any]) -> list[Any]:
