@@ -2,7 +2,7 @@
 # make test           environment and the whole test suite but the nightly tests
 # make test-quick     the tests that take seconds
 # make test-addons    the core of it with TensorFlow 2.15, Keras 2 and tensorflow-addons
-# make test-nightly   everything, on every kernel, beside torch and with Beam: hours (docs/testing.md)
+# make test-nightly   everything, on every kernel, beside torch: hours (docs/testing.md)
 # make lint           style, types, documentation
 # make docs           the documentation site, in build/docs
 # make reproduce TABLE=1|2|fig3|fig4 DATA=<folder>   the paper's runs, and its table beside ours
@@ -11,7 +11,6 @@
 VENV ?= .venv
 VENV_ADDONS ?= .venv-addons
 VENV_ORACLE ?= .venv-oracle
-VENV_BEAM ?= .venv-beam
 # Extras of setup.cfg, with commas, beside those that a target needs.
 EXTRAS ?=
 PY = $(VENV)/bin/python
@@ -28,7 +27,7 @@ TESTS = $(CHECKED) -n $(WORKERS) --dist worksteal --durations=25
 env = @sh tools/setup_env.sh $(VENV) $(EXTRAS) $(1)
 
 .PHONY: help env env-addons chromium quickstart test test-quick test-addons test-addons-all \
-	test-nightly test-all test-onednn $(KERNELS:%=test-onednn-%) test-oracle test-beam lint docs reproduce clean
+	test-nightly test-all test-onednn $(KERNELS:%=test-onednn-%) test-oracle lint docs reproduce clean
 
 help:
 	@sed -n '/^$$/q;s/^# //p' Makefile
@@ -73,7 +72,7 @@ test-addons-all: test-addons
 
 # One that fails does not keep the others from being run.
 test-nightly:
-	@$(MAKE) --keep-going test-all $(KERNELS:%=test-onednn-%) test-oracle test-beam test-addons-all
+	@$(MAKE) --keep-going test-all $(KERNELS:%=test-onednn-%) test-oracle test-addons-all
 
 test-all:
 	$(call env,test)
@@ -93,10 +92,6 @@ test-oracle:
 	@sh tools/setup_env.sh $(VENV_ORACLE) oracle test-core
 	$(VENV_ORACLE)/bin/python $(TESTS) -m "" tests/test_pretrained.py tests/test_metric_learning.py \
 		tests/test_recipes.py
-
-test-beam:
-	@sh tools/setup_env.sh $(VENV_BEAM) beam test-core
-	$(VENV_BEAM)/bin/python $(CHECKED) -m "" --durations=25 tests/test_beam.py
 
 # The browser of the search page's tests.
 chromium:
@@ -121,4 +116,4 @@ reproduce: env
 		$(if $(SEEDS),--seeds=$(SEEDS)) $(if $(JOBS),--jobs=$(JOBS)) -- $(FLAGS)
 
 clean:
-	rm -rf $(VENV) $(VENV_ADDONS) $(VENV_ORACLE) $(VENV_BEAM) build dist *.egg-info
+	rm -rf $(VENV) $(VENV_ADDONS) $(VENV_ORACLE) build dist *.egg-info

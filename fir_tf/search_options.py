@@ -69,12 +69,8 @@ class IndexOptions(FetchOptions, Views):
     whitening: str = option(
         "", "PCA-whiten embeddings by this file, which evaluate.py --whiten wrote.", path=True
     )
-    beam: str = option(
-        "",
-        "Embed with Apache Beam, which is given these options: '--runner=DirectRunner "
-        "--direct_num_workers=2 --direct_running_mode=multi_processing' here, "
-        "'--runner=FlinkRunner --flink_master=HOST:8081' on a cluster.",
-        path=True,
+    dask: str = option(
+        "", "Embed on the workers of a Dask cluster; its scheduler's address: tcp://HOST:8786."
     )
     plugins: str = option("", _PLUGINS_HELP, path=True)
 

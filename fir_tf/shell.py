@@ -24,7 +24,7 @@ from fir_tf.errors import FirError
 _INTERRUPTED, _BROKEN_PIPE = 130, 141
 
 # What may stand before a path in a flag's value: a data set, an index's scheme, an option.
-_BEFORE_PATH = re.compile(r"(^|(?:^|,\s*)[\w+]+(?:\(.*?\))?:|(?:^|\s)--\w+=)(~[^/,\s]*)")
+_BEFORE_PATH = re.compile(r"(^|(?:^|,\s*)[\w+]+(?:\(.*?\))?:)(~[^/,\s]*)")
 _ADVICE = {
     errno.ENOSPC: "Make room there and give the same command again",
     errno.EDQUOT: "Make room there and give the same command again",
@@ -52,8 +52,8 @@ class _Terminated(SystemExit):
 def given_path(name: str, text: str) -> str:
     """Returns a path, or a value with paths in it, as the file system knows it.
 
-    `~` and `~user` become home folders: at the beginning, behind `dataset:`, behind an index's
-    scheme and behind `--option=`.
+    `~` and `~user` become home folders: at the beginning, behind `dataset:` and behind an
+    index's scheme.
 
     Args:
         name: str, the flag, for the message.

@@ -15,7 +15,7 @@ from databases import place_of
 
 from fir_tf.errors import FirError
 from fir_tf.registry import names
-from fir_tf.search.engines import DEFAULT, Filter, Record, has_one_writer, open_engine
+from fir_tf.search.engines import DEFAULT, Filter, Record, open_engine
 from fir_tf.search.engines.local import LocalEngine
 
 SIZE = 16
@@ -383,34 +383,6 @@ def test_unknown_addresses_are_told(tmp_path):
 def _write(address, start):
     with open_engine(address) as engine:
         engine.upsert(records(200, start), unit(np.random.default_rng(start), 200))
-
-
-_SECOND = """
-import sys
-from fir_tf.search.engines import open_engine
-open_engine(sys.argv[1]).close()
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("form", ["{}", "milvus:{}.db"])
-def test_whether_several_processes_can_write_is_known(form, tmp_path):
-    """A second process opens the index while this one has it open, or is refused."""
-    if form.startswith("milvus"):
-        pytest.importorskip("milvus_lite")
-    address = form.format(tmp_path / "index")
-    with open_engine(address, create=True) as engine:
-        engine.set_info(INFO)
-        command = [sys.executable, "-c", _SECOND, address]
-        done = subprocess.run(command, capture_output=True, text=True)
-    assert (done.returncode != 0) == has_one_writer(address), done.stderr
-
-
-def test_a_cluster_has_several_writers():
-    assert not has_one_writer("milvus+https://host:19530/shop")
-    assert not has_one_writer("faiss+hnsw:C:\\index") and not has_one_writer("C:\\index")
-    with pytest.raises(FirError, match="must be an index's address. Received: 'oracle:x'"):
-        has_one_writer("oracle:x")
 
 
 @pytest.mark.slow

@@ -482,9 +482,8 @@ def test_whitening_agrees_with_scikit_learn():
         whitening(vectors, 13)
 
 
-def test_beam_that_is_not_installed_is_told(photos, monkeypatch):
-    monkeypatch.setitem(sys.modules, "apache_beam", None)
-    monkeypatch.delitem(sys.modules, "fir_tf.search.beam", raising=False)
-    flags = (f"--images={photos}", "--index=x", "--beam=--x=1")
+def test_dask_that_is_not_installed_is_told(photos, monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    flags = (f"--images={photos}", "--index=x", "--dask=tcp://127.0.0.1:1")
     _, err = done("search.py", "index", *flags, ok=False)
-    assert "error: --beam needs pip install" in err
+    assert "pip install 'fir_tf[dask]'" in err

@@ -52,7 +52,6 @@ def ended(process):
         ("feed:~/a,table(item=b):~/c", "feed:/home/me/a,table(item=b):/home/me/c"),
         ("faiss+hnsw:~/index", "faiss+hnsw:/home/me/index"),
         ("milvus:~/x.db", "milvus:/home/me/x.db"),
-        ("--runner=DirectRunner --temp_location=~/tmp", None),
         ("./~", "./~"),
         ("a/~/b", "a/~/b"),
         ("a~b", "a~b"),
@@ -64,8 +63,6 @@ def ended(process):
 )
 def test_a_home_is_expanded_where_a_path_begins(monkeypatch, text, expected):
     monkeypatch.setenv("HOME", "/home/me")
-    if expected is None:
-        expected = "--runner=DirectRunner --temp_location=/home/me/tmp"
     assert given_path("run", text) == expected
 
 
@@ -87,7 +84,7 @@ def test_every_path_among_the_flags_is_known_as_one():
         EvaluateOptions: {"run", "data_dir", "output", "plugins"},
         ExportOptions: {"run", "output", "gallery", "data_dir", "plugins"},
         IndexOptions: {
-            *("model", "images", "index", "whitening", "beam", "plugins"),
+            *("model", "images", "index", "whitening", "plugins"),
             *("photo_cache", "errors"),
         },
         QueryOptions: {"index", "model", "images", "sheet", "json", "plugins", "photo_cache"},

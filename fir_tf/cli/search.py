@@ -42,14 +42,13 @@ Photos of a table may be at addresses, http(s)://, s3:// and gs://. They are fet
 and servers are asked again only after a day. What cannot be had is listed in errors.csv in the
 index's folder.
 
---beam embeds on many machines instead (pip install 'fir_tf[beam]'):
+--dask embeds on many machines instead (pip install 'fir_tf[dask]'):
 
-  python search.py index --images=/mnt/photos --model=/mnt/model \\
-      --index=milvus+http://HOST:19530/catalogue \\
-      --beam='--runner=FlinkRunner --flink_master=HOST:8081 --temp_location=/mnt/tmp'
+  python search.py index --images=/mnt/photos --model=/mnt/model --index=catalogue \\
+      --dask=tcp://HOST:8786
 
-Every worker must see photos, model, --temp_location and index at the same places and have fir_tf
-installed.""",
+Every worker must see photos and model at the same places and have fir_tf installed; this process
+alone writes the index.""",
     "query": """Finds the items of an index that look most like a photo.
 
   python search.py query photo.jpg [more.jpg ...] --index=catalogue
@@ -97,8 +96,8 @@ def _call(command: str, photos: Sequence[str] = ()) -> None:
         # Nothing but JSON is on stdout then.
         messages.show("stderr")
     module, name = _FUNCTIONS[command]
-    if command == "index" and options.beam.strip():
-        module = "beam"
+    if command == "index" and options.dask.strip():
+        module = "cluster"
     function = getattr(load_library(f"fir_tf.search.{module}"), name)
     if command == "query":
         function(options, [given_path("photo", photo) for photo in photos])

@@ -4,9 +4,9 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from tqdm import tqdm
@@ -33,8 +33,6 @@ PIECE = 512
 _ERRORS = "errors.csv"
 # Images without a place in the index that a summary names.
 _LISTED = 20
-# Counts of `build` that say that the columns may hold something else than before.
-_CHANGES = ("embedded", "relabelled", "removed")
 
 
 def embedding_options(options: IndexOptions) -> dict[str, Any]:
@@ -44,7 +42,7 @@ def embedding_options(options: IndexOptions) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def prepared(
+def _prepared(
     options: IndexOptions,
 ) -> Iterator[tuple[Engine, encoders.Encoder, Listing, dict[str, Record]]]:
     """Opens an index to be filled, new or of the same model, and says in it what fills it.
@@ -88,7 +86,7 @@ def prepared(
         yield engine, encoder, listing, before
 
 
-def changed(record: Record, before: Record | None) -> Record | None:
+def _changed(record: Record, before: Record | None) -> Record | None:
     """Compares a photo with what the index has of it.
 
     Args:
@@ -106,7 +104,74 @@ def changed(record: Record, before: Record | None) -> Record | None:
     return None if merged == before else merged
 
 
-def build(options: IndexOptions) -> dict[str, Any]:
+@dataclasses.dataclass
+class Done:
+    """What has been done with photos.
+
+    Attributes:
+        embedded, relabelled, kept: int, photos that were stored, whose labels alone were, and that
+            were left as they are.
+        unopened: int, photos that are missing or cannot be opened or fetched.
+        failures: list of Failure, of all that cannot be read.
+        seconds: float, what embedding and storing took.
+    """
+
+    embedded: int = 0
+    relabelled: int = 0
+    kept: int = 0
+    unopened: int = 0
+    failures: list[Failure] = dataclasses.field(default_factory=list)
+    seconds: float = 0.0
+
+    def add(self, other: "Done") -> None:
+        """Adds what has been done with other photos."""
+        for field in dataclasses.fields(self):
+            total = getattr(self, field.name) + getattr(other, field.name)
+            setattr(self, field.name, total)
+
+
+class Store(Protocol):
+    """What takes embedded photos: an Engine, or what has them in its place for a while."""
+
+    def upsert(self, records: Sequence[Record], vectors: np.ndarray) -> None:
+        """See `Engine.upsert`."""
+
+    def update(self, records: Sequence[Record]) -> None:
+        """See `Engine.update`."""
+
+
+Fill = Callable[[Engine, encoders.Encoder, Listing, dict[str, Record], IndexOptions], Done]
+"""Brings an index up to date with a listing, see `build`."""
+
+
+def fill(
+    store: Store,
+    encoder: encoders.Encoder,
+    listing: Listing,
+    before: Mapping[str, Record],
+    options: IndexOptions,
+) -> Done:
+    """Embeds and stores what has changed of a listing; what is listed no more stays.
+
+    Args:
+        store: Store.
+        encoder: encoders.Encoder.
+        listing: Listing.
+        before: dict of Record by path, what is stored.
+        options: IndexOptions.
+
+    Returns:
+        Done.
+    """
+    with PhotoFiles(listing.root, options) as files:
+        update = _Update(store, encoder, files, before, options.batch_size)
+        max_age = options.photo_max_age * 3600
+        for part in files.look(listing.records, before, max_age, options.reread):
+            update.add(part)
+        return update.finish()
+
+
+def build(options: IndexOptions, fill: Fill = fill) -> dict[str, Any]:
     """Embeds a catalogue into an index; of an existing index only what has changed.
 
     What is listed no more is removed. What is listed but cannot be read now, or lies in a folder
@@ -114,6 +179,7 @@ def build(options: IndexOptions) -> dict[str, Any]:
 
     Args:
         options: IndexOptions.
+        fill: Fill; by default this process embeds.
 
     Returns:
         dict: `images`, `embedded`, `kept`, `removed` and `relabelled` (ints), `unreadable` (list
@@ -126,120 +192,100 @@ def build(options: IndexOptions) -> dict[str, Any]:
             allowed; or, when all else is done, folders that cannot be listed or more photos that
             cannot be opened than might be removed.
     """
-    with prepared(options) as (engine, encoder, listing, before):
-        counts = _update(engine, encoder, listing, before, options)
+    with _prepared(options) as (engine, encoder, listing, before):
+        removed = listing.gone(before)
+        engine.delete(removed)
+        done = fill(engine, encoder, listing, before, options)
         engine.flush()
         info = engine.info()
-        if "columns" not in info or any(counts[name] for name in _CHANGES):
+        if "columns" not in info or done.embedded or done.relabelled or removed:
             columns = described(part for part, _ in engine.scan())
             engine.set_info({**info, "columns": columns})
-        counts["images"] = len(engine)
-    return concluded(counts, listing, options)
-
-
-def _update(
-    engine: Engine,
-    encoder: encoders.Encoder,
-    listing: Listing,
-    before: dict[str, Record],
-    options: IndexOptions,
-) -> dict[str, Any]:
-    removed = listing.gone(before)
-    engine.delete(removed)
-    with PhotoFiles(listing.root, options) as files:
-        update = _Update(engine, encoder, files, before, options.batch_size)
-        max_age = options.photo_max_age * 3600
-        for part in files.look(listing.records, before, max_age, options.reread):
-            update.add(part)
-        counts = update.finish(listing)
-    return {**counts, "removed": len(removed)}
+        images = len(engine)
+    unreadable = [failure.path for failure in done.failures]
+    counts = {
+        **vars(done),
+        "images": images,
+        "removed": len(removed),
+        "unreadable": unreadable,
+        "held": _held(listing, before, unreadable),
+        "images_per_second": done.embedded / done.seconds if done.seconds else 0.0,
+    }
+    return _concluded(counts, listing, options)
 
 
 class _Update:
-    """Brings an index up to date, a piece of the catalogue at a time."""
+    """Brings what is stored up to date, a piece of the catalogue at a time."""
 
     def __init__(
         self,
-        engine: Engine,
+        store: Store,
         encoder: encoders.Encoder,
         files: PhotoFiles,
-        before: dict[str, Record],
+        before: Mapping[str, Record],
         batch_size: int,
     ) -> None:
-        self._engine, self._encoder, self._files = engine, encoder, files
+        self._stored, self._encoder, self._files = store, encoder, files
         self._before, self._batch_size = before, batch_size
         self._pending: list[Seen] = []
         self._relabelled: list[Record] = []
-        self._failures: list[Failure] = []
-        self._unopened = self._asked = 0
-        self._counts = dict.fromkeys(("embedded", "kept", "relabelled"), 0)
-        self._seconds = 0.0
+        self._done = Done()
 
     def add(self, part: Sequence[Seen]) -> None:
-        """Compares photos with what the index has of them; embeds when there is enough to do."""
+        """Compares photos with what is stored of them; embeds when there is enough to do."""
         for seen in part:
-            new = changed(seen.record, self._before.get(seen.record.path))
+            new = _changed(seen.record, self._before.get(seen.record.path))
             if seen.failure:
-                self._failures.append(seen.failure)
-                self._unopened += 1
+                self._done.failures.append(seen.failure)
+                self._done.unopened += 1
             elif new is seen.record:
                 self._pending.append(seen)
             elif new:
                 self._relabelled.append(new)
             else:
-                self._counts["kept"] += 1
+                self._done.kept += 1
         if len(self._pending) >= PIECE:
             self._embed()
         if len(self._relabelled) >= PIECE:
             self._relabel()
 
-    def finish(self, listing: Listing) -> dict[str, Any]:
-        """Does what is left; returns the counts of `build`."""
+    def finish(self) -> Done:
+        """Does what is left."""
         self._embed()
         self._relabel()
-        unreadable = [failure.path for failure in self._failures]
-        return {
-            **self._counts,
-            "unreadable": unreadable,
-            "failures": self._failures,
-            "unopened": self._unopened,
-            "held": held(listing, self._before, unreadable),
-            "seconds": self._seconds,
-            "images_per_second": self._asked / self._seconds if self._asked else 0.0,
-        }
+        return self._done
 
     def _relabel(self) -> None:
         for part in in_pieces(self._relabelled, PIECE):
-            self._engine.update(part)
-        self._counts["relabelled"] += len(self._relabelled)
+            self._stored.update(part)
+        self._done.relabelled += len(self._relabelled)
         self._relabelled.clear()
 
     def _embed(self) -> None:
         """Embeds and stores what is pending."""
         start = time.perf_counter()
-        good = _embedded(self._engine, self._encoder, self._pending, self._batch_size)
+        good = _embedded(self._stored, self._encoder, self._pending, self._batch_size)
         for seen, valid in zip(self._pending, good, strict=True):
             if not valid:
                 # The share may have gone meanwhile.
                 reason = "" if seen.found else why_unopened(seen.file)
                 kind = UNOPENED if reason else UNDECODED
-                self._failures.append(Failure(seen.record.path, kind, reason))
-                self._unopened += kind == UNOPENED
-        self._counts["embedded"] += sum(good)
-        self._asked += len(good)
-        self._seconds += time.perf_counter() - start
+                self._done.failures.append(Failure(seen.record.path, kind, reason))
+                self._done.unopened += kind == UNOPENED
+        self._done.embedded += sum(good)
+        self._done.seconds += time.perf_counter() - start
         self._files.let_go(self._pending)
         self._pending.clear()
 
 
-def held(listing: Listing, before: Iterable[str], unreadable: Iterable[str]) -> list[str]:
+def _held(listing: Listing, before: Iterable[str], unreadable: Iterable[str]) -> list[str]:
     """Returns the paths of an index that stay in it although they cannot be read now."""
     lost = set(unreadable)
     return [path for path in before if path in lost or listing.out_of_reach(path)]
 
 
 def _embedded(
-    engine: Engine, encoder: encoders.Encoder, pending: Sequence[Seen], batch_size: int
+    store: Store, encoder: encoders.Encoder, pending: Sequence[Seen], batch_size: int
 ) -> list[bool]:
     """Embeds and stores photos; returns which of them could be read."""
     good: list[bool] = []
@@ -260,20 +306,20 @@ def _embedded(
                     category = record.category or category
                     waiting.append((dataclasses.replace(record, category=category), vector))
             if len(waiting) >= PIECE:
-                _store(engine, waiting)
+                _flush(store, waiting)
             bar.update(len(encoded.valid))
-        _store(engine, waiting)
+        _flush(store, waiting)
     return good
 
 
-def _store(engine: Engine, waiting: list[tuple[Record, np.ndarray]]) -> None:
+def _flush(store: Store, waiting: list[tuple[Record, np.ndarray]]) -> None:
     if waiting:
         records, vectors = zip(*waiting, strict=True)
-        engine.upsert(list(records), np.stack(vectors))
+        store.upsert(list(records), np.stack(vectors))
         waiting.clear()
 
 
-def concluded(counts: dict[str, Any], listing: Listing, options: IndexOptions) -> dict[str, Any]:
+def _concluded(counts: dict[str, Any], listing: Listing, options: IndexOptions) -> dict[str, Any]:
     """Says what a finished `build` has done, and what it could not reach.
 
     Args:

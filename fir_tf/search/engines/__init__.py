@@ -41,16 +41,6 @@ def open_engine(address: str | Path, create: bool = False, effort: float = 1.0) 
     return scheme.open(variant, place, create, effort)
 
 
-def has_one_writer(address: str) -> bool:
-    """Whether one process alone can write to the index of an address, see `Scheme`.
-
-    Raises:
-        FirError: the address is unknown.
-    """
-    scheme, variant, _ = _parsed(address)
-    return variant in scheme.one_writer
-
-
 def folder_of(address: str | Path) -> Path | None:
     """Returns the folder that the index of an address lies in, None where it lies elsewhere.
 
@@ -87,6 +77,5 @@ __all__ = [
     "Scheme",
     "addresses",
     "folder_of",
-    "has_one_writer",
     "open_engine",
 ]

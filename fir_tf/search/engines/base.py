@@ -51,14 +51,11 @@ class Scheme:
             --help.
         open: callable of (variant: str, place: str, create: bool, effort: float), see
             `fir_tf.search.engines.open_engine`, that returns an Engine.
-        one_writer: sequence of str, the variants ("" for an address without one) whose indexes
-            one process alone can have open; `search.py index --beam` refuses them.
     """
 
     description: str
     addresses: Sequence[tuple[str, str]]
     open: Callable[[str, str, bool, float], "Engine"]
-    one_writer: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True)

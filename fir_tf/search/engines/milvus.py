@@ -318,6 +318,4 @@ MILVUS = Scheme(
         ("", "  variable MILVUS_TOKEN logs in); ?kind=hnsw for a graph"),
     ],
     _open,
-    # milvus-lite locks its file.
-    one_writer=("",),
 )
