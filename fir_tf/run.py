@@ -1,5 +1,6 @@
 """A run's folder, read and written: what is in it, and whether a run may go on in it."""
 
+import csv
 import json
 import platform
 from importlib import metadata
@@ -13,6 +14,9 @@ from fir_tf.errors import FirError
 from fir_tf.files import read_json, write_json
 from fir_tf.keras_versions import check_saved_by
 from fir_tf.models import saving
+
+CARD = "MODEL_CARD.md"
+"""str, what every export says of its model."""
 
 _LABELS_ADVICE = (
     "Copy the run's folder again, or give the run's train.py command again, which writes the file"
@@ -107,6 +111,28 @@ def _keras_of(run: Path) -> str:
         return str(json.loads((run / "versions.json").read_text(encoding="utf-8"))["keras"])
     except (OSError, ValueError, KeyError, TypeError):
         return ""
+
+
+def read_log_rows(path: str | Path) -> list[tuple[int, str, float]]:
+    """Returns log.csv as a list of (step, name, value); half-written lines are left out."""
+    entries = []
+    if Path(path).is_file():
+        with open(path, newline="", encoding="utf-8", errors="replace") as file:
+            # A disk that lost power leaves zeros.
+            for row in list(csv.reader(line.replace("\0", "") for line in file))[1:]:
+                try:
+                    entries.append((int(row[0]), row[1], float(row[2])))
+                except (ValueError, IndexError):
+                    continue
+    return entries
+
+
+def read_history(run: str | Path) -> dict[str, list[tuple[int, float]]]:
+    """Returns {name: [(step, value), ...]} from a run's log.csv."""
+    history: dict[str, list[tuple[int, float]]] = {}
+    for step, name, value in read_log_rows(Path(run) / "log.csv"):
+        history.setdefault(name, []).append((step, value))
+    return history
 
 
 def versions() -> dict[str, str]:

@@ -18,8 +18,8 @@ from shallow import TWO_STAGES, shallow_backbones
 import fir_tf
 from fir_tf.config import Config
 from fir_tf.errors import FirError
+from fir_tf.run import read_history
 from fir_tf.training.distribution import make_strategy, worker_index
-from fir_tf.training.log import read_history
 from fir_tf.training.precision import choose_precision
 
 HERE = Path(__file__).parent

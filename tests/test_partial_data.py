@@ -27,7 +27,7 @@ from fir_tf.evaluation.embedder import Embedder
 from fir_tf.evaluation.evaluate import evaluate
 from fir_tf.evaluation.metrics import retrieval_metrics
 from fir_tf.options import EvaluateOptions
-from fir_tf.run import load_run, open_run
+from fir_tf.run import load_run, open_run, read_log_rows
 from fir_tf.search import accuracy
 from fir_tf.search import encoder as encoder_module
 from fir_tf.search import query as query_module
@@ -40,7 +40,6 @@ from fir_tf.search_options import IndexOptions, MeasureOptions, QueryOptions
 from fir_tf.serving import quality
 from fir_tf.serving.card import model_card
 from fir_tf.training.checkpoints import Checkpoints
-from fir_tf.training.log import read_log_rows
 
 RETRIEVAL = ("recall@k", "mAP@R", "R-precision")
 

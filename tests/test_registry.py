@@ -15,8 +15,8 @@ from fir_tf import registry
 from fir_tf.config import Config
 from fir_tf.errors import FirError
 from fir_tf.models.pretrained import imagenet_weights
+from fir_tf.run import read_history
 from fir_tf.search.engines import addresses
-from fir_tf.training.log import read_history
 
 ROOT = Path(__file__).parent.parent
 

@@ -40,13 +40,13 @@ from fir_tf.models import fir
 from fir_tf.models.fir import build_fir, for_any_size, training_model
 from fir_tf.models.saving import load_model
 from fir_tf.options import EvaluateOptions, ExportOptions
-from fir_tf.run import load_run
+from fir_tf.run import load_run, read_history
 from fir_tf.samplers.choose import make_sampler
 from fir_tf.serving.export import export
 from fir_tf.training import from_config, loop
 from fir_tf.training.checkpoints import Checkpoints
 from fir_tf.training.checks import Health
-from fir_tf.training.log import RunLog, read_history
+from fir_tf.training.log import RunLog
 from fir_tf.training.loop import stages, train
 from fir_tf.training.optimizer import make_optimizer
 from fir_tf.training.schedules import make_schedule

@@ -11,15 +11,13 @@ from fir_tf.errors import FirError
 from fir_tf.files import replacing, write_json, write_text
 from fir_tf.models.fir import search_model
 from fir_tf.options import ExportOptions, find_run
-from fir_tf.run import load_run
+from fir_tf.run import CARD, load_run
 from fir_tf.search.opened import FACTS
 from fir_tf.serving.card import model_card
 from fir_tf.serving.fold import inference_model
 from fir_tf.serving.formats import Export, get_format
 
 log = logging.getLogger(__package__)
-
-CARD = "MODEL_CARD.md"
 
 
 def export(options: ExportOptions) -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from fir_tf.files import replacing
+from fir_tf.run import read_log_rows
 
 
 class RunLog:
@@ -50,25 +51,3 @@ class RunLog:
         """Flushes and closes both files."""
         self._file.close()
         self._writer.close()
-
-
-def read_log_rows(path: str | Path) -> list[tuple[int, str, float]]:
-    """Returns log.csv as a list of (step, name, value); half-written lines are left out."""
-    entries = []
-    if Path(path).is_file():
-        with open(path, newline="", encoding="utf-8", errors="replace") as file:
-            # A disk that lost power leaves zeros.
-            for row in list(csv.reader(line.replace("\0", "") for line in file))[1:]:
-                try:
-                    entries.append((int(row[0]), row[1], float(row[2])))
-                except (ValueError, IndexError):
-                    continue
-    return entries
-
-
-def read_history(run: str | Path) -> dict[str, list[tuple[int, float]]]:
-    """Returns {name: [(step, value), ...]} from a run's log.csv."""
-    history: dict[str, list[tuple[int, float]]] = {}
-    for step, name, value in read_log_rows(Path(run) / "log.csv"):
-        history.setdefault(name, []).append((step, value))
-    return history

@@ -18,11 +18,12 @@ from fir_tf.config import InputSettings, LoopSettings
 from fir_tf.errors import FirError, StoppedError
 from fir_tf.evaluation.pictures import training_curves
 from fir_tf.files import write_json
+from fir_tf.run import read_history
 from fir_tf.shell import draw_or_note
 from fir_tf.training import actions
 from fir_tf.training.checkpoints import Checkpoints
 from fir_tf.training.distribution import anywhere, worker_index
-from fir_tf.training.log import RunLog, read_history
+from fir_tf.training.log import RunLog
 from fir_tf.training.trainer import Parts, Trainer, build_trainer, distributed_batches
 
 log = logging.getLogger(__package__)
