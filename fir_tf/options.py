@@ -102,6 +102,12 @@ class EvaluateOptions(Improvements, Views):
     output: str = option(
         "", "Folder for metrics.json and the pictures; the run's when not given.", path=True
     )
+    compare: str = option(
+        "",
+        "Folder of another evaluated run: adds its numbers, the paired interval of the difference "
+        "and the queries whose answer changed.",
+        path=True,
+    )
     sheet_rows: int = option(8, "Queries on the contact sheet.")
     sheet_matches: int = option(
         3, "Matches shown for each query; three as in the paper's Figure 2."

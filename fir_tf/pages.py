@@ -5,6 +5,7 @@ The code gathers plain values, a template says how they look.
 
 import base64
 import functools
+import re
 
 import jinja2
 from markupsafe import Markup
@@ -36,7 +37,11 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"data_uri": _data_uri, "thousands": "{:,}".format}
+    environment.filters |= {
+        "breakable": _breakable,
+        "data_uri": _data_uri,
+        "thousands": "{:,}".format,
+    }
     return environment
 
 
@@ -47,6 +52,12 @@ def _printable(value: object) -> object:
     return "".join(
         letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in value
     )
+
+
+def _breakable(text: str) -> Markup:
+    """A name that a browser may break behind its slashes, commas and underscores."""
+    pieces = re.split(r"(?<=[/,_])", str(_printable(text)))
+    return Markup("<wbr>").join(pieces)
 
 
 def _data_uri(picture: bytes) -> Markup:

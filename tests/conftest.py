@@ -25,7 +25,7 @@ from fir_tf import messages
 settings.register_profile("fir_tf", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("fir_tf")
 
-pytest_plugins = ["databases", "listed_skips", "web_server"]
+pytest_plugins = ["browsers", "databases", "listed_skips", "web_server"]
 
 # As the commands do.
 messages.show()

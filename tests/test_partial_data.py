@@ -168,6 +168,36 @@ def test_each_number_that_is_missing_has_its_reason(run, quick, tmp_path, capsys
     assert (tmp_path / "out" / "report.html").is_file()
 
 
+def test_a_run_beside_another(run, quick, tmp_path, capsys):
+    """An evaluation of the same queries, of others, and what is no evaluation."""
+    rows = [
+        {"item": item, "category": "Tops", "split": side}
+        for item in "abc"
+        for side in ("query", "gallery")
+    ]
+    table = write_table(tmp_path / "data", rows)
+    one, two, three = (tmp_path / name for name in ("one", "two", "three"))
+    with pytest.raises(FirError, match="folder of an evaluated run. Received: .*one"):
+        measured(run, two, "table", table, compare=str(one))
+    one.mkdir()
+    with pytest.raises(FirError, match="one has no queries.csv.*evaluate.py --run=.*one first"):
+        measured(run, two, "table", table, compare=str(one))
+    assert not two.exists()
+    measured(run, one, "table", table)
+    assert "queries find the item first" in capsys.readouterr().out
+    measured(run, two, "table", table, compare=str(one), flip=True)
+    assert f"beside {one}:" in capsys.readouterr().out
+    text = (two / "report.html").read_text(encoding="utf-8")
+    assert f"Beside {one}" in text and "mean of an image and its mirror image" in text
+    assert f'href="{os.path.relpath(run, two)}'.split("s[m]all")[0] in text
+    # What was measured is there although the two cannot be compared.
+    table = write_table(tmp_path / "other", [*rows[:4], *rows[2:4]])
+    with pytest.raises(FirError, match="was measured on other queries: 3 there and 3 here, 1 only"):
+        measured(run, three, "table", table, compare=str(one))
+    assert json.loads((three / "metrics.json").read_text())["recall@1"] >= 0
+    assert (three / "queries.csv").is_file()
+
+
 def test_validation_without_items_says_so(run, quick, tmp_path):
     table = write_table(tmp_path / "data", [{"category": "Tops", "split": "val"}] * 3)
     metrics = measured(run, tmp_path / "out", "table", table, split="val")

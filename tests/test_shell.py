@@ -81,7 +81,7 @@ def test_without_any_home_a_tilde_is_said(monkeypatch):
 def test_every_path_among_the_flags_is_known_as_one():
     expected = {
         Config: {"run", "data_dir", "extra_data", "weights", "plugins"},
-        EvaluateOptions: {"run", "data_dir", "output", "plugins"},
+        EvaluateOptions: {"run", "data_dir", "output", "compare", "plugins"},
         ExportOptions: {"run", "output", "gallery", "data_dir", "plugins"},
         IndexOptions: {
             *("model", "images", "index", "whitening", "plugins"),

@@ -2,7 +2,6 @@
 
 import io
 import re
-import shutil
 import time
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -21,7 +20,6 @@ ROOT = Path(__file__).parent.parent
 PHOTO = "Tops/item3/1.jpg"
 # Seconds; other tests may have the processor.
 PATIENCE = 120
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 def has_results(page, count=6):
@@ -92,18 +90,6 @@ def drag(page, start, end):
     page.mouse.down()
     page.mouse.move(to_x, to_y, steps=4)
     page.mouse.up()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if not CHROMIUM:
-        pytest.skip("no chromium here: apt-get install chromium")
-    with sync.sync_playwright() as started:
-        # Beside the flags of Playwright, which keep it from asking the network by itself.
-        flags = ["--no-sandbox", "--disable-gpu", "--disable-quic"]
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

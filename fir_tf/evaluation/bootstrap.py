@@ -103,6 +103,30 @@ def paired_bootstrap(
     return Difference(float(difference.mean()), float(low), float(high), float(wins))
 
 
+def mean_interval(
+    values: ArrayLike, groups: ArrayLike, *, level: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
+    """Returns the ends of a mean's percentile interval, with whole groups drawn anew.
+
+    Args:
+        values: float array [q], what each query is worth.
+        groups: int or str array [q], what belongs together, such as items.
+        level: float in (0, 1), the share of intervals that are to hold the true mean.
+        seed: int.
+
+    Raises:
+        FirError: arrays that do not fit each other, or without a query.
+
+    Example:
+        One group is like the other: the mean cannot be anything else.
+
+        >>> mean_interval([1.0, 0.0, 1.0, 0.0], [7, 7, 8, 8])
+        (0.5, 0.5)
+    """
+    found = paired_bootstrap(values, np.zeros_like(values), groups, level=level, seed=seed)
+    return found.low, found.high
+
+
 def _check(first: ArrayLike, second: ArrayLike) -> np.ndarray:
     """Returns the differences as float64 [r, q]."""
     one, other = (np.atleast_2d(np.asarray(values, np.float64)) for values in (first, second))

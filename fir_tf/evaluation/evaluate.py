@@ -2,8 +2,10 @@
 
 import dataclasses
 import logging
+import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
@@ -12,19 +14,22 @@ from fir_tf.config import Config
 from fir_tf.datasets.catalogue import Catalogue, split_off_validation, take_fold
 from fir_tf.datasets.published import is_published_test_set
 from fir_tf.errors import FirError
+from fir_tf.evaluation.compared import Other, compare, load_other
 from fir_tf.evaluation.embedder import Embedder
+from fir_tf.evaluation.headline import Headline, headline
 from fir_tf.evaluation.measure import CLASSIFIED, Procedure, measure
 from fir_tf.evaluation.measured import Measured
-from fir_tf.evaluation.metrics import RetrievalResult, describe_protocol
+from fir_tf.evaluation.metrics import describe_protocol
 from fir_tf.evaluation.paper import PAPER_RESULTS, PaperResult
-from fir_tf.evaluation.pictures import SheetRow, contact_sheet, recall_curve
-from fir_tf.evaluation.queries import Queries
-from fir_tf.evaluation.report import Comparison, sheet_row, write_projector, write_report
+from fir_tf.evaluation.pictures import contact_sheet, recall_curve
+from fir_tf.evaluation.projector import write_projector
+from fir_tf.evaluation.report import Beside, write_report
 from fir_tf.evaluation.rerank import better_search, whitening, write_whitening
+from fir_tf.evaluation.sheets import sheet_rows
 from fir_tf.evaluation.views import embedder_of, parse_scales
 from fir_tf.files import write_json
 from fir_tf.options import EvaluateOptions, find_run
-from fir_tf.run import load_run
+from fir_tf.run import CARD, load_run, read_history
 from fir_tf.shell import draw_or_note, fault
 
 log = logging.getLogger(__package__)
@@ -47,6 +52,8 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
         FirError: if the run has no model, or the data nothing to measure.
     """
     run = find_run(options.run)
+    # Before anything is overwritten or computed: it may be an earlier result of this run.
+    other = load_other(options.compare) if options.compare else None
     model, config, categories = load_run(run)
     config = dataclasses.replace(
         config,
@@ -67,16 +74,16 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
         "run": {"folder": str(run), "backbone": config.backbone, "losses": config.losses},
     }
     paper = [row for row in PAPER_RESULTS if row.dataset == config.dataset]
+    if not _is_theirs(config, catalogue):
+        paper = []
     log.info(_report(metrics, paper))
-    note = ""
-    if paper and not _is_theirs(config, catalogue):
-        note = "the paper's numbers are for DeepFashion's own images, not for these"
-        log.info(f"note: {note}")
     if found.skipped:
         skipped = "".join(f"\n  {path}" for path in found.skipped)
         log.info(f"skipped {len(found.skipped)} images that cannot be decoded:{skipped}")
-    shown = _Shown(catalogue, found, config, metrics, paper, note)
-    log.info(f"wrote {', '.join(map(str, _write(shown, output, options)))}")
+    top = headline(found, catalogue, read_history(run), _is_validated(options))
+    log.info("\n".join(["", *top.sentences] if top else []))
+    shown = _Shown(run, catalogue, found, config, metrics, paper, top)
+    log.info(f"wrote {', '.join(map(str, _write(shown, output, options, other)))}")
     return metrics
 
 
@@ -166,6 +173,11 @@ def _is_theirs(config: Config, catalogue: Catalogue) -> bool:
     return config.gallery_scope == "test" and is_published_test_set(config.dataset, catalogue)
 
 
+def _is_validated(options: EvaluateOptions) -> bool:
+    """Whether what is measured are the images that the run's log has the validation of."""
+    return options.split == "val" and not (options.data_dir or options.dataset)
+
+
 def _report(metrics: dict[str, Any], paper: list[PaperResult]) -> str:
     """The metrics as text: the protocol, then ours and the paper's side by side."""
     lines = [describe_protocol(metrics["protocol"]), ""]
@@ -188,12 +200,13 @@ def _report(metrics: dict[str, Any], paper: list[PaperResult]) -> str:
 class _Shown:
     """What the pictures and the page show."""
 
+    run: Path
     catalogue: Catalogue
     found: Measured
     config: Config
     metrics: dict[str, Any]
     paper: list[PaperResult]
-    note: str
+    headline: Headline | None
 
     @property
     def title(self) -> str:
@@ -202,30 +215,29 @@ class _Shown:
         return f"{data}: {self.config.backbone}, {self.config.losses}"
 
 
-def _write(shown: _Shown, output: Path, options: EvaluateOptions) -> list[Path]:
+def _write(
+    shown: _Shown, output: Path, options: EvaluateOptions, other: Other | None
+) -> list[Path]:
     """Writes metrics, pictures, page and projector; returns the paths of what was written."""
-    found = shown.found
+    found, queries = shown.found, shown.found.queries(shown.catalogue)
+    page, written = output / "report.html", [output / "metrics.json"]
     try:
-        write_json(output / "metrics.json", shown.metrics)
+        write_json(written[0], shown.metrics)
     except OSError as error:
         raise FirError(f"{fault(error) or error}. --output takes another folder") from error
-    page = output / "report.html"
-    written = [
-        output / "metrics.json",
-        *_write_queries(shown, output / "queries.csv"),
-        *_draw(shown, output, options),
-        *draw_or_note(
-            page,
-            lambda: write_report(
-                page,
-                shown.title,
-                shown.metrics,
-                shown.catalogue,
-                found,
-                Comparison(shown.paper, shown.note),
-            ),
-        ),
-    ]
+    if queries is not None:
+        written.append(output / "queries.csv")
+        queries.save(written[-1])
+    # Behind what was measured, which a refusal must not lose.
+    compared = compare(queries, shown.metrics, other) if other else None
+    if compared:
+        log.info(compared.text())
+    beside = Beside(shown.headline, _links(shown.run, output), shown.paper, compared)
+    written += _draw(shown, output, options)
+    written += draw_or_note(
+        page,
+        lambda: write_report(page, shown.title, shown.metrics, shown.catalogue, found, beside),
+    )
     if options.projector:
         if not found.result:
             raise FirError(
@@ -240,21 +252,19 @@ def _write(shown: _Shown, output: Path, options: EvaluateOptions) -> list[Path]:
     return written
 
 
-def _write_queries(shown: _Shown, path: Path) -> list[Path]:
-    """Writes what each query is worth, in the catalogue's order; returns the path if any is."""
-    result, catalogue = shown.found.result, shown.catalogue
-    if result is None:
-        return []
-    rows, correct = shown.found.query[result.evaluated], result.correct[result.evaluated]
-    queries = Queries(
-        catalogue.path[rows],
-        np.array(catalogue.items, object)[catalogue.item[rows]],
-        np.where(correct.any(axis=1), correct.argmax(axis=1) + 1, 0),
-        result.average_precision[result.evaluated],
-        result.r_precision[result.evaluated],
-    )
-    queries.save(path)
-    return [path]
+def _links(run: Path, output: Path) -> list[tuple[str, str]]:
+    """(what belongs to the run, its address from the page, "" where it is not there)."""
+    cards = sorted(run.glob(f"export/*/*/{CARD}"), key=lambda path: path.stat().st_mtime)
+    files = {
+        "training curve": run / "training.png",
+        "config": run / "config.json",
+        "model card": cards[-1] if cards else None,
+    }
+    return [
+        (name, quote(Path(os.path.relpath(path, output)).as_posix()) if path else "")
+        for name, path in files.items()
+        if path is None or path.is_file()
+    ]
 
 
 def _draw(shown: _Shown, output: Path, options: EvaluateOptions) -> list[Path]:
@@ -268,23 +278,10 @@ def _draw(shown: _Shown, output: Path, options: EvaluateOptions) -> list[Path]:
     if not recalls or shown.found.result is None:
         return []
     name = f"this run: {shown.config.backbone}, {shown.config.losses}"
-    heading = f"{shown.title} ({shown.note})" if shown.note else shown.title
-    rows = _sheet_rows(shown, shown.found.result, options)
+    rows = sheet_rows(shown.catalogue, shown.found, options.sheet_rows, options.sheet_matches)
     return [
-        *draw_or_note(curve, lambda: recall_curve({name: recalls}, curve, heading, shown.paper)),
+        *draw_or_note(
+            curve, lambda: recall_curve({name: recalls}, curve, shown.title, shown.paper)
+        ),
         *draw_or_note(sheet, lambda: contact_sheet(rows, sheet, shown.title)),
-    ]
-
-
-def _sheet_rows(shown: _Shown, result: RetrievalResult, options: EvaluateOptions) -> list[SheetRow]:
-    """Queries for the contact sheet: of so many items, spread evenly over the evaluated ones."""
-    found, catalogue = shown.found, shown.catalogue
-    # Any of an item's queries, the same ones in every run: the first is always the same view.
-    candidates = np.random.default_rng(0).permutation(np.flatnonzero(result.evaluated))
-    _, first = np.unique(catalogue.item[found.query[candidates]], return_index=True)
-    count = min(options.sheet_rows, len(first))
-    places = np.unique(np.linspace(0, len(first) - 1, count).round().astype(int))
-    return [
-        sheet_row(catalogue, found, number, options.sheet_matches)
-        for number in candidates[first[places]]
     ]

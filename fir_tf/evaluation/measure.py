@@ -86,6 +86,7 @@ def measure(
         classified=classified,
         category_scores=scores,
         skipped=skipped,
+        reordered=how.find is not top_k,
     )
     _classify(found, catalogue)
     found = dataclasses.replace(found, result=_retrieve(found, catalogue, how.find))

@@ -50,9 +50,31 @@ def classification_accuracy(
         >>> classification_accuracy(scores, [0, 2, -1], ks=(1, 2, 3))
         {'category_top1': 0.5, 'category_top2': 0.5, 'category_top3': 1.0}
     """
+    ks, ranks = _check_ks(ks), category_ranks(scores, categories)
+    known = ranks[ranks > 0]
+    return {f"category_top{k}": float(np.mean(known <= k)) for k in ks} if len(known) else {}
+
+
+def category_ranks(scores: ArrayLike, categories: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Ranks the true category of each image among all by its score, as `classification_accuracy`.
+
+    Args:
+        scores: float array [n, c], logits or probabilities; not NaN.
+        categories: int array [n], the true index into the c scores, or -1.
+
+    Returns:
+        int64 array [n], from 1; 0 for an image of unknown category.
+
+    Raises:
+        FirError: wrong shapes or types, a category outside the scores, NaN.
+
+    Example:
+        >>> category_ranks(np.array([[0.2, 0.6, 0.2], [0.1, 0.2, 0.7]]), [2, -1])
+        array([3, 0])
+    """
     scores = neighbours.check_embeddings("scores", scores)
     categories = neighbours.check_labels("categories", categories, len(scores))
-    ks = _check_ks(ks)
+    ranks = np.zeros(len(categories), np.int64)
     known = categories >= 0
     scores, categories = scores[known], categories[known]
     if len(categories) and categories.max() >= scores.shape[1]:
@@ -65,12 +87,11 @@ def classification_accuracy(
             "`scores` must not be NaN. "
             f"Received: NaN in {np.isnan(scores).any(axis=1).sum()} of {len(scores)} rows"
         )
-    if not len(categories):
-        return {}
     true = np.take_along_axis(scores, categories[:, np.newaxis], axis=1)
     lower = np.arange(scores.shape[1]) < categories[:, np.newaxis]
     ahead = (scores > true).sum(axis=1) + ((scores == true) & lower).sum(axis=1)
-    return {f"category_top{k}": float(np.mean(ahead < k)) for k in ks}
+    ranks[known] = 1 + ahead
+    return ranks
 
 
 def classification_protocol(categories: Sequence[int] | np.ndarray) -> dict[str, Any]:

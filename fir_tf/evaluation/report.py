@@ -1,8 +1,7 @@
-"""A run's results as one page of HTML that needs nothing else, and files for the projector."""
+"""A run's results as one page of HTML that needs nothing else."""
 
 import dataclasses
 import io
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,38 +11,46 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from fir_tf.datasets.catalogue import Catalogue
-from fir_tf.datasets.walk import printable
 from fir_tf.errors import FirError
+from fir_tf.evaluation.cases import Case, Cases
+from fir_tf.evaluation.compared import Compared
+from fir_tf.evaluation.confusion import (
+    by_similarity,
+    confusion_counts,
+    most_confused,
+    row_shares,
+)
+from fir_tf.evaluation.headline import Headline
 from fir_tf.evaluation.measured import Measured
 from fir_tf.evaluation.metrics import RetrievalResult, retrieval_metrics
 from fir_tf.evaluation.paper import PaperResult
-from fir_tf.evaluation.pictures import (
-    SheetMatch,
-    SheetRow,
-    empty_figure,
-    recall_figure,
-    sheet_image,
-)
-from fir_tf.files import replacing, write_text
+from fir_tf.evaluation.pictures import empty_figure, recall_figure
+from fir_tf.files import write_text
 from fir_tf.pages import render
 
 _PAIRS = 200_000
 # More cells than this cannot be read; the page then shows the categories most often confused.
 _MOST_CATEGORIES = 25
-_SHEET_ROWS, _SHEET_MATCHES = 6, 6
+_MOST_CONFUSED = 10
+_WORST, _OTHERS, _CHANGED = 12, 6, 8
 
 
 @dataclasses.dataclass(frozen=True)
-class Comparison:
-    """Published results that a run's stand beside.
+class Beside:
+    """What stands beside a run's own numbers.
 
     Attributes:
-        paper: sequence of PaperResult.
-        note: str, how far the two can be compared; may be empty.
+        headline: Headline; None where nothing counts.
+        links: sequence of (str, str), what belongs to the run and its address, "" where it is not
+            there yet.
+        paper: sequence of PaperResult, measured on the same images.
+        compared: Compared, with another run; None without one.
     """
 
+    headline: Headline | None = None
+    links: Sequence[tuple[str, str]] = ()
     paper: Sequence[PaperResult] = ()
-    note: str = ""
+    compared: Compared | None = None
 
 
 def write_report(
@@ -52,13 +59,14 @@ def write_report(
     metrics: dict[str, Any],
     catalogue: Catalogue,
     measured: Measured,
-    comparison: Comparison = Comparison(),
+    beside: Beside = Beside(),
 ) -> None:
     """Writes a retrieval test as one self-contained HTML page.
 
-    Metrics with their protocol, the recall curve beside the paper's, the whole gallery beside one
-    limited to the query's own category, contact sheets of the best, the worst and random queries,
-    a table by category, distances of matching and other pairs, and what categories are confused.
+    On top what the run is worth in words, then another run where there is one, the queries that
+    fail, the categories with the worst first, which of them are taken for which others, the recall
+    curve, the whole gallery beside one limited to the query's own category, distances of matching
+    and other pairs, all numbers, and the protocol.
 
     Args:
         path: str or Path ending in .html.
@@ -66,7 +74,7 @@ def write_report(
         metrics: dict, what metrics.json holds: floats by name, and `protocol`.
         catalogue: Catalogue of all images.
         measured: Measured, of these images.
-        comparison: Comparison.
+        beside: Beside.
 
     Raises:
         FirError: `path` has another ending, or there is neither a query nor a classified image.
@@ -75,29 +83,63 @@ def write_report(
         raise FirError(f"`path` must end in .html. Received: {path}")
     if measured.result is None and not len(measured.classified):
         raise FirError("there is nothing to report: no query and no classified image")
+    cases = Cases(measured, catalogue) if measured.result else None
     page = render(
         "evaluation.html",
         title=title,
+        headline=beside.headline,
+        links=beside.links,
+        compared=beside.compared,
+        changed=_changed(cases, beside.compared) if cases and beside.compared else {},
         metrics=[(name, value) for name, value in metrics.items() if isinstance(value, float)],
         protocol=metrics.get("protocol", {}),
-        retrieval=measured.result and _retrieval(measured, measured.result, catalogue, comparison),
+        cases=_cases(cases) if cases else None,
+        retrieval=measured.result and _retrieval(measured, measured.result, catalogue, beside),
         confusion=_confusion(catalogue, measured),
     )
     write_text(path, page)
 
 
+def _cases(cases: Cases) -> dict[str, Any]:
+    """The queries that the page shows."""
+    return {
+        "count": len(cases.asked),
+        "failing": cases.failing,
+        "worst": cases.worst(_WORST),
+        "best": cases.best(_OTHERS),
+        "random": cases.random(_OTHERS),
+    }
+
+
+def _changed(cases: Cases, compared: Compared) -> dict[str, tuple[int, list[Case]]]:
+    """{heading: (how many, the first of them)}: the queries whose first answer changed."""
+
+    def note(place: int) -> str:
+        here, there = (
+            f"rank {rank[place]}" if rank[place] else f"beyond rank {cases.looked}"
+            for rank in (compared.rank, compared.other_rank)
+        )
+        return f"{here} here, {there} in {compared.name}"
+
+    return {
+        heading: (len(places), [cases.show(place, note(place)) for place in places[:_CHANGED]])
+        for heading, places in (
+            (f"Found first in {compared.name} alone", compared.lost),
+            ("Found first here alone", compared.gained),
+        )
+    }
+
+
 def _retrieval(
-    measured: Measured, result: RetrievalResult, catalogue: Catalogue, comparison: Comparison
+    measured: Measured, result: RetrievalResult, catalogue: Catalogue, beside: Beside
 ) -> dict[str, Any]:
     """What the page shows of queries and gallery."""
     recalls = {k: result.values[f"recall@{k}"] for k in result.ks if f"recall@{k}" in result.values}
-    curve = recalls and _png(recall_figure({"this run": recalls}, "", comparison.paper), dpi=150)
+    curve = recalls and _png(recall_figure({"this run": recalls}, "", beside.paper), dpi=150)
     return {
         "recalls": recalls,
         "curve": curve,
-        "note": comparison.note,
         **_scopes(measured, result, catalogue),
-        "sheets": _sheets(catalogue, measured, result),
         "distances": _distances(*distance_pairs(measured, catalogue.item)),
     }
 
@@ -135,6 +177,8 @@ def _scopes(
     names = [f"recall@{k}" for k in whole.ks if parts and f"recall@{k}" in whole.values]
     weights = [part.evaluated.sum() for part in parts]
     means = [np.average([part.values[name] for part in parts], weights=weights) for name in names]
+    # The worst first; those without a query that counts last.
+    categories.sort(key=lambda row: (row[4] is None, row[4], -row[3]))
     scopes = [(name, whole.values[name], mean) for name, mean in zip(names, means, strict=True)]
     return {"categories": categories, "scopes": scopes}
 
@@ -157,60 +201,6 @@ def _inside(
         gallery_ids=gallery,
         ks=whole.ks,
     )
-
-
-def _sheets(
-    catalogue: Catalogue, measured: Measured, result: RetrievalResult
-) -> list[tuple[str, str, bytes]]:
-    """(heading, the items, JPEG) of contact sheets: the best queries, the worst and others."""
-    asked = np.flatnonzero(result.evaluated)
-    if not len(asked):
-        return []
-    correct = result.correct[asked]
-    rank = np.where(correct.any(axis=1), correct.argmax(axis=1), len(measured.gallery))
-    best_score = result.scores[asked, 0]
-    chosen = {
-        # Sure and right; sure and wrong for longest.
-        "Best queries": np.lexsort((-best_score, rank)),
-        "Worst queries": np.lexsort((-best_score, -rank)),
-        "Random queries": np.random.default_rng(0).permutation(len(asked)),
-    }
-    sheets = []
-    for heading, order in chosen.items():
-        rows = [
-            sheet_row(catalogue, measured, number, _SHEET_MATCHES)
-            for number in asked[order[:_SHEET_ROWS]]
-        ]
-        buffer = io.BytesIO()
-        sheet_image(rows).save(buffer, "JPEG")
-        sheets.append((heading, ", ".join(row.label for row in rows), buffer.getvalue()))
-    return sheets
-
-
-def sheet_row(catalogue: Catalogue, measured: Measured, number: int, matches: int) -> SheetRow:
-    """Returns the SheetRow of a query and its first results.
-
-    Args:
-        catalogue: Catalogue of all images.
-        measured: Measured, with a result.
-        number: int, the query's place among the queries.
-        matches: int, results shown.
-    """
-
-    def label(row: int) -> str:
-        item = catalogue.item[row]
-        return catalogue.items[item] if item >= 0 else "unknown item"
-
-    result = measured.result
-    assert result is not None
-    neighbours = result.neighbours[number][:matches]
-    found = []
-    for place, row in enumerate(measured.gallery[neighbours[neighbours >= 0]]):
-        score, correct = result.scores[number, place], result.correct[number, place]
-        photo = catalogue.root / catalogue.path[row]
-        found.append(SheetMatch(photo, float(score), bool(correct), label(row)))
-    row = measured.query[number]
-    return SheetRow(catalogue.root / catalogue.path[row], label(row), found)
 
 
 def _distances(positive: np.ndarray, negative: np.ndarray) -> dict[str, Any] | None:
@@ -280,76 +270,19 @@ def distance_pairs(
 
 def _confusion(catalogue: Catalogue, measured: Measured) -> dict[str, Any] | None:
     """Which categories are taken for which others; None where none was scored."""
-    names, true = catalogue.categories, catalogue.category[measured.classified]
-    known = true >= 0
-    if measured.category_scores is None or not known.any():
+    counts, names = confusion_counts(measured, catalogue), catalogue.categories
+    if counts is None:
         return None
-    counts = np.zeros((len(names), len(names)), np.int64)
-    np.add.at(counts, (true[known], measured.category_scores[known].argmax(axis=1)), 1)
-    wrong = counts - np.diag(np.diag(counts))
-    order = np.argsort(-(wrong.sum(axis=0) + wrong.sum(axis=1)), kind="stable")
-    shown = order[(counts.sum(axis=0) + counts.sum(axis=1))[order] > 0][:_MOST_CATEGORIES]
-    worst = np.argsort(-wrong, axis=None, kind="stable")[:10]
+    shown, shares = by_similarity(counts, _MOST_CATEGORIES), row_shares(counts)
     return {
-        "picture": _png(_confusion_figure(counts, shown, names)),
+        "names": [names[number] for number in shown],
+        "rows": [
+            (names[number], counts[number].sum(), shares[number, shown].tolist())
+            for number in shown
+        ],
+        "left_out": (counts.sum(axis=0) + counts.sum(axis=1) > 0).sum() - len(shown),
         "worst": [
-            (names[row], names[column], wrong[row, column], counts[row].sum())
-            for row, column in zip(*np.unravel_index(worst, wrong.shape), strict=True)
-            if wrong[row, column]
+            (names[true], names[guessed], counts[true, guessed], counts[true].sum())
+            for true, guessed in most_confused(counts, _MOST_CONFUSED)
         ],
     }
-
-
-def _confusion_figure(counts: np.ndarray, shown: np.ndarray, names: Sequence[str]) -> Figure:
-    """Draws the rows and columns `shown` of counts [true, guessed], coloured by a row's share."""
-    side = 2.5 + 0.42 * len(shown)
-    figure = empty_figure(side, side)
-    axes = figure.add_subplot()
-    part = counts[np.ix_(shown, shown)]
-    share = part / np.maximum(counts[shown].sum(axis=1, keepdims=True), 1)
-    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    for row, column in zip(*np.nonzero(part), strict=True):
-        colour = "white" if share[row, column] > 0.5 else "black"
-        text = f"{part[row, column]}"
-        axes.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
-    # Longer ones would leave no room for the counts.
-    labels = [re.sub(r"(.{29}).{2,}", r"\1…", printable(names[number])) for number in shown]
-    axes.set_xticks(range(len(shown)), labels, rotation=90, fontsize=8, parse_math=False)
-    axes.set_yticks(range(len(shown)), labels, fontsize=8, parse_math=False)
-    axes.set_xlabel("guessed")
-    axes.set_ylabel("true")
-    return figure
-
-
-def write_projector(
-    folder: str | Path, catalogue: Catalogue, rows: np.ndarray, embedding: np.ndarray
-) -> None:
-    """Writes embeddings for TensorBoard's projector: `tensorboard --logdir=FOLDER`.
-
-    Args:
-        folder: str or Path.
-        catalogue: Catalogue.
-        rows: int array [n], rows of the catalogue.
-        embedding: float32 [n, d].
-    """
-    folder = Path(folder)
-
-    def clean(text: str) -> str:
-        return " ".join(str(text).split()) or "-"
-
-    with replacing(folder / "vectors.tsv") as temporary:
-        np.savetxt(temporary, embedding, fmt="%.6g", delimiter="\t")
-    lines = ["item\tcategory\tpath"]
-    for row in rows:
-        item, category = catalogue.item[row], catalogue.category[row]
-        lines.append(
-            f"{clean(catalogue.items[item] if item >= 0 else '')}\t"
-            f"{clean(catalogue.categories[category] if category >= 0 else '')}\t"
-            f"{clean(catalogue.path[row])}"
-        )
-    write_text(folder / "metadata.tsv", "\n".join(lines) + "\n")
-    write_text(
-        folder / "projector_config.pbtxt",
-        'embeddings {\n  tensor_name: "embedding"\n  tensor_path: "vectors.tsv"\n'
-        '  metadata_path: "metadata.tsv"\n}\n',
-    )

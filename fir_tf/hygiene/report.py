@@ -11,8 +11,7 @@ import numpy as np
 from fir_tf.datasets.catalogue import Catalogue
 from fir_tf.files import write_json, write_text
 from fir_tf.hygiene.findings import SEVERITIES, Finding
-from fir_tf.images.file import UnreadableImageError
-from fir_tf.images.thumbnail import thumbnail
+from fir_tf.images.thumbnail import small_jpeg
 from fir_tf.pages import render
 from fir_tf.parallel import cores
 
@@ -136,7 +135,11 @@ class Report:
         files = self.catalogue.files()
         with ThreadPoolExecutor(cores()) as pool:
             pictures = dict(
-                zip(rows, pool.map(_picture, [files[row] for row in rows]), strict=True)
+                zip(
+                    rows,
+                    pool.map(lambda row: small_jpeg(files[row], _THUMBNAIL), rows),
+                    strict=True,
+                )
             )
         shown = self._shown()
         return render(
@@ -146,14 +149,6 @@ class Report:
             largest=max((train + rest for _, train, rest in shown["categories"]), default=0),
             **shown,
         )
-
-
-def _picture(path: str) -> bytes:
-    """A photo as a small JPEG file; none if it cannot be read."""
-    try:
-        return thumbnail(path, _THUMBNAIL, convert=True).jpeg(quality=80)
-    except UnreadableImageError:
-        return b""
 
 
 def write_check(report: Report, folder: str | Path) -> Path:

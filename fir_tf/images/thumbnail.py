@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fir_tf.images.file import read
+from fir_tf.images.file import UnreadableImageError, read
 from fir_tf.images.picture import Picture, see, see_or_convert
 
 
@@ -22,3 +22,16 @@ def thumbnail(photo: bytes | str | Path, side: int, convert: bool = False) -> Pi
     """
     contents = photo if isinstance(photo, bytes) else read(photo)
     return see_or_convert(contents, side)[0] if convert else see(contents, side)
+
+
+def small_jpeg(path: str | Path, side: int) -> bytes:
+    """Returns a photo as a small JPEG file for a page; no bytes where it cannot be read.
+
+    Args:
+        path: str or Path.
+        side: int, the longest side in pixels.
+    """
+    try:
+        return thumbnail(path, side, convert=True).jpeg(quality=80)
+    except UnreadableImageError:
+        return b""
