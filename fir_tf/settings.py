@@ -52,7 +52,7 @@ PLUGINS_HELP = (
 
 COLUMNS_HELP = (
     "Other names for the columns of a table or a feed, such as item=sku,path=photo: what (path, "
-    "item, category, domain, split) and the file's name for it."
+    "item, category, domain, split, box) and the file's name for it; box=x+y+w+h takes four."
 )
 
 

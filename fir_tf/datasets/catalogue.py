@@ -23,6 +23,10 @@ SHOP, CONSUMER = 0, 1
 GALLERY_SCOPES = ("test", "val+test")
 
 _VAL, _TEST = 0.1, 0.3
+# Of an image each, beside its path.
+_COLUMNS = ("category", "item", "domain", "split", "line", "origin", "product", "box") + (
+    "box_in_shares",
+)
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -53,6 +57,10 @@ class Catalogue:
             `metadata`. Empty by default.
         product: int32 array [n], each image's place in the columns, -1 where it has none. Images of
             one product share it.
+        box: float32 array [n, 4], where in its photo the garment is: left, top, width and height
+            in pixels of the upright photo; NaN where it is the whole photo, as by default.
+        box_in_shares: bool array [n], whether the box is in shares of the upright photo's width
+            and height, from 0 to 1, instead; False by default.
     """
 
     root: Path
@@ -70,6 +78,8 @@ class Catalogue:
     origin: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int16))
     columns: Mapping[str, Column] = dataclasses.field(default_factory=dict)
     product: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int32))
+    box: np.ndarray = dataclasses.field(default_factory=lambda: no_boxes(0))
+    box_in_shares: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, bool))
 
     def __post_init__(self) -> None:
         if not self.sources:
@@ -77,7 +87,11 @@ class Catalogue:
             object.__setattr__(self, "origin", np.zeros(len(self.path), np.int16))
         if not self.columns:
             object.__setattr__(self, "product", np.full(len(self.path), UNKNOWN, np.int32))
-        for name in ("category", "item", "domain", "split", "line", "origin", "product"):
+        if not len(self.box):
+            object.__setattr__(self, "box", no_boxes(len(self.path)))
+        if not len(self.box_in_shares):
+            object.__setattr__(self, "box_in_shares", np.zeros(len(self.path), bool))
+        for name in _COLUMNS:
             if len(getattr(self, name)) != len(self.path):
                 raise FirError(
                     f"`{name}` must have one value per image ({len(self.path)}). "
@@ -89,8 +103,8 @@ class Catalogue:
 
     def rows(self, mask: ArrayLike) -> "Catalogue":
         """Returns the Catalogue of the rows where `mask` (bool [n] or int rows) selects."""
-        names = ("path", "category", "item", "domain", "split", "line", "origin", "product")
-        return dataclasses.replace(self, **{name: getattr(self, name)[mask] for name in names})
+        parts = {name: getattr(self, name)[mask] for name in ("path", *_COLUMNS)}
+        return dataclasses.replace(self, **parts)
 
     def part(self, *splits: str) -> "Catalogue":
         """Returns the Catalogue of the rows whose split is one of `splits`."""
@@ -100,6 +114,10 @@ class Catalogue:
         """Returns the image files' full paths, a list of str."""
         root = str(self.root)
         return [os.path.join(root, path) for path in self.path]
+
+    def has_box(self) -> np.ndarray:
+        """Returns which images have a box and are not meant whole, bool [n]."""
+        return ~np.isnan(self.box[:, 0])
 
     def metadata(self, row: int) -> dict[str, Value]:
         """Returns what is known of an image's product, by column: title, price, link and so on."""
@@ -148,7 +166,15 @@ class Catalogue:
             lines.append(
                 f"  {split:8s}{images:8d} images{items:8d} items{categories:5d} categories"
             )
+        boxes = int(self.has_box().sum())
+        if boxes:
+            lines.append(f"  boxes of {boxes:,} images")
         return "\n".join([*lines, *self.notes])
+
+
+def no_boxes(count: int) -> np.ndarray:
+    """Returns the boxes of images that are meant whole, float32 [count, 4]: NaN."""
+    return np.full((count, 4), np.nan, np.float32)
 
 
 def is_address(path: str) -> bool:

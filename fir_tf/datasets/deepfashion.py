@@ -28,6 +28,7 @@ from fir_tf.datasets.catalogue import (
     encode,
     shared_item,
 )
+from fir_tf.datasets.deepfashion_boxes import with_boxes
 from fir_tf.datasets.published import (
     BOUTIQUE,
     PUBLISHED,
@@ -61,16 +62,21 @@ def _folder_above_item(
 
 
 def _finish(
-    benchmark: str, catalogue: Catalogue, notes: Iterable[str], **counted: int
+    benchmark: str,
+    catalogue: Catalogue,
+    data_dir: str | Path,
+    notes: Iterable[str],
+    **counted: int,
 ) -> Catalogue:
-    """Adds the notes and the comparison with the published counts, after all checks."""
+    """Adds boxes, notes and the comparison with the published counts, after all checks."""
     check_paths(catalogue)
+    catalogue = with_boxes(benchmark, catalogue, data_dir)
     root = Path(os.path.abspath(catalogue.root))
     if any((folder / BOUTIQUE).is_file() for folder in (root, root.parent)):
         line = describe_boutique(benchmark, catalogue)
     else:
         line = compare_with_published(benchmark, catalogue, **counted)
-    return dataclasses.replace(catalogue, notes=(*notes, line))
+    return dataclasses.replace(catalogue, notes=(*notes, *catalogue.notes, line))
 
 
 def load_inshop(data_dir: str | Path) -> Catalogue:
@@ -111,7 +117,7 @@ def load_inshop(data_dir: str | Path) -> Catalogue:
         line=lines,
     )
     check_items(catalogue)
-    return _finish("inshop", catalogue, notes)
+    return _finish("inshop", catalogue, data_dir, notes)
 
 
 def load_category(data_dir: str | Path) -> Catalogue:
@@ -152,7 +158,7 @@ def load_category(data_dir: str | Path) -> Catalogue:
         folder = find_file(data_dir, "train_cate.txt", _FINE_FOLDERS)[0].parent
         notes += (f"labels: {labels_path.parent} (for {folder} give that folder as --data_dir)",)
     catalogue, found = _without_items(base, data_dir, partition, categories, str(partition_path))
-    return _finish("category", catalogue, (*found, *notes))
+    return _finish("category", catalogue, data_dir, (*found, *notes))
 
 
 def _places(
@@ -231,7 +237,7 @@ def _load_category_fine(data_dir: str | Path) -> Catalogue:
     origin = table["origin"].to_numpy(np.int16)
     catalogue, notes = _without_items(base, data_dir, table, categories, ", ".join(sources))
     catalogue = dataclasses.replace(catalogue, sources=tuple(sources), origin=origin)
-    return _finish("category_fine", catalogue, notes)
+    return _finish("category_fine", catalogue, data_dir, notes)
 
 
 def load_consumer2shop(data_dir: str | Path) -> Catalogue:
@@ -290,7 +296,7 @@ def load_consumer2shop(data_dir: str | Path) -> Catalogue:
         line=lines,
     )
     notes += _warnings(filter(None, [shared_item(catalogue)]), released)
-    return _finish("consumer2shop", catalogue, (*places, *notes), pairs=len(pairs))
+    return _finish("consumer2shop", catalogue, data_dir, (*places, *notes), pairs=len(pairs))
 
 
 def _warnings(problems: Iterable[str], released: bool) -> list[str]:

@@ -16,13 +16,15 @@ from fir_tf.errors import FirError
 
 
 def load_feed(data_dir: str | Path, split_by_hash: bool = True, columns: str = "") -> Catalogue:
-    """Loads a product feed: Google Merchant's (text or XML), Product Search's CSV or JSON Lines.
+    """Loads a feed: Google Merchant's (text or XML), Product Search's CSV, JSON Lines or COCO.
 
     Which of them it is, the contents tell; `.gz` is read. Photos are `image_link` and up to ten
     `additional_image_link`, relative to the feed's folder; `item_group_id`, or else `id`, is the
     item, `product_type` or `google_product_category` the category. A photo that several rows of
-    the feed show is taken once, with the first of them. Columns `domain` and `split` mean what
-    they do in a table (`fir_tf.datasets.table.load_table`).
+    the feed show is taken once, with the first of them. Columns `domain`, `split` and `box`
+    mean what they do in a table (`fir_tf.datasets.table.load_table`); the box is that of the first
+    photo of a row. Product Search's polygon is one too, and the first of COCO's boxes of an image
+    is that of the largest area.
 
     All other columns are metadata, see `Catalogue.columns`: `price` and what ends in `_price` as a
     number, with the currency in a column `price_currency`; others as what all of their cells are.
@@ -72,5 +74,7 @@ def _each_once(path: Path, gathered: Gathered) -> Gathered:
         cells={name: [cells[row] for row in rows] for name, cells in gathered.cells.items()},
         line=gathered.line[rows],
         product=gathered.product[rows],
+        box=gathered.box[rows],
+        box_in_shares=gathered.box_in_shares[rows],
         notes=(*gathered.notes, note),
     )

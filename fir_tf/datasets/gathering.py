@@ -8,11 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from fir_tf.datasets.feeds.format import Format, Row
+from fir_tf.datasets.boxes import Box
+from fir_tf.datasets.catalogue import no_boxes
+from fir_tf.datasets.feeds.format import BOXES, Format, Row
 from fir_tf.datasets.metadata import Cell, Column, MetadataBuilder
 from fir_tf.datasets.naming import COLUMNS
 from fir_tf.errors import FirError
 
+_LABELS = tuple(name for name in COLUMNS if name != "box")
 _SHOWN = 5
 # Rows after which a column that is needed must have been seen.
 _EARLY = 4096
@@ -23,10 +26,13 @@ class Gathered:
     """What a file of rows has.
 
     Attributes:
-        cells: dict of list of str [n], by `COLUMNS`: what is said of each photo, as it stands.
+        cells: dict of list of str [n], by `COLUMNS` but the box: what is said of each photo, as it
+            stands.
         line: int32 array [n], the line of each photo's row.
         product: int32 array [n], each photo's place in the columns.
         columns: dict of Column by name, all of one length: metadata.
+        box: float32 array [n, 4], see `Catalogue`.
+        box_in_shares: bool array [n].
         notes: tuple of str, what was left out or not understood.
     """
 
@@ -34,6 +40,8 @@ class Gathered:
     line: np.ndarray
     product: np.ndarray
     columns: dict[str, Column]
+    box: np.ndarray
+    box_in_shares: np.ndarray
     notes: tuple[str, ...]
 
 
@@ -51,8 +59,8 @@ def gather(path: Path, rows: Iterable[Row], form: Format, own: Mapping[str, str]
         Gathered. Rows without a photo are left out and counted in its notes.
 
     Raises:
-        FirError: naming file and line: there is no row, a needed column is missing, or two rows
-            have the same id.
+        FirError: naming file and line: there is no row, a needed column is missing, two rows have
+            the same id, or a box is none.
     """
     gatherer = _Gatherer(path, form, own)
     for line, row in rows:
@@ -69,9 +77,12 @@ class _Gatherer:
         self._needed = {*form.required, *own}
         self._key = "" if form.key in self._roles["item"][:1] else form.key
         self._photos = (*self._roles["path"], form.more_photos)
-        self._left_out = {*COLUMNS, *self._photos}
+        boxes = (part for name in BOXES for part in name.split("+"))
+        self._left_out = {*COLUMNS, *self._photos, *boxes}
         self._seen: set[str] = set()
-        self._cells: dict[str, list[str]] = {role: [] for role in COLUMNS}
+        self._cells: dict[str, list[str]] = {role: [] for role in _LABELS}
+        # By the number of the photo, of those that have one.
+        self._boxes: dict[int, Box] = {}
         # By photo, and by product.
         self._line, self._product = array.array("i"), array.array("i")
         self._lines, self._keys = array.array("i"), array.array("q")
@@ -91,9 +102,13 @@ class _Gatherer:
         if not photos:
             self._lacking["photo"].append(line)
             return
-        labels = {role: self._label(role, row) for role in COLUMNS if role != "path"}
+        labels = {role: self._label(role, row) for role in _LABELS if role != "path"}
         if "item" in self._form.required and not labels["item"]:
             self._lacking["item"].append(line)
+        box = self._form.read_box(f"{self._path}:{line}", self._box_cell(row))
+        if box:
+            # The further photos of a product show it elsewhere.
+            self._boxes[len(self._line)] = box
         for role, label in (labels | {"path": ""}).items():
             self._cells[role] += photos if role == "path" else [label] * len(photos)
         self._line.extend([line] * len(photos))
@@ -123,10 +138,20 @@ class _Gatherer:
         # Many rows share one: it is kept once.
         return label if role == "item" else self._names.setdefault(label, label)
 
+    def _box_cell(self, row: Mapping[str, Cell]) -> Cell:
+        """Returns what a row says of its box, four columns as a list."""
+        for name in self._roles["box"]:
+            columns = name.split("+")
+            cells: list[Cell] = [row.get(column, "") for column in columns]
+            if any(cell != "" for cell in cells):
+                return cells[0] if len(cells) == 1 else list(map(str, cells))
+        return ""
+
     def _check_columns(self, line: int) -> None:
         for role in sorted(self._needed, key=COLUMNS.index):
             names = self._roles[role]
-            if not self._seen.intersection(names):
+            parts = [name.split("+") if role == "box" else [name] for name in names]
+            if not any(map(self._seen.issuperset, parts)):
                 needed = " or ".join(f"`{name}`" for name in names)
                 raise FirError(
                     f"{self._path}:{line}: a row must have a column {needed}, its {role}; "
@@ -147,7 +172,10 @@ class _Gatherer:
         columns, said = self._metadata.build(lambda row: f"{self._path}:{lines[row]}")
         self._check_keys(columns)
         line, product = np.array(self._line, np.int32), np.array(self._product, np.int32)
-        return Gathered(self._cells, line, product, columns, (*notes, *said))
+        box, in_shares = no_boxes(len(line)), np.zeros(len(line), bool)
+        for place, (*numbers, shares) in self._boxes.items():
+            box[place], in_shares[place] = numbers, shares
+        return Gathered(self._cells, line, product, columns, box, in_shares, (*notes, *said))
 
     def _said(self) -> list[str]:
         photo = " or ".join(f"`{name}`" for name in self._roles["path"])

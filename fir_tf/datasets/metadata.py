@@ -108,6 +108,13 @@ class _TextsBuilder:
         return Texts(self._data, np.frombuffer(self._ends, np.int64))
 
 
+def texts_of(texts: Iterable[str]) -> Texts:
+    """Returns texts in one block."""
+    builder = _TextsBuilder()
+    builder.extend(texts)
+    return builder.build()
+
+
 class ColumnBuilder:
     """Gathers the cells of a column and finds its type.
 
@@ -160,9 +167,8 @@ class ColumnBuilder:
         if re.search(r"(^|_)price$", self.name) and not numbers_come:
             return self._prices(texts, place)
         if self.name == "availability":
-            plain = _TextsBuilder()
-            plain.extend(text.replace("_", " ").lower() for text in texts)
-            return {self.name: Column("text", plain.build())}, []
+            plain = texts_of(text.replace("_", " ").lower() for text in texts)
+            return {self.name: Column("text", plain)}, []
         if self._types == {"number"}:
             numbers = np.fromiter((float(text or "nan") for text in texts), float, len(texts))
             return {self.name: Column("number", numbers)}, []

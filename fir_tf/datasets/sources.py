@@ -75,7 +75,7 @@ def merge_training(main: Catalogue, extras: Sequence[tuple[str, Catalogue]]) -> 
     ]
     columns = {
         name: np.concatenate([getattr(part, name) for part in parts])
-        for name in ("category", "domain", "split", "line")
+        for name in ("category", "domain", "split", "line", "box", "box_in_shares")
     }
     merged = dataclasses.replace(
         main,

@@ -25,7 +25,7 @@ from fir_tf.datasets.catalogue import (
     is_address,
 )
 from fir_tf.datasets.feeds.delimited import first_row, read_named
-from fir_tf.datasets.feeds.format import Format, Row, column_name
+from fir_tf.datasets.feeds.format import BOXES, Format, Row, column_name
 from fir_tf.datasets.feeds.source import open_source
 from fir_tf.datasets.gathering import Gathered, gather
 from fir_tf.datasets.labels import known, read_labels
@@ -40,7 +40,7 @@ _CSV = Format(
     "a table",
     recognises=lambda source: True,
     rows=read_named,
-    roles={name: (name,) for name in COLUMNS},
+    roles={name: (name,) for name in COLUMNS} | {"box": BOXES},
     more_photos="",
     key="",
     required=("path",),
@@ -59,7 +59,10 @@ def load_table(data_dir: str | Path, split_by_hash: bool = True, columns: str = 
     - `item`, `category` (optional): names of any kind, read in Unicode's NFC;
     - `domain` (optional): shop or consumer;
     - `split` (optional): train, val, query, gallery or test in every row. Without it the images
-      are split by a hash of their items' names, see `hash_split`.
+      are split by a hash of their items' names, see `hash_split`;
+    - `box` (optional): `left,top,width,height` of the garment in pixels of the upright photo, in
+      Parquet and JSON also a list; or four columns `box_left`, `box_top`, `box_width` and
+      `box_height`. Empty for the whole photo.
 
     An empty cell is unknown, and so are `nan`, `None`, `null`, `N/A`, `NA`, `-`, `?`, `unknown`
     and their like in any case (`fir_tf.datasets.labels.UNKNOWN_NAMES`, which holds what pandas'
@@ -80,8 +83,8 @@ def load_table(data_dir: str | Path, split_by_hash: bool = True, columns: str = 
     Raises:
         FirError: naming file and line (in Parquet: row), for a missing or unreadable table, a
             missing or repeated column, a row with too many or too few cells, an unknown domain or
-            split, a path that leaves the table's folder, an image that is listed twice, or an
-            item in more than one of train, val and test.
+            split, a path that leaves the table's folder, a box that is none, an image that is
+            listed twice, or an item in more than one of train, val and test.
     """
     path = existing_file(data_dir)
     own = parse_columns(columns)
@@ -137,6 +140,8 @@ def catalogue_of(path: Path, gathered: Gathered, split_by_hash: bool) -> Catalog
         notes=(*gathered.notes, *item_notes, *category_notes),
         columns=gathered.columns,
         product=gathered.product,
+        box=gathered.box,
+        box_in_shares=gathered.box_in_shares,
     )
     check_paths(catalogue)
     check_items(catalogue)
@@ -244,7 +249,7 @@ def _read_parquet(path: Path, own: Mapping[str, str]) -> Iterator[Row]:
         raise FirError(
             f"reading {path} needs pyarrow: pip install 'fir_tf[parquet]', or give a CSV file"
         ) from error
-    meant = {own.get(name, name) for name in COLUMNS}
+    meant = {own.get(name, name) for name in COLUMNS if name != "box"}
     number = 0
     try:
         file = parquet.ParquetFile(path)

@@ -4,11 +4,15 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from fir_tf.datasets.boxes import BoxReader, read_box
 from fir_tf.datasets.feeds.source import Source
 from fir_tf.datasets.metadata import Cell
 
 Row = tuple[int, Mapping[str, Cell]]
 """The line that a row begins on, from 1, and its cells by their columns' names."""
+
+BOXES = ("box", "box_left+box_top+box_width+box_height")
+"""tuple of str, the columns that may have a box: one with all of it, or four, with + between."""
 
 # Of several columns the first that is not empty counts. Google Merchant's names, then our own.
 _ROLES = {
@@ -17,6 +21,7 @@ _ROLES = {
     "category": ("product_type", "google_product_category", "category"),
     "domain": ("domain",),
     "split": ("split",),
+    "box": BOXES,
 }
 
 
@@ -28,11 +33,13 @@ class Format:
         description: str, for lists and messages.
         recognises: function of a Source that tells by its `head` whether it is of this format.
         rows: function of a Source that yields its Rows.
-        roles: dict of the columns that may say an image's path, item, category, domain and split.
+        roles: dict of the columns that may say an image's path, item, category, domain, split and
+            box.
         more_photos: str, the column of a product's further photos; empty where there is none.
         most_photos: int, how many of those are read.
         key: str, the column whose values must differ; empty where there is none.
         required: sequence of str, the roles that rows must have a column for.
+        read_box: BoxReader of the cells that say where the garment is.
         typed: bool, whether cells come with their types; otherwise columns of text are looked at.
     """
 
@@ -44,6 +51,7 @@ class Format:
     most_photos: int = 10
     key: str = "id"
     required: Sequence[str] = ("path", "item")
+    read_box: BoxReader = read_box
     typed: bool = False
 
 

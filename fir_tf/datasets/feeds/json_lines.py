@@ -30,10 +30,11 @@ def _rows(source: Source) -> Iterator[Row]:
                 f"{source.path}:{number}: a line must be a JSON object, such as "
                 f'{{"id": "7", "image_link": "7.jpg"}}. Received: {line:.60}'
             )
-        yield number, {column_name(str(_cell(name))): _cell(cell) for name, cell in value.items()}
+        cells = {str(as_cell(name)): as_cell(cell) for name, cell in value.items()}
+        yield number, {column_name(name): cell for name, cell in cells.items()}
 
 
-def _cell(value: Any) -> Cell:
+def as_cell(value: Any) -> Cell:
     """Returns a value of JSON as a cell; what is deeper than a list stays JSON."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return ""
@@ -43,7 +44,7 @@ def _cell(value: Any) -> Cell:
     if isinstance(value, bool | int | float):
         return value
     if isinstance(value, list):
-        return [str(_cell(part)) if isinstance(part, str) else json.dumps(part) for part in value]
+        return [str(as_cell(part)) if isinstance(part, str) else json.dumps(part) for part in value]
     return json.dumps(value)
 
 

@@ -6,6 +6,7 @@ https://cloud.google.com/vision/product-search/docs/csv-format
 import re
 from collections.abc import Iterator
 
+from fir_tf.datasets.boxes import read_polygon
 from fir_tf.datasets.feeds.delimited import first_row, read_cells
 from fir_tf.datasets.feeds.format import Format, Row, column_name
 from fir_tf.datasets.feeds.source import Source
@@ -34,7 +35,7 @@ def _rows(source: Source) -> Iterator[Row]:
     for line, cells in read_cells(source, len(_COLUMNS)):
         row: dict[str, Cell] = dict(zip(_COLUMNS, map(str.strip, cells), strict=True))
         place = f"{source.path}:{line}"
-        row["bounding_poly"] = _vertices(place, str(row["bounding_poly"]))
+        row["bounding_poly"] = _vertices(str(row["bounding_poly"]))
         labels = _labels(place, str(row.pop("labels")))
         yield line, row | {name: texts[0] if len(texts) == 1 else texts for name, texts in labels}
 
@@ -51,21 +52,9 @@ def _labels(place: str, text: str) -> Iterator[tuple[str, list[str]]]:
     yield from labels.items()
 
 
-def _vertices(place: str, text: str) -> Cell:
-    """Returns the polygon `x,y,x,y,...` as a list of its numbers, each a share of the side."""
-    if not text:
-        return ""
-    numbers = [number.strip() for number in text.split(",")]
-    try:
-        inside = all(0 <= float(number) <= 1 for number in numbers)
-    except ValueError:
-        inside = False
-    if not inside or len(numbers) % 2 or len(numbers) < 4:
-        raise FirError(
-            f"{place}: `bounding-poly` must be x,y,x,y,... of normalized vertices between 0 and 1. "
-            f"Received: {text!r}"
-        )
-    return numbers
+def _vertices(text: str) -> Cell:
+    """Returns the polygon `x,y,x,y,...` as a list of its numbers."""
+    return [number.strip() for number in text.split(",")] if text else ""
 
 
 FORMAT = Format(
@@ -78,8 +67,10 @@ FORMAT = Format(
         "category": ("product_category",),
         "domain": (),
         "split": (),
+        "box": ("bounding_poly",),
     },
     more_photos="",
     key="image_id",
     required=("path", "item", "category"),
+    read_box=read_polygon,
 )
