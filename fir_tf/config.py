@@ -55,6 +55,17 @@ class InputSettings:
         "proportions, pad takes the whole image on a white square.",
         ("crop", "squash", "pad"),
     )
+    crop: str = option(
+        "image",
+        "What of a photo is looked at: image is all of it, as in the paper, box the garment's box "
+        "where the data have one (list_bbox*.txt, a column box, a feed's polygon, COCO's bbox).",
+        ("image", "box"),
+    )
+    crop_margin: float = option(
+        0.0,
+        "What is added to a box on each side, as a share of its width and height.",
+        within="[0, 1]",
+    )
     crop_area_min: float = option(
         0.3, "Smallest share of the image that a training crop keeps.", within="(0, 1]"
     )

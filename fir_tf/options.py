@@ -22,6 +22,28 @@ class Views:
     scales: str = option(
         "1", "Embed the mean over image sizes, such as 1,1.5 times the model's own."
     )
+    crop: str = option(
+        "",
+        "What of a photo is looked at: image is all of it, box the garment's box where the data "
+        "have one; what the model was trained with when not given.",
+        ("", "image", "box"),
+    )
+    crop_margin: float = option(
+        -1.0,
+        "What is added to a box on each side, as a share of its width and height; what the model "
+        "was trained with when below 0.",
+        within="[-1, 1]",
+    )
+
+    def cropping(self, crop: str, margin: float) -> dict[str, Any]:
+        """Returns `crop` and `crop_margin` as asked for, or else the given ones.
+
+        Raises:
+            FirError: one is out of range.
+        """
+        check_within("crop_margin", self.crop_margin, "[-1, 1]")
+        own = margin if self.crop_margin < 0 else self.crop_margin
+        return {"crop": self.crop or crop, "crop_margin": own}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

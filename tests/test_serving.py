@@ -19,7 +19,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
+from PIL import Image, ImageOps
 from shallow import shallow_backbones
 from small_sets import inshop_rows, write_inshop
 
@@ -165,16 +165,18 @@ def test_names_types_and_shapes_are_fixed(signatures):
         "score": ("float32", [None, None]),
         **checks,
     }
+    classes = {"category": ("string", [None, 2]), "score": ("float32", [None, 2]), **checks}
+    box = {"box": ("float32", [None, 4])}
     expected = {
         "serving_default": (image, embedding),
         "embed": (image, embedding),
-        "classify": (
-            image,
-            {"category": ("string", [None, 2]), "score": ("float32", [None, 2]), **checks},
-        ),
+        "embed_boxes": ({**image, **box}, embedding),
+        "classify": (image, classes),
+        "classify_boxes": ({**image, **box}, classes),
         "embed_pixels": ({"pixels": ("float32", [None, SIZE, SIZE, 3])}, embedding),
         "embed_pixels_uint8": ({"pixels": ("uint8", [None, None, None, 3])}, embedding),
         "search": ({**image, **choice}, found),
+        "search_boxes": ({**image, **box, **choice}, found),
         "search_embedding": ({"embedding": ("float32", [None, 1280]), **choice}, found),
     }
     actual = {
@@ -328,6 +330,66 @@ def test_photos_are_turned_upright(signatures):
 
 
 @pytest.mark.slow
+def cut_of(contents, share):
+    """What Pillow has of the upright photo in a box of shares, as PNG."""
+    image = ImageOps.exif_transpose(Image.open(io.BytesIO(contents))).convert("RGB")
+    left, top, width, height = np.multiply(share, [*image.size, *image.size])
+    stream = io.BytesIO()
+    image.crop([round(edge) for edge in (left, top, left + width, top + height)]).save(
+        stream, "PNG"
+    )
+    return stream.getvalue()
+
+
+def test_boxes_are_as_files_that_were_cropped_beforehand(signatures):
+    exif = Image.Exif()
+    photos, boxes = [], []
+    for turn in range(1, 9):
+        exif[0x0112] = turn
+        photos.append(encoded("PNG", seed=turn, exif=exif))
+        boxes.append([0.1 + turn / 100, 0.25, 0.5, 0.6])
+    # One that reaches out of the photo, and one of all of it.
+    photos += photos[:2]
+    boxes += [[0.5, -0.25, 2, 1], [0, 0, 1, 1]]
+    inside = [*boxes[:8], [0.5, 0, 0.5, 0.75], [0, 0, 1, 1]]
+    cut = [cut_of(photo, box) for photo, box in zip(photos, inside, strict=True)]
+    images, box = tf.constant(photos), tf.constant(boxes, tf.float32)
+    for name, field in (("embed", "embedding"), ("classify", "score")):
+        expected = signatures[name](image_bytes=tf.constant(cut))
+        found = signatures[f"{name}_boxes"](image_bytes=images, box=box)
+        assert found["valid"].numpy().all() and set(found["error"].numpy()) == {b""}
+        np.testing.assert_allclose(found[field], expected[field], atol=1e-5)
+    whole = signatures["embed"](image_bytes=images)["embedding"]
+    assert np.abs(whole[0] - expected_of(signatures, cut)[0]).max() > 1e-3
+    choice = {"k": tf.fill([10], 3), "category": tf.fill([10], "")}
+    expected = signatures["search"](image_bytes=tf.constant(cut), **choice)
+    found = signatures["search_boxes"](image_bytes=images, box=box, **choice)
+    np.testing.assert_array_equal(found["image_path"], expected["image_path"])
+
+
+def expected_of(signatures, photos):
+    return signatures["embed"](image_bytes=tf.constant(photos))["embedding"].numpy()
+
+
+def test_a_bad_box_is_an_error_of_its_own_row(signatures):
+    good, nan = encoded("JPEG"), float("nan")
+    bad = [[nan] * 4, [0, 0, nan, 1], [0, 0, 0, 1], [0.2, 0.2, 0.5, -1], [1, 0, 1, 1]]
+    bad += [[0, 1, 1, 1], [-1, 0, 1, 1], [0, -2, 1, 1], [0, 0, float("inf"), 1]]
+    boxes = [[0, 0, 1, 1], *bad, [0, 0, 1, 1], bad[0], [0, 0, 1, 1]]
+    photos = [good] * (1 + len(bad)) + [b"", b"no image", good[: len(good) // 2]]
+    found = signatures["embed_boxes"](
+        image_bytes=tf.constant(photos), box=tf.constant(boxes, tf.float32)
+    )
+    errors = ["", *["BAD_BOX"] * len(bad), "EMPTY", "UNSUPPORTED_FORMAT", "CORRUPT"]
+    assert [error.decode() for error in found["error"].numpy()] == errors
+    assert found["valid"].numpy().tolist() == [not error for error in errors]
+    assert not found["embedding"].numpy()[1:].any()
+    alone = signatures["embed"](image_bytes=tf.constant([good]))["embedding"]
+    np.testing.assert_allclose(found["embedding"][:1], alone, atol=1e-6)
+    none = {"image_bytes": tf.constant([], tf.string), "box": tf.zeros([0, 4])}
+    assert signatures["embed_boxes"](**none)["embedding"].shape == (0, 1280)
+
+
 def test_batches_of_none_and_of_one(signatures):
     png = encoded("PNG")
     none = tf.zeros([0], tf.string)

@@ -119,6 +119,22 @@ class Catalogue:
         """Returns which images have a box and are not meant whole, bool [n]."""
         return ~np.isnan(self.box[:, 0])
 
+    def boxes(self, crop: str) -> tuple[np.ndarray, np.ndarray] | None:
+        """Returns what images are cropped to: `box` and `box_in_shares`; None with "image"."""
+        return (self.box, self.box_in_shares) if crop == "box" else None
+
+    def with_crop(self, crop: str) -> "Catalogue":
+        """Returns the same table with the boxes that are used: with "image" none.
+
+        Where there is none to crop to, with "box", a note says so.
+        """
+        if self.has_box().any():
+            return self if crop == "box" else dataclasses.replace(self, box=no_boxes(len(self)))
+        if crop != "box":
+            return self
+        note = f"note: {self.source} has no boxes to crop to: its images are taken whole"
+        return dataclasses.replace(self, notes=(*self.notes, note))
+
     def metadata(self, row: int) -> dict[str, Value]:
         """Returns what is known of an image's product, by column: title, price, link and so on."""
         place = int(self.product[row])

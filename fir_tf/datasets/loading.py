@@ -85,12 +85,14 @@ def load_training(config: Config) -> Catalogue:
     """Loads what a run trains and validates on: the data set, and the extra training images.
 
     Args:
-        config: Config; `dataset`, `data_dir`, `columns`, `cv_fold`, `val_fraction`, `extra_data`.
+        config: Config; `dataset`, `data_dir`, `columns`, `crop`, `cv_fold`, `val_fraction`,
+            `extra_data`.
 
     Returns:
         Catalogue: the data set with its validation items split off, so that they are the same
         whatever is added, and the training images of `extra_data` (see `merge_training`). With
-        `cv_fold` neither the items of that fold nor the test part are in it.
+        `cv_fold` neither the items of that fold nor the test part are in it. Boxes are in it with
+        `crop` box.
 
     Raises:
         FirError: as `load`, `take_fold`, `split_off_validation` and `merge_training`.
@@ -104,6 +106,12 @@ def load_training(config: Config) -> Catalogue:
             f"({parts}). Give more items, or rows of that split; evaluate.py measures a run on "
             "such data"
         )
+    if config.crop == "box" and not main.has_box().any():
+        raise FirError(
+            f"`crop` box needs boxes, and {main.source} has none: a list_bbox*.txt of DeepFashion, "
+            "a column `box`, Product Search's polygons or COCO's bbox. Received: --crop=box"
+        )
+    main = main.with_crop(config.crop)
     if config.cv_fold:
         main, _ = take_fold(main, config.cv_fold)
     main = split_off_validation(main, config.val_fraction)
@@ -111,5 +119,8 @@ def load_training(config: Config) -> Catalogue:
         return main
     return merge_training(
         main,
-        [(f"{dataset}:{path}", load(dataset, path, columns)) for dataset, path, columns in extras],
+        [
+            (f"{dataset}:{path}", load(dataset, path, columns).with_crop(config.crop))
+            for dataset, path, columns in extras
+        ],
     )

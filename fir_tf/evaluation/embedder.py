@@ -12,9 +12,11 @@ from tqdm import tqdm
 
 from fir_tf.datasets.catalogue import Catalogue
 from fir_tf.errors import FirError
+from fir_tf.hygiene.boxes import box_fault, described
 from fir_tf.hygiene.findings import too_many_unreadable
+from fir_tf.images.box import Crop
 from fir_tf.images.decode import decode_and_fit, guarded_rows
-from fir_tf.input.batches import ordered_batches
+from fir_tf.input.batches import Boxes, ordered_batches
 
 Network = Callable[[tf.Tensor], Mapping[str, tf.Tensor]]
 """Fitted pixels float32 [n, side, side, 3] in [0, 255] -> its `OUTPUTS`, float32."""
@@ -45,26 +47,43 @@ class Embedder:
         network: Network; a keras.Model is run in one compiled graph for all that is embedded.
         image_size: int, side of the network's images in pixels.
         resize: str, how photos are fitted, see `fir_tf.images.decode.fit`.
+        crop: "image", or "box" for what crops a catalogue's images to their boxes.
+        margin: float, what is added to a box on each side, as a share of its sides.
+
+    Attributes:
+        network: Network.
+        crop, margin: as given.
     """
 
-    def __init__(self, network: Network | keras.Model, image_size: int, resize: str) -> None:
+    def __init__(
+        self,
+        network: Network | keras.Model,
+        image_size: int,
+        resize: str,
+        crop: str = "image",
+        margin: float = 0.0,
+    ) -> None:
         self._fit = image_size, resize
+        self.crop, self.margin = crop, margin
         self.network = network
         if isinstance(network, keras.Model):
             self.network = compiled(functools.partial(network, training=False), image_size)
 
-    def photos(self, contents: Sequence[bytes]) -> Embedded:
-        """Embeds photos given as files' contents, all at once."""
-        return self._embedded(*_fitter(*self._fit)(tf.constant(contents, tf.string)))
+    def photos(self, contents: Sequence[bytes], boxes: Boxes | None = None) -> Embedded:
+        """Embeds photos given as files' contents, or what their boxes hold, all at once."""
+        fitter = _fitter(*self._fit, self.margin if boxes else None)
+        return self._embedded(*fitter(tf.constant(contents, tf.string), *(boxes or ())))
 
-    def files(self, files: Sequence[str], batch_size: int = 64) -> Iterator[Embedded]:
-        """Embeds image files, decoding ahead of the network on all cores.
+    def files(
+        self, files: Sequence[str], batch_size: int = 64, boxes: Boxes | None = None
+    ) -> Iterator[Embedded]:
+        """Embeds image files, or what their boxes hold, decoding ahead of the network on all cores.
 
         Yields:
-            Embedded for each batch, in order. A file that is missing or cannot be read is not
-            valid.
+            Embedded for each batch, in order. A file that is missing or cannot be read, or has no
+            area in its box, is not valid.
         """
-        batches, _ = ordered_batches(files, *self._fit, batch_size)
+        batches, _ = ordered_batches(files, *self._fit, batch_size, boxes, self.margin)
         for start, batch in zip(range(0, len(files), batch_size), batches, strict=True):
             # The last batch is filled up, so that the shape is always the same.
             found = self._embedded(batch["images"], batch["valid"])
@@ -75,9 +94,9 @@ class Embedder:
         self, catalogue: Catalogue, label: str = "embedding", batch_size: int = 64
     ) -> Embedded:
         """Embeds every image of a catalogue of at least one row; the progress bar says `label`."""
-        total = -(-len(catalogue) // batch_size)
+        total, boxes = -(-len(catalogue) // batch_size), catalogue.boxes(self.crop)
         bar = {"total": total, "desc": label, "unit": "batch", "disable": None, "leave": False}
-        parts = list(tqdm(self.files(catalogue.files(), batch_size), **bar))
+        parts = list(tqdm(self.files(catalogue.files(), batch_size, boxes), **bar))
         return Embedded(
             np.concatenate([part.embedding for part in parts]),
             np.concatenate([part.category for part in parts]),
@@ -109,18 +128,26 @@ def as_network(run: Callable[[np.ndarray], Mapping[str, np.ndarray]]) -> Network
 
 
 @functools.cache
-def _fitter(image_size: int, resize: str) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
-    """Returns the function from files' contents, string [n], to fitted pixels and `valid`."""
+def _fitter(
+    image_size: int, resize: str, margin: float | None
+) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
+    """Returns the function from files' contents, string [n], to fitted pixels and `valid`.
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
-    def fitted(photos: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return guarded_rows(
-            lambda photo: decode_and_fit(photo, image_size, resize),
-            photos,
-            (image_size, image_size, 3),
-        )
+    With a margin it takes Boxes too.
+    """
+    signature = [tf.TensorSpec([None], tf.string)]
+    if margin is not None:
+        signature += [tf.TensorSpec([None, 4], tf.float32), tf.TensorSpec([None], tf.bool)]
 
-    return fitted
+    def fitted(photo: tf.Tensor, *box: tf.Tensor) -> tf.Tensor:
+        crop = Crop(box[0], box[1], margin or 0.0) if box else None
+        return decode_and_fit(photo, image_size, resize, crop)
+
+    @tf.function(input_signature=signature, autograph=False)
+    def all_fitted(*columns: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return guarded_rows(fitted, columns, (image_size, image_size, 3))
+
+    return all_fitted
 
 
 def check_readable(catalogue: Catalogue, valid: np.ndarray) -> list[str]:
@@ -131,27 +158,36 @@ def check_readable(catalogue: Catalogue, valid: np.ndarray) -> list[str]:
         valid: bool [n], one per row of the catalogue.
 
     Returns:
-        list of str.
+        list of str; of an image whose box has no area in it that, with file and line.
 
     Raises:
         FirError: if more than 1 % of the images (and more than one) cannot be read.
     """
-    bad = [str(catalogue.root / catalogue.path[row]) for row in np.flatnonzero(~valid)]
+    bad = np.flatnonzero(~valid).tolist()
     if too_many_unreadable(len(bad), len(catalogue)):
-        raise FirError(unreadable_message(bad, len(catalogue)))
-    return bad
+        raise FirError(unreadable_message(catalogue, bad, len(catalogue)))
+    return described(catalogue, bad)
 
 
-def unreadable_message(bad: Sequence[str], count: int) -> str:
-    """Returns what is said when too many of `count` images cannot be decoded, or are gone."""
-    shown = "\n".join(f"  {path}" for path in bad[:5])
+def unreadable_message(catalogue: Catalogue, bad: Sequence[int], count: int) -> str:
+    """Returns what is said when too many of `count` images cannot be decoded, or are gone.
+
+    Args:
+        catalogue: Catalogue.
+        bad: sequence of int, their rows.
+        count: int.
+    """
+    told = described(catalogue, bad[:5])
+    shown = "\n".join(f"  {text}" for text in told)
     more = f"\n  ... and {len(bad) - 5} more" if len(bad) > 5 else ""
     what, advice = "be decoded", "Unpack or convert them again (JPEG, PNG, GIF and BMP are read)"
-    if not any(os.path.exists(path) for path in bad[:100]):
+    if not any(os.path.exists(catalogue.root / catalogue.path[row]) for row in bad[:100]):
         what, advice = (
             "be found any more",
             "Is a share offline? Give the command again when it is there",
         )
+    elif any(box_fault(catalogue, row) for row in bad[:5]):
+        what, advice = "be cropped or decoded", "Correct the boxes, or take them out of the rows"
     return (
         f"{len(bad)} of {count} images cannot {what}, more than the 1 % that is skipped:\n"
         f"{shown}{more}\n{advice}"

@@ -62,6 +62,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
         # Those of the run are for its own layout.
         columns=options.columns or ("" if options.dataset else config.columns),
         gallery_scope=options.gallery_scope or config.gallery_scope,
+        **options.cropping(config.crop, config.crop_margin),
     )
     catalogue = _load(config, run, options.split).with_categories(categories)
     output = Path(options.output) if options.output else run
@@ -91,6 +92,7 @@ def _load(config: Config, run: Path, split: str) -> Catalogue:
     if split == "cv_fold" and not config.cv_fold:
         raise FirError(f"`split` cv_fold needs a run of train.py --cv_fold=... Received: {run}")
     catalogue = datasets.load(config.dataset, config.data_dir, config.columns)
+    catalogue = catalogue.with_crop(config.crop)
     for note in catalogue.notes:
         log.info(note)
     if split != "test" and config.cv_fold:
@@ -151,6 +153,8 @@ def _conditions(config: Config, options: EvaluateOptions, found: Measured) -> di
     if options.split == "test":
         conditions["gallery_scope"] = config.gallery_scope
     conditions |= {"image_size": config.eval_size, "resize": config.resize}
+    if config.crop != "image":
+        conditions |= {"crop": config.crop, "crop_margin": config.crop_margin}
     if options.flip:
         conditions["flip"] = "mean of an image and its mirror image"
     if parse_scales(options.scales) != (1.0,):

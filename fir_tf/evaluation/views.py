@@ -53,7 +53,13 @@ def embedder_of(model: keras.Model, config: Config, flip: bool, scales: str) -> 
         FirError: `scales` is wrong.
     """
     network = averaged(networks_at(model, config, parse_scales(scales)), flip)
-    return Embedder(compiled(network, config.eval_size), config.eval_size, config.resize)
+    return Embedder(
+        compiled(network, config.eval_size),
+        config.eval_size,
+        config.resize,
+        config.crop,
+        config.crop_margin,
+    )
 
 
 def networks_at(

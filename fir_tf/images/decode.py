@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from fir_tf.images import gif, png
+from fir_tf.images.box import Crop, within
 from fir_tf.images.exif import orientation, upright
 from fir_tf.images.header import bmp_has_alpha, decodable, other_format
 
@@ -215,11 +216,14 @@ def _pad(pixels: tf.Tensor, extent: tf.Tensor, image_size: int) -> tf.Tensor:
     return tf.ensure_shape(padded, (image_size, image_size, 3))
 
 
-def decode_and_fit(contents: tf.Tensor, image_size: int, resize: str) -> tf.Tensor:
-    """Decodes a file (string scalar), fits it, see `fit`, and turns it upright.
+def decode_and_fit(
+    contents: tf.Tensor, image_size: int, resize: str, crop: Crop | None = None
+) -> tf.Tensor:
+    """Decodes a file (string scalar), fits it or a crop of it, see `fit`, and turns it upright.
 
-    A file that cannot be decoded, or is too large (`fir_tf.images.header`), is an error.
-    A JPEG much larger than `image_size` is decoded at reduced size.
+    A file that cannot be decoded, or is too large (`fir_tf.images.header`), is an error, and so is
+    a crop without an area in it. A JPEG much larger than `image_size` is decoded at reduced size,
+    and of a crop of it only its columns and what lies below its top.
     """
 
     def choose(height: tf.Tensor, width: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -228,8 +232,9 @@ def decode_and_fit(contents: tf.Tensor, image_size: int, resize: str) -> tf.Tens
         wanted = image_size / CROP_FRACTION if resize == "crop" else image_size
         return tf.stack([0, 0, height, width]), halvings(kept, OVERSAMPLING * wanted)
 
-    pixels, extent = decode(contents, choose)
-    fitted = upright(fit(pixels, image_size, resize, extent), orientation(contents))
+    turn = orientation(contents)
+    pixels, extent = decode(contents, within(crop, turn, choose) if crop else choose)
+    fitted = upright(fit(pixels, image_size, resize, extent), turn)
     return tf.ensure_shape(fitted, (image_size, image_size, 3))
 
 

@@ -5,6 +5,7 @@ import math
 import tensorflow as tf
 
 from fir_tf.config import InputSettings
+from fir_tf.images.box import Crop, within
 from fir_tf.images.decode import decode, halvings
 from fir_tf.images.exif import orientation, upright
 
@@ -59,9 +60,13 @@ def window(height: tf.Tensor, width: tf.Tensor, draws: tf.Tensor, area_min: floa
 
 
 def random_crop(
-    contents: tf.Tensor, image_size: int, draws: tf.Tensor, area_min: float
+    contents: tf.Tensor,
+    image_size: int,
+    draws: tf.Tensor,
+    area_min: float,
+    crop: Crop | None = None,
 ) -> tf.Tensor:
-    """Decodes a random window of an image.
+    """Decodes a random window of an image, or of a crop of it.
 
     A JPEG is decoded from the window's top down and in the window's columns alone, and at reduced
     size while both sides stay at least `image_size`; the window's edges then move by less than
@@ -71,7 +76,8 @@ def random_crop(
         contents: string scalar, an image file's bytes.
         image_size: int, the side that the window will be resized to.
         draws: float32 [22], see `window`.
-        area_min: float in (0, 1], the smallest share of the image's area.
+        area_min: float in (0, 1], the smallest share of the image's area, or of the crop's.
+        crop: Crop, None for the whole image.
 
     Returns:
         uint8 [height, width, 3], as stored: the EXIF orientation is left to the caller.
@@ -81,7 +87,7 @@ def random_crop(
         box = window(height, width, draws, area_min)
         return box, halvings(box[2:], image_size)
 
-    return decode(contents, choose)[0]
+    return decode(contents, within(crop, orientation(contents), choose) if crop else choose)[0]
 
 
 def shrink_or_grow(pixels: tf.Tensor, image_size: int) -> tf.Tensor:
@@ -191,7 +197,9 @@ def random_erasing(pixels: tf.Tensor, seed: tf.Tensor, probability: float) -> tf
     return tf.cond(chosen, erased, lambda: tf.identity(pixels))
 
 
-def training_view(contents: tf.Tensor, draws: tf.Tensor, settings: InputSettings) -> tf.Tensor:
+def training_view(
+    contents: tf.Tensor, draws: tf.Tensor, settings: InputSettings, crop: Crop | None = None
+) -> tf.Tensor:
     """Makes one training view of an image: a pure function of the bytes, the draws and settings.
 
     Args:
@@ -199,13 +207,15 @@ def training_view(contents: tf.Tensor, draws: tf.Tensor, settings: InputSettings
         draws: float32 [DRAWS], uniform in [0, 1).
         settings: InputSettings; `image_size`, `crop_area_min`, `grayscale`, `colour_jitter`,
             `random_erasing`.
+        crop: Crop that takes the place of the image; None for the whole of it.
 
     Returns:
         float32 [image_size, image_size, 3] in [0, 255].
     """
-    cut = random_crop(contents, settings.image_size, draws[_WINDOW], settings.crop_area_min)
+    size, area_min = settings.image_size, settings.crop_area_min
+    cut = random_crop(contents, size, draws[_WINDOW], area_min, crop)
     # Turned at its final size: there is less to move, and oneDNN has no transpose of bytes.
-    pixels = upright(shrink_or_grow(cut, settings.image_size), orientation(contents))
+    pixels = upright(shrink_or_grow(cut, size), orientation(contents))
     pixels = flip(pixels, draws[_FLIP])
     if settings.colour_jitter:
         pixels = colour_jitter(pixels, draws[_JITTER], settings.colour_jitter)
@@ -215,4 +225,4 @@ def training_view(contents: tf.Tensor, draws: tf.Tensor, settings: InputSettings
         # A generator of its own: one draw more would change all the others.
         seed = tf.bitcast(draws[_PLACE], tf.int32)
         pixels = random_erasing(pixels, seed, settings.random_erasing)
-    return tf.ensure_shape(pixels, (settings.image_size, settings.image_size, 3))
+    return tf.ensure_shape(pixels, (size, size, 3))

@@ -5,17 +5,22 @@ import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import numpy as np
 import tensorflow as tf
 
 from fir_tf.config import InputSettings
 from fir_tf.datasets.catalogue import Catalogue
 from fir_tf.errors import FirError
+from fir_tf.images.box import Crop
 from fir_tf.images.decode import decode_and_fit, guarded_rows
 from fir_tf.input.augment import DRAWS, training_view
 from fir_tf.parallel import cores
 from fir_tf.samplers.sampler import Sampler
 
 Batch = dict[str, tf.Tensor]
+
+Boxes = tuple[np.ndarray, np.ndarray]
+"""float32 [n, 4] and bool [n]: the columns `box` and `box_in_shares` of a Catalogue."""
 
 # Images that one call decodes, one after the other; cores share the calls.
 _ROWS_PER_CALL = 32
@@ -44,7 +49,7 @@ def training_batches(
     Args:
         catalogue: Catalogue that the sampler's rows refer to.
         sampler: see `fir_tf.samplers.choose.make_sampler`.
-        settings: InputSettings.
+        settings: InputSettings; with `crop` box, images that have one are cropped to it.
         start_step: int, the first step.
         shard: (index, count), this reader and how many share the batches.
         batch_size: int, rows in a batch of the stream; None for the whole share of a step. It
@@ -96,12 +101,17 @@ def _training_loader(
     """Returns the function from rows, int32 [n], and draws, float32 [n, DRAWS], to a batch."""
     files = tf.constant(catalogue.files())
     category, item = tf.constant(catalogue.category), tf.constant(catalogue.item)
+    boxes = [tf.constant(column) for column in catalogue.boxes(settings.crop) or ()]
+
+    def view(path: tf.Tensor, draws: tf.Tensor, *box: tf.Tensor) -> tf.Tensor:
+        crops = [Crop(box[0], box[1], settings.crop_margin)] if box else []
+        return training_view(tf.io.read_file(path), draws, settings, *crops)
 
     @tf.autograph.experimental.do_not_convert
     def load(rows: tf.Tensor, draws: tf.Tensor) -> Batch:
         images, valid = guarded_rows(
-            lambda path, draws: training_view(tf.io.read_file(path), draws, settings),
-            (tf.gather(files, rows), draws),
+            view,
+            (tf.gather(files, rows), draws, *(tf.gather(column, rows) for column in boxes)),
             (settings.image_size, settings.image_size, 3),
         )
         return {
@@ -156,7 +166,12 @@ def _rand_augment(settings: InputSettings) -> Callable[[Batch], Batch]:
 
 
 def ordered_batches(
-    files: Sequence[str], image_size: int, resize: str, batch_size: int
+    files: Sequence[str],
+    image_size: int,
+    resize: str,
+    batch_size: int,
+    boxes: Boxes | None = None,
+    margin: float = 0.0,
 ) -> tuple[Iterator[Batch], int]:
     """Returns images in order, preprocessed as in serving.
 
@@ -165,6 +180,9 @@ def ordered_batches(
         image_size: int, side of the images in pixels.
         resize: "crop", "squash" or "pad", see `fir_tf.images.decode.fit`.
         batch_size: int.
+        boxes: Boxes that they are cropped to, None for whole images. An image without an area in
+            its box is not valid.
+        margin: float, see `fir_tf.images.box.Crop`.
 
     Returns:
         (iterator, int): dicts of `images` float32 [batch_size, image_size, image_size, 3] in
@@ -173,11 +191,17 @@ def ordered_batches(
         decode ahead of the reader.
     """
     batches = -(-len(files) // batch_size)
-    padded = [*files, *[""] * (batches * batch_size - len(files))]
+    lacking = batches * batch_size - len(files)
+    columns: list[Sequence[str] | np.ndarray] = [[*files, *[""] * lacking]]
+    if boxes:
+        columns += [np.pad(boxes[0], [(0, lacking), (0, 0)]), np.pad(boxes[1], (0, lacking))]
     rows = _rows_per_call(batch_size)
-    load = _loader(image_size, resize, rows)
-    starts = range(0, len(padded), rows)
-    calls = _ahead(lambda start: load(tf.constant(padded[start : start + rows])), starts)
+    load = _loader(image_size, resize, rows, margin if boxes else None)
+    starts = range(0, batches * batch_size, rows)
+    calls = _ahead(
+        lambda start: load(*(tf.constant(column[start : start + rows]) for column in columns)),
+        starts,
+    )
 
     def joined() -> Iterator[Batch]:
         for _ in range(batches):
@@ -191,20 +215,26 @@ def ordered_batches(
 
 
 @functools.cache
-def _loader(image_size: int, resize: str, rows: int) -> Callable[[tf.Tensor], Batch]:
+def _loader(image_size: int, resize: str, rows: int, margin: float | None) -> Callable[..., Batch]:
     """Returns the function from paths, string [rows], to `images` and `valid`.
+
+    With a margin it takes Boxes too.
 
     A tf.data pipeline would be built anew for each pass over some files, which takes more than
     two seconds of a processor; a function is built once.
     """
 
-    @tf.function(input_signature=[tf.TensorSpec([rows], tf.string)], autograph=False)
-    def load(paths: tf.Tensor) -> Batch:
-        images, valid = guarded_rows(
-            lambda path: decode_and_fit(tf.io.read_file(path), image_size, resize),
-            paths,
-            (image_size, image_size, 3),
-        )
+    signature = [tf.TensorSpec([rows], tf.string)]
+    if margin is not None:
+        signature += [tf.TensorSpec([rows, 4], tf.float32), tf.TensorSpec([rows], tf.bool)]
+
+    def fitted(path: tf.Tensor, *box: tf.Tensor) -> tf.Tensor:
+        crop = Crop(box[0], box[1], margin or 0.0) if box else None
+        return decode_and_fit(tf.io.read_file(path), image_size, resize, crop)
+
+    @tf.function(input_signature=signature, autograph=False)
+    def load(*columns: tf.Tensor) -> Batch:
+        images, valid = guarded_rows(fitted, columns, (image_size, image_size, 3))
         return {"images": images, "valid": valid}
 
     return load

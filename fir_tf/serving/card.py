@@ -42,7 +42,7 @@ def model_card(
         "folder": Path(config.data_dir).resolve().name,
         "licence": _data_licence(config.data_dir),
         "categories": f"{len(categories)}: {', '.join(categories)}",
-        "input": f"{config.eval_size} x {config.eval_size} pixels, {config.resize}",
+        "input": f"{config.eval_size} x {config.eval_size} pixels, {config.resize}{_crop(config)}",
     }
     terms = [
         f"{term.weight:g} * {registry.summary('loss', term.loss).rstrip('.')}, by {term.label}"
@@ -68,6 +68,13 @@ def model_card(
         protocol=protocol if isinstance(protocol, dict) else {},
         versions=versions,
     )
+
+
+def _crop(config: Config) -> str:
+    """What the images were cropped to."""
+    if config.crop == "image":
+        return ""
+    return f", cropped to the garment's box and a margin of {config.crop_margin:g} of its sides"
 
 
 def _start(config: Config) -> str:

@@ -29,6 +29,8 @@ _BACKOFF_SECONDS = 0.2
 _BUSY = (429, 502, 503, 504)
 
 _Images = Iterable[bytes | str | Path]
+# Left, top, width and height of each image's garment, in shares of its upright sides.
+_Boxes = Iterable[ArrayLike]
 # The inputs of a signature by name, a value an image, and its outputs, a dict of them an image.
 _Inputs = Mapping[str, Sequence[Any]]
 _Rows = list[dict[str, Any]]
@@ -153,11 +155,13 @@ class Client:
         """
         return self._transport.ready()
 
-    def embed(self, images: _Images) -> list[Embedding]:
+    def embed(self, images: _Images, boxes: _Boxes | None = None) -> list[Embedding]:
         """Embeds images.
 
         Args:
             images: iterable of image files' bytes, or of their paths (str or Path).
+            boxes: float [n, 4], left, top, width and height of each image's garment, in shares of
+                the width and height of the image as it is seen upright; None for whole images.
 
         Returns:
             list of Embedding, one an image.
@@ -165,13 +169,13 @@ class Client:
         Raises:
             FirError: if the server cannot be reached, or refuses the request.
         """
-        rows = self._predict("embed", _contents(images))
+        rows = self._predict(*_asked_of("embed", images, boxes))
         return [
             Embedding(np.asarray(row["embedding"], np.float32), row["valid"], row["error"])
             for row in rows
         ]
 
-    def classify(self, images: _Images) -> list[Classification]:
+    def classify(self, images: _Images, boxes: _Boxes | None = None) -> list[Classification]:
         """Names the most probable categories of images.
 
         Args, Raises: see `embed`.
@@ -179,7 +183,7 @@ class Client:
         Returns:
             list of Classification, one an image.
         """
-        rows = self._predict("classify", _contents(images))
+        rows = self._predict(*_asked_of("classify", images, boxes))
         return [
             Classification(
                 tuple(zip(row["category"], row["score"], strict=True)) if row["valid"] else (),
@@ -189,13 +193,20 @@ class Client:
             for row in rows
         ]
 
-    def search(self, images: _Images, k: int = 10, category: str = "") -> list[SearchResult]:
+    def search(
+        self,
+        images: _Images,
+        k: int = 10,
+        category: str = "",
+        boxes: _Boxes | None = None,
+    ) -> list[SearchResult]:
         """Finds the gallery images nearest to images.
 
         Args:
             images: see `embed`.
             k: int, results wanted.
             category: str, the only category to search; "" for all.
+            boxes: see `embed`.
 
         Returns:
             list of SearchResult, one an image.
@@ -203,7 +214,7 @@ class Client:
         Raises:
             FirError: see `embed`; also if the model was exported without a gallery.
         """
-        return self._search("search", _contents(images), k, category)
+        return self._search(*_asked_of("search", images, boxes), k, category)
 
     def search_embedding(
         self, embeddings: Iterable[ArrayLike], k: int = 10, category: str = ""
@@ -420,8 +431,22 @@ def _decoded(value: Any) -> Any:
     return value.decode() if isinstance(value, bytes) else value
 
 
-def _contents(images: _Images) -> _Inputs:
-    return {"image_bytes": [_content(image) for image in images]}
+def _asked_of(
+    signature: str, images: _Images, boxes: _Boxes | None
+) -> tuple[str, dict[str, list[Any]]]:
+    """Returns a signature's name, for boxes that of its form with them, and its inputs."""
+    inputs: dict[str, list[Any]] = {"image_bytes": [_content(image) for image in images]}
+    if boxes is None:
+        return signature, inputs
+    inputs["box"] = [np.asarray(box, np.float32) for box in boxes]
+    shapes = {box.shape for box in inputs["box"]}
+    if shapes - {(4,)} or len(inputs["box"]) != len(inputs["image_bytes"]):
+        raise FirError(
+            "`boxes` must be left, top, width and height for each image, "
+            f"[{len(inputs['image_bytes'])}, 4]. Received: {len(inputs['box'])} of "
+            f"{', '.join(map(str, sorted(shapes)))}"
+        )
+    return f"{signature}_boxes", inputs
 
 
 def _content(image: bytes | str | Path) -> bytes:

@@ -64,6 +64,8 @@ def export(options: ExportOptions) -> Path:
                 **facts,
                 "image_size": config.eval_size,
                 "resize": config.resize,
+                "crop": config.crop,
+                "crop_margin": config.crop_margin,
                 "categories": categories if config.reads("logits") else [],
                 "measured": measured,
                 "options": dataclasses.asdict(options),

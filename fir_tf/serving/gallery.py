@@ -65,7 +65,7 @@ def load_gallery(
     name, colon, path = spec.partition(":")
     if not colon or name not in registry.names("dataset"):
         name, path = layout_of(spec), spec
-    catalogue = datasets.load(name, path, columns)
+    catalogue = datasets.load(name, path, columns).with_crop(embedder.crop)
     for note in catalogue.notes:
         log.info(note)
     part = catalogue if split == "all" else catalogue.part("gallery")

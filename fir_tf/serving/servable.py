@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from fir_tf.errors import FirError
+from fir_tf.images.box import Crop
 from fir_tf.images.decode import decode_and_fit, fit, guarded_rows
 from fir_tf.images.header import dimensions, is_known
 from fir_tf.images.limits import MAX_BYTES, MAX_PIXELS
@@ -19,8 +20,10 @@ TOO_LARGE = "TOO_LARGE"
 CORRUPT = "CORRUPT"
 UNKNOWN_CATEGORY = "UNKNOWN_CATEGORY"
 NOT_FINITE = "NOT_FINITE"
+BAD_BOX = "BAD_BOX"
 
 _IMAGES = tf.TensorSpec([None], tf.string, name="image_bytes")
+_BOX = tf.TensorSpec([None, 4], tf.float32, name="box")
 _K = tf.TensorSpec([None], tf.int32, name="k")
 _CATEGORY = tf.TensorSpec([None], tf.string, name="category")
 
@@ -43,6 +46,7 @@ class Servable(tf.Module):
         categories: list of str, the names of the category output.
         top: int, categories returned for each image.
         gallery: fir_tf.serving.gallery.Gallery or None.
+        margin: float, what is added to a box on each side, as a share of its width and height.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class Servable(tf.Module):
         categories: Sequence[str],
         top: int,
         gallery: Gallery | None = None,
+        margin: float = 0.0,
     ) -> None:
         super().__init__(name="fir")
         # TensorFlow would save a Keras model's variables twice, and its C++ loader restore the
@@ -61,11 +66,12 @@ class Servable(tf.Module):
         self._network = lambda pixels: network(pixels, training=False)
         self.gallery = gallery
         self.top = min(top, len(categories))
-        self._size, self._resize = image_size, resize
+        self._size, self._resize, self._margin = image_size, resize, margin
         self._names = tf.constant(categories)
         self._fitted = tf.TensorSpec([None, image_size, image_size, 3], tf.float32, name="pixels")
         # What the signatures share is traced, saved and loaded once.
         self._run = _traced(self._of_files, _IMAGES)
+        self._run_boxes = _traced(self._of_boxes, _IMAGES, _BOX)
         self._outputs = _traced(self._of_pixels, self._fitted)
 
     def signatures(self) -> dict[str, tf.types.experimental.GenericFunction]:
@@ -75,7 +81,9 @@ class Servable(tf.Module):
         found = {
             "serving_default": embed,
             "embed": embed,
+            "embed_boxes": _traced(self.embed_boxes, _IMAGES, _BOX),
             "classify": _traced(self.classify, _IMAGES),
+            "classify_boxes": _traced(self.classify_boxes, _IMAGES, _BOX),
             "embed_pixels": _traced(self.embed_pixels, self._fitted),
             "embed_pixels_uint8": _traced(self.embed_pixels_uint8, decoded),
         }
@@ -83,6 +91,7 @@ class Servable(tf.Module):
             width = self.gallery.vectors.shape[1]
             vector = tf.TensorSpec([None, width], tf.float32, name="embedding")
             found["search"] = _traced(self.search, _IMAGES, _K, _CATEGORY)
+            found["search_boxes"] = _traced(self.search_boxes, _IMAGES, _BOX, _K, _CATEGORY)
             found["search_embedding"] = _traced(self.search_embedding, vector, _K, _CATEGORY)
         return found
 
@@ -97,8 +106,22 @@ class Servable(tf.Module):
             dict: `embedding` float32 [n, d], unit length; `valid` bool [n]; `error` string [n],
             "" or EMPTY, UNSUPPORTED_FORMAT, TOO_LARGE or CORRUPT.
         """
-        outputs, state = self._run(image_bytes)
-        return {"embedding": outputs["embedding"] * _mask(state), **state}
+        return _embedding(*self._run(image_bytes))
+
+    def embed_boxes(self, image_bytes: tf.Tensor, box: tf.Tensor) -> Tensors:
+        """Embeds what images have in their boxes, with the margin that the model was trained with.
+
+        Args:
+            image_bytes: string [n], see `embed`.
+            box: float32 [n, 4], left, top, width and height, in shares of the width and height of
+                the image as it is seen upright. What lies outside of it is left out; 0, 0, 1, 1 is
+                the whole image.
+
+        Returns:
+            dict as `embed`; `error` is BAD_BOX where a box is not finite or has no area in the
+            image.
+        """
+        return _embedding(*self._run_boxes(image_bytes, box))
 
     def classify(self, image_bytes: tf.Tensor) -> Tensors:
         """Classifies images.
@@ -110,10 +133,11 @@ class Servable(tf.Module):
             dict: `category` string [n, top], names in descending order of `score` float32
             [n, top], softmax; `valid` and `error` as in `embed`.
         """
-        outputs, state = self._run(image_bytes)
-        score, index = tf.math.top_k(outputs["category"], self.top)
-        names = tf.where(state["valid"][:, None], tf.gather(self._names, index), "")
-        return {"category": names, "score": score * _mask(state), **state}
+        return self._classes(*self._run(image_bytes))
+
+    def classify_boxes(self, image_bytes: tf.Tensor, box: tf.Tensor) -> Tensors:
+        """Classifies what images have in their boxes; see `embed_boxes` and `classify`."""
+        return self._classes(*self._run_boxes(image_bytes, box))
 
     def embed_pixels(self, pixels: tf.Tensor) -> Tensors:
         """Embeds images that are fitted already (`fir_tf.images.decode.fit`).
@@ -163,6 +187,13 @@ class Servable(tf.Module):
         outputs, state = self._run(image_bytes)
         return self._search(outputs["embedding"], k, category, state)
 
+    def search_boxes(
+        self, image_bytes: tf.Tensor, box: tf.Tensor, k: tf.Tensor, category: tf.Tensor
+    ) -> Tensors:
+        """Finds what is nearest to what images have in their boxes; see `embed_boxes`, `search`."""
+        outputs, state = self._run_boxes(image_bytes, box)
+        return self._search(outputs["embedding"], k, category, state)
+
     def search_embedding(self, embedding: tf.Tensor, k: tf.Tensor, category: tf.Tensor) -> Tensors:
         """Finds the gallery images nearest to embeddings that `embed` gave.
 
@@ -185,11 +216,31 @@ class Servable(tf.Module):
             image_bytes,
             (self._size, self._size, 3),
         )
-        # Looked into only where decoding failed: good images do not pay for it.
-        bad = tf.where(~valid)
-        reasons = _reasons(tf.gather(image_bytes, bad[:, 0]))
-        error = tf.scatter_nd(bad, reasons, tf.shape(valid, tf.int64))
-        return self._outputs(pixels), {"valid": valid, "error": error}
+        return self._outputs(pixels), _file_state(valid, image_bytes)
+
+    def _of_boxes(self, image_bytes: tf.Tensor, box: tf.Tensor) -> tuple[Tensors, Tensors]:
+        """`_of_files` of what the images have in their boxes."""
+        corner, size = box[:, :2], box[:, 2:]
+        inside = tf.concat([size > 0, corner < 1, corner + size > 0], axis=1)
+        good = tf.reduce_all(tf.math.is_finite(box), axis=1) & tf.reduce_all(inside, axis=1)
+        # A bad one is NaN, which is the whole image: whether that can be read is told first.
+        box = tf.where(good[:, None], box, float("nan"))
+        pixels, valid = guarded_rows(
+            lambda contents, box: decode_and_fit(
+                contents, self._size, self._resize, Crop(box, tf.constant(True), self._margin)
+            ),
+            (image_bytes, box),
+            (self._size, self._size, 3),
+        )
+        state = _file_state(valid, image_bytes)
+        error = tf.where(valid & ~good, BAD_BOX, state["error"])
+        pixels = tf.where(good[:, None, None, None], pixels, 0.0)
+        return self._outputs(pixels), {"valid": valid & good, "error": error}
+
+    def _classes(self, outputs: Tensors, state: Tensors) -> Tensors:
+        score, index = tf.math.top_k(outputs["category"], self.top)
+        names = tf.where(state["valid"][:, None], tf.gather(self._names, index), "")
+        return {"category": names, "score": score * _mask(state), **state}
 
     def _of_pixels(self, pixels: tf.Tensor) -> Tensors:
         """Runs the network, also on no image, which oneDNN's fused convolutions refuse."""
@@ -227,6 +278,18 @@ def _reasons(image_bytes: tf.Tensor) -> tf.Tensor:
     reasons = tf.where(large, TOO_LARGE, CORRUPT)
     reasons = tf.where(known, reasons, UNSUPPORTED_FORMAT)
     return tf.where(lengths > 0, reasons, EMPTY)
+
+
+def _file_state(valid: tf.Tensor, image_bytes: tf.Tensor) -> Tensors:
+    """Returns `valid`, and as `error` why the other images could not be decoded."""
+    # Looked into only where decoding failed: good images do not pay for it.
+    bad = tf.where(~valid)
+    reasons = _reasons(tf.gather(image_bytes, bad[:, 0]))
+    return {"valid": valid, "error": tf.scatter_nd(bad, reasons, tf.shape(valid, tf.int64))}
+
+
+def _embedding(outputs: Tensors, state: Tensors) -> Tensors:
+    return {"embedding": outputs["embedding"] * _mask(state), **state}
 
 
 def _mask(state: Tensors) -> tf.Tensor:

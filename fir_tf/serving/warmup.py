@@ -35,6 +35,8 @@ def warmup_inputs(
             inputs[spec.name] = tf.fill(shape, _photo())
         elif spec.name == "k":
             inputs[spec.name] = np.full(shape, 10, np.int32)
+        elif spec.name == "box":
+            inputs[spec.name] = np.tile(np.array([0, 0, 1, 1], np.float32), (count, 1))
         elif spec.dtype == tf.string:
             inputs[spec.name] = tf.fill(shape, "")
         else:

@@ -19,6 +19,7 @@ from fir_tf.errors import FirError
 from fir_tf.evaluation.embedder import Embedder, unreadable_message
 from fir_tf.evaluation.measure import Procedure, measure
 from fir_tf.files import replacing
+from fir_tf.hygiene.boxes import described
 from fir_tf.hygiene.findings import too_many_unreadable
 from fir_tf.training.checkpoints import Checkpoints
 from fir_tf.training.checks import Health
@@ -103,12 +104,11 @@ class Gather:
         moment.values["images_per_second"] = self._images * steps / max(now - self._since, 1e-9)
         self._pending, self._since = [], now
         if too_many_unreadable(len(self.bad), self._rows):
-            raise FirError(unreadable_message(self.bad_paths(), self._rows))
+            raise FirError(unreadable_message(self._catalogue, sorted(self.bad), self._rows))
 
-    def bad_paths(self) -> list[str]:
-        """Returns the paths of the images that could not be read so far."""
-        root, path = self._catalogue.root, self._catalogue.path
-        return [str(root / path[row]) for row in sorted(self.bad)]
+    def bad_images(self) -> list[str]:
+        """Returns the paths of the images that could not be read so far, or what is wrong."""
+        return described(self._catalogue, sorted(self.bad))
 
 
 def write_log(log: RunLog, schedule: Callable[[int], tf.Tensor]) -> Action:
@@ -142,13 +142,14 @@ def validate(
     """Returns the action that measures the validation part.
 
     Args:
-        inputs: InputSettings; `eval_size`, `resize`.
+        inputs: InputSettings; `eval_size`, `resize`, `crop`, `crop_margin`.
         parts: Parts.
         served: callable without arguments that brings a keras.Model up to date and returns it,
             always the same one.
         gather: Gather, whose clock does not count the time of it.
     """
-    embedder = Embedder(served(), inputs.eval_size, inputs.resize)
+    how = inputs.eval_size, inputs.resize, inputs.crop, inputs.crop_margin
+    embedder = Embedder(served(), *how)
     procedure = Procedure("val", classifies="logits" in parts.objective.outputs)
 
     def action(moment: Moment) -> None:

@@ -132,7 +132,7 @@ def train_config(config: Config) -> Path:
     if config.interpolate and not worker_index(strategy):
         start = build_backbone(config.backbone, config.eval_size, config.weights)
         procedure = Procedure("val", classifies=config.reads("logits"))
-        interpolate(run, start, catalogue, config.resize, procedure)
+        interpolate(run, start, catalogue, config, procedure)
     return run
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import keras
 
+from fir_tf.config import InputSettings
 from fir_tf.datasets.catalogue import Catalogue
 from fir_tf.errors import FirError
 from fir_tf.evaluation.embedder import Embedder
@@ -41,7 +42,11 @@ def check_interpolation(weights: str, catalogue: Catalogue) -> None:
 
 
 def interpolate(
-    run: Path, start: keras.Model, catalogue: Catalogue, resize: str, procedure: Procedure
+    run: Path,
+    start: keras.Model,
+    catalogue: Catalogue,
+    inputs: InputSettings,
+    procedure: Procedure,
 ) -> None:
     """Puts the best of eleven models between start and end in the place of a run's model.
 
@@ -54,7 +59,7 @@ def interpolate(
         run: Path, the folder of a run that has ended.
         start: keras.Model, the backbone as it was before training.
         catalogue: Catalogue; its split `val` is measured.
-        resize: str, see `fir_tf.images.decode.fit`.
+        inputs: InputSettings; `eval_size`, `resize`, `crop`, `crop_margin`.
         procedure: Procedure of the run's validation.
 
     Raises:
@@ -77,7 +82,8 @@ def interpolate(
             pairs = zip(first, last, strict=True)
             layer.set_weights([(1 - share) * a + share * b for a, b in pairs])
 
-    embedder, curve = Embedder(model, model.input_shape[1], resize), {}
+    how = inputs.eval_size, inputs.resize, inputs.crop, inputs.crop_margin
+    embedder, curve = Embedder(model, *how), {}
     for share in SHARES:
         take(share)
         measured = measure(embedder, catalogue, procedure)

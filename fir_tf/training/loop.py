@@ -178,7 +178,7 @@ class _Steps:
             self._make(start, steps, steps_per_epoch, follow, bar, asked)
         if self._gather.bad:
             log.warning(f"skipped {len(self._gather.bad)} images that cannot be decoded:")
-            for path in self._gather.bad_paths():
+            for path in self._gather.bad_images():
                 log.warning(f"  {path}")
 
     def _actions(self, run_log: RunLog, write: Callable[[str], None]) -> list[actions.Action]:

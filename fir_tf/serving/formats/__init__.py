@@ -46,7 +46,8 @@ class Export:
 
     def embedder(self, network: Network | keras.Model) -> Embedder:
         """Returns what embeds photos by a form of the network, with the run's preprocessing."""
-        return Embedder(network, self.config.eval_size, self.config.resize)
+        config = self.config
+        return Embedder(network, config.eval_size, config.resize, config.crop, config.crop_margin)
 
     def catalogue(self) -> Catalogue:
         """Loads the run's data, or that of `options.data_dir`.
@@ -55,7 +56,8 @@ class Export:
             FirError: it cannot be loaded.
         """
         data_dir = self.options.data_dir or self.config.data_dir
-        return datasets.load(self.config.dataset, data_dir, self.config.columns)
+        config = self.config
+        return datasets.load(config.dataset, data_dir, config.columns).with_crop(config.crop)
 
 
 @dataclasses.dataclass(frozen=True)

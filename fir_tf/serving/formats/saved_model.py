@@ -46,7 +46,13 @@ def write_saved_model(export: Export, folder: Path) -> Measures:
         if options.gallery_dtype != "float32":
             found["gallery"] = _compare_vectors(table, options.gallery_dtype, embedder, queries)
     servable = Servable(
-        network, config.eval_size, config.resize, export.categories, options.top, gallery
+        network,
+        config.eval_size,
+        config.resize,
+        export.categories,
+        options.top,
+        gallery,
+        config.crop_margin,
     )
     signatures = servable.signatures()
     tf.saved_model.save(servable, str(folder), signatures=signatures)

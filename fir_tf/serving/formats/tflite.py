@@ -76,7 +76,8 @@ def _representative(export: Export) -> Callable[[], Iterator[list[tf.Tensor]]]:
     chosen = catalogue.rows(order[:REPRESENTATIVE_IMAGES])
 
     def images() -> Iterator[list[tf.Tensor]]:
-        batches, _ = ordered_batches(chosen.files(), config.eval_size, config.resize, 1)
+        how = config.eval_size, config.resize, 1, chosen.boxes(config.crop), config.crop_margin
+        batches, _ = ordered_batches(chosen.files(), *how)
         for batch in batches:
             yield [batch["images"]]
 
