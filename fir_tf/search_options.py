@@ -97,6 +97,11 @@ class QueryOptions(FetchOptions, Improvements):
     together: bool = option(
         False, "The photos show one garment: one query, the mean of their embeddings."
     )
+    box: str = option(
+        "",
+        "Where the garment is in the photo, left,top,width,height in pixels as it is seen upright; "
+        "the whole photo when not given.",
+    )
     category: str = option("", "Only these categories of the index, separated by commas.")
     domain: str = option("", "Only shop or only consumer photos.", ("", "shop", "consumer"))
     where: str = option("", _WHERE_HELP)

@@ -15,6 +15,7 @@ class StubEncoder:
     """Embeds a photo as its mean colour; takes the place of `fir_tf.search.encoder.Encoder`."""
 
     dimension = 4
+    crop, margin = "image", 0.0
 
     def __init__(self, model, **_):
         self.model = model

@@ -14,6 +14,8 @@ from PIL import Image
 
 from fir_tf.errors import FirError
 from fir_tf.evaluation.rerank import read_whitening, whiten
+from fir_tf.input.batches import Boxes
+from fir_tf.options import Views
 from fir_tf.search.in_hand import ImageFunction, open_in_hand
 from fir_tf.search.opened import Encoded, open_model
 
@@ -34,8 +36,14 @@ class Encoder:
         scales: str, test-time augmentation: the mean over image sizes, such as "1,1.5" times the
             model's, see `fir_tf.evaluation.views`.
         whitening: str or Path, a file that `evaluate.py --whiten` wrote; empty for none.
+        crop: "image", or "box" for photos that are cropped where they have a box; empty for what
+            the model was trained with.
+        crop_margin: float in [0, 1], what is added to a box on each side, as a share of its width
+            and height; below 0 for what the model was trained with.
 
     Attributes:
+        crop: str, what is meant.
+        margin: float, what is added to a box.
         dimension: int, length of an embedding.
         network: the model alone, fitted pixels float32 [n, size, size, 3] -> dict of tensors;
             None for a SavedModel, whose graph begins with image bytes.
@@ -51,48 +59,60 @@ class Encoder:
         flip: bool = False,
         scales: str = "1",
         whitening: str | Path = "",
+        crop: str = "",
+        crop_margin: float = -1.0,
     ) -> None:
         self._whitening = read_whitening(whitening) if whitening else None
         if isinstance(model, str | Path):
             self.model = str(Path(model))
-            self._opened = open_model(Path(model), flip, scales)
+            views = Views(flip=flip, scales=scales, crop=crop, crop_margin=crop_margin)
+            self._opened = open_model(Path(model), views)
         elif flip or scales != "1":
             raise FirError("`flip` and `scales` need a run's folder. Received: a model in hand")
         else:
             self.model = ""
-            self._opened = open_in_hand(model)
+            self._opened = open_in_hand(model, crop or "image", max(crop_margin, 0.0))
         self.network = self._opened.network
+        self.crop, self.margin = self._opened.crop, self._opened.margin
         self._probes = self.encode(_probe_photos()).embedding
         self.dimension = int(self._probes.shape[1])
 
-    def encode(self, photos: Sequence[bytes], guess: bool = False) -> Encoded:
+    def encode(
+        self, photos: Sequence[bytes], guess: bool = False, boxes: Boxes | None = None
+    ) -> Encoded:
         """Embeds photos given as files' contents.
 
         Args:
             photos: list of bytes.
             guess: bool, whether the categories are wanted; an export gives none otherwise.
+            boxes: Boxes that they are cropped to, whatever `crop` is; None for whole photos.
 
         Returns:
-            Encoded.
+            Encoded. A photo without an area in its box is not valid.
         """
-        return self._whitened(self._opened.encode(photos, guess))
+        return self._whitened(self._opened.encode(photos, guess, boxes))
 
     def encode_files(
-        self, files: Sequence[str], batch_size: int = 64, guess: bool = False
+        self,
+        files: Sequence[str],
+        batch_size: int = 64,
+        guess: bool = False,
+        boxes: Boxes | None = None,
     ) -> Iterator[Encoded]:
         """Embeds image files, decoding ahead of the model on all cores.
 
         Args:
             files: list of str.
             batch_size: int.
-            guess: see `encode`.
+            guess, boxes: see `encode`.
 
         Yields:
             Encoded for each batch, in order. A file that is missing or cannot be read is not
             valid.
         """
         if len(files):
-            yield from map(self._whitened, self._opened.encode_files(files, batch_size, guess))
+            found = self._opened.encode_files(files, batch_size, guess, boxes)
+            yield from map(self._whitened, found)
 
     def _whitened(self, encoded: Encoded) -> Encoded:
         if not self._whitening:

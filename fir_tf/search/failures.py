@@ -12,6 +12,9 @@ from fir_tf.files import write_text
 UNOPENED, UNDECODED = "cannot be opened", "cannot be decoded"
 """str, kinds of failures of local files, the second of fetched ones too."""
 
+UNCROPPED = "cannot be cropped to its box"
+"""str, the kind of failure of a photo that could be read."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
@@ -19,8 +22,8 @@ class Failure:
 
     Attributes:
         path: str, as it is listed.
-        kind: str, what such photos are counted by: UNDECODED, or why it could not be opened or
-            fetched.
+        kind: str, what such photos are counted by: UNDECODED, UNCROPPED, or why it could not be
+            opened or fetched.
         reason: str, in words; empty where `kind` says all.
     """
 

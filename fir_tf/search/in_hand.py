@@ -10,8 +10,10 @@ from PIL import Image
 
 from fir_tf.errors import FirError
 from fir_tf.evaluation.embedder import Embedder, Network, compiled
+from fir_tf.images.box import Crop, has_area, stored_window
 from fir_tf.images.file import UnreadableImageError
 from fir_tf.images.picture import see
+from fir_tf.input.batches import Boxes
 from fir_tf.search.opened import EmbeddingModel, Encoded, OpenedModel
 from fir_tf.search.photos import contents_or_empty
 
@@ -19,29 +21,35 @@ ImageFunction = Callable[[list[Image.Image]], np.ndarray]
 """RGB images, upright and of any size -> their embeddings, float [n, d]."""
 
 
-def open_in_hand(model: keras.Model | ImageFunction, resize: str = "crop") -> OpenedModel:
+def open_in_hand(
+    model: keras.Model | ImageFunction,
+    crop: str = "image",
+    margin: float = 0.0,
+    resize: str = "crop",
+) -> OpenedModel:
     """Makes a model in hand ready to embed photos.
 
     Args:
         model: keras.Model of square images, float32 [n, side, side, 3] in [0, 255], whose output is
             the embedding or a dict with "embedding"; or an ImageFunction. Embeddings are
             normalised.
+        crop, margin: what is looked at, see `fir_tf.search.encoder.Encoder`.
         resize: str, how photos are fitted to a keras.Model, see `fir_tf.images.decode.fit`.
 
     Raises:
         FirError: a keras.Model takes no square images, or it is neither.
     """
     if isinstance(model, keras.Model):
-        return _open_keras(model, resize)
+        return _open_keras(model, resize, crop, margin)
     if callable(model):
-        return _Function(model)
+        return _Function(model, crop, margin)
     raise FirError(
         "`model` must be a folder, a keras.Model or a function from a list of PIL images to "
         f"vectors. Received: {type(model).__name__}"
     )
 
 
-def _open_keras(model: keras.Model, resize: str) -> OpenedModel:
+def _open_keras(model: keras.Model, resize: str, crop: str, margin: float) -> OpenedModel:
     shape = getattr(model, "input_shape", None)
     side = shape[1] if isinstance(shape, tuple) and len(shape) == 4 else None
     if shape is None or not side or shape[2:] != (side, 3):
@@ -61,29 +69,38 @@ def _open_keras(model: keras.Model, resize: str) -> OpenedModel:
         vectors = tf.math.l2_normalize(tf.cast(vectors, tf.float32), axis=1)
         return {"embedding": vectors, "category": tf.zeros([tf.shape(vectors)[0], 0])}
 
-    return EmbeddingModel(Embedder(compiled(network, side), side, resize), [])
+    return EmbeddingModel(Embedder(compiled(network, side), side, resize, crop, margin), [])
 
 
 class _Function:
     network: Network | None = None
 
-    def __init__(self, function: ImageFunction) -> None:
+    def __init__(self, function: ImageFunction, crop: str, margin: float) -> None:
         self._function = function
+        self.crop, self.margin = crop, margin
         self._dimension = 0
         self._dimension = self._vectors([Image.new("RGB", (64, 64), "white")]).shape[1]
 
-    def encode(self, photos: Sequence[bytes], guess: bool) -> Encoded:
+    def encode(self, photos: Sequence[bytes], guess: bool, boxes: Boxes | None = None) -> Encoded:
         images = [_seen(photo) for photo in photos]
+        if boxes:
+            images = [
+                image and cropped(image, Crop(box, shares, self.margin))
+                for image, box, shares in zip(images, *boxes, strict=True)
+            ]
         valid = np.array([image is not None for image in images], bool)
         embedding = np.zeros([len(images), self._dimension], np.float32)
         if valid.any():
             embedding[valid] = self._vectors([image for image in images if image is not None])
         return Encoded(embedding, [""] * len(images), valid)
 
-    def encode_files(self, files: Sequence[str], batch_size: int, guess: bool) -> Iterator[Encoded]:
+    def encode_files(
+        self, files: Sequence[str], batch_size: int, guess: bool, boxes: Boxes | None = None
+    ) -> Iterator[Encoded]:
         for start in range(0, len(files), batch_size):
-            photos = [contents_or_empty(file) for file in files[start : start + batch_size]]
-            yield self.encode(photos, guess)
+            part = slice(start, start + batch_size)
+            photos = [contents_or_empty(file) for file in files[part]]
+            yield self.encode(photos, guess, (boxes[0][part], boxes[1][part]) if boxes else None)
 
     def _vectors(self, images: list[Image.Image]) -> np.ndarray:
         vectors = np.asarray(self._function(images), np.float32)
@@ -94,6 +111,19 @@ class _Function:
                 f"same d. Received: shape {vectors.shape} for {len(images)} images"
             )
         return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+
+def cropped(image: Image.Image, crop: Crop) -> Image.Image | None:
+    """Returns what an upright image has in a box; None where the box has no area in it."""
+    width, height = image.size
+    sides = tf.constant([width, height], tf.float32)
+    crop = crop._replace(box=tf.constant(crop.box), in_shares=tf.constant(crop.in_shares))
+    if not has_area(crop, sides):
+        return None
+    top, left, rows, columns = (
+        int(number) for number in stored_window(crop, tf.constant(1), height, width)
+    )
+    return image.crop((left, top, left + columns, top + rows))
 
 
 def _seen(contents: bytes) -> Image.Image | None:

@@ -17,9 +17,10 @@ from fir_tf.errors import FirError
 from fir_tf.options import find_run
 from fir_tf.search import encoder as encoders
 from fir_tf.search.columns import described
+from fir_tf.search.cropped import boxes_of, why_not_cropped
 from fir_tf.search.engines import Engine, Record, folder_of, open_engine
 from fir_tf.search.engines.base import in_pieces, shown
-from fir_tf.search.failures import UNDECODED, UNOPENED, Failure, by_kind, write_errors
+from fir_tf.search.failures import UNCROPPED, UNDECODED, UNOPENED, Failure, by_kind, write_errors
 from fir_tf.search.listing import Listing, read_catalogue
 from fir_tf.search.photo_files import PhotoFiles, Seen, why_unopened
 from fir_tf.search_options import IndexOptions
@@ -38,7 +39,8 @@ _LISTED = 20
 def embedding_options(options: IndexOptions) -> dict[str, Any]:
     """Returns how photos are embedded: `Encoder`'s arguments behind the model, ready for JSON."""
     whitening = str(Path(options.whitening).resolve()) if options.whitening else ""
-    return {"flip": options.flip, "scales": options.scales, "whitening": whitening}
+    views = ("flip", "scales", "crop", "crop_margin")
+    return {"whitening": whitening, **{name: getattr(options, name) for name in views}}
 
 
 @contextlib.contextmanager
@@ -58,10 +60,13 @@ def _prepared(
             `options` allow. The index is then as it was.
     """
     listing = read_catalogue(options.images, options.dataset, options.split, options.columns)
-    for note in listing.notes:
-        log.info(note)
     how = embedding_options(options)
     encoder = encoders.Encoder(options.model or find_run(""), **how)
+    how |= {"crop": encoder.crop, "crop_margin": encoder.margin}
+    if encoder.crop == "box":
+        listing = listing.cropped()
+    for note in listing.notes:
+        log.info(note)
     with open_engine(options.index, create=True) as engine:
         info = engine.info()
         if info and not info.get("model"):
@@ -71,6 +76,7 @@ def _prepared(
             )
         if info:
             encoder.check(info["model"], f"the index {shown(options.index)}")
+            _check_crop(info["how"], how, shown(options.index))
         else:
             info = {"model": encoder.fingerprint(), "dimension": encoder.dimension}
         before = {record.path: record for part, _ in engine.scan() for record in part}
@@ -84,6 +90,20 @@ def _prepared(
         )
         engine.set_info(info)
         yield engine, encoder, listing, before
+
+
+def _check_crop(before: Mapping[str, Any], now: Mapping[str, Any], index: str) -> None:
+    """Raises FirError if photos are cropped otherwise than those that an index has already."""
+    own = {"crop": before.get("crop", "image"), "crop_margin": before.get("crop_margin", 0.0)}
+    differs = own["crop"] != now["crop"] or (
+        own["crop"] == "box" and own["crop_margin"] != now["crop_margin"]
+    )
+    if differs:
+        raise FirError(
+            f"`crop` must be that of the index {index}: --crop={own['crop']} "
+            f"--crop_margin={own['crop_margin']:g}. Received: --crop={now['crop']} "
+            f"--crop_margin={now['crop_margin']:g}. Give that, or a new --index"
+        )
 
 
 def _changed(record: Record, before: Record | None) -> Record | None:
@@ -270,6 +290,8 @@ class _Update:
                 # The share may have gone meanwhile.
                 reason = "" if seen.found else why_unopened(seen.file)
                 kind = UNOPENED if reason else UNDECODED
+                if not reason and (reason := why_not_cropped(seen.file, seen.record)):
+                    kind = UNCROPPED
                 self._done.failures.append(Failure(seen.record.path, kind, reason))
                 self._done.unopened += kind == UNOPENED
         self._done.embedded += sum(good)
@@ -293,10 +315,12 @@ def _embedded(
     left = iter(pending)
     files = [str(seen.file) for seen in pending]
     guess = any(not seen.record.category for seen in pending)
+    found = boxes_of([seen.record for seen in pending])
+    boxes = [found] if found else []
     # One of many pieces, below the bar of the fetched photos, leaves none behind.
     bar_options = {"desc": "embedding", "unit": "image", "disable": None, "leave": None}
     with tqdm(total=len(pending), **bar_options) as bar:
-        for encoded in encoder.encode_files(files, batch_size, guess):
+        for encoded in encoder.encode_files(files, batch_size, guess, *boxes):
             for category, vector, valid in zip(
                 encoded.category, encoded.embedding, encoded.valid, strict=True
             ):

@@ -5,6 +5,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
+
 from fir_tf.datasets.catalogue import SPLITS, Catalogue, is_address
 from fir_tf.datasets.folder import labels_of
 from fir_tf.datasets.labels import composed
@@ -12,6 +14,7 @@ from fir_tf.datasets.loading import layout_of, load_unchecked
 from fir_tf.datasets.walk import NO_IMAGE, SPECIAL, find_photos
 from fir_tf.errors import FirError
 from fir_tf.search.columns import check_names, plain_metadata
+from fir_tf.search.cropped import with_box
 from fir_tf.search.engines import Record
 from fir_tf.search.engines.base import DOMAIN_NAMES
 
@@ -28,6 +31,8 @@ class Listing:
             What lies there is unknown: it is not gone.
         unread: frozenset of str, files that are there, but are no photos that can be read.
         lines: dict of int by path, the line of a photo in its table or feed.
+        boxes: dict of (float32 [4], bool) by path, those of the photos that have one, and whether
+            in shares, see `Catalogue`.
     """
 
     root: Path
@@ -36,6 +41,18 @@ class Listing:
     unreachable: dict[str, str] = dataclasses.field(default_factory=dict)
     unread: frozenset[str] = frozenset()
     lines: dict[str, int] = dataclasses.field(default_factory=dict)
+    boxes: dict[str, tuple[np.ndarray, bool]] = dataclasses.field(default_factory=dict)
+
+    def cropped(self) -> "Listing":
+        """Returns the Listing whose records bear the boxes that their photos are cropped to."""
+        notes = self.notes
+        if not self.boxes:
+            notes += ("note: there are no boxes to crop to: the photos are taken whole",)
+        records = [
+            with_box(record, *self.boxes[record.path]) if record.path in self.boxes else record
+            for record in self.records
+        ]
+        return dataclasses.replace(self, records=records, notes=notes)
 
     @property
     def addresses(self) -> int:
@@ -90,7 +107,11 @@ def read_catalogue(
         catalogue = load_unchecked(name, images, columns, split_by_hash=False, with_addresses=True)
         part = catalogue.part(*_splits(split))
         lines = dict(zip(part.path, part.line.tolist(), strict=True))
-        listing = Listing(part.root, _labelled(part), part.notes, lines=lines)
+        boxes = {
+            str(part.path[row]): (part.box[row], bool(part.box_in_shares[row]))
+            for row in np.flatnonzero(part.has_box())
+        }
+        listing = Listing(part.root, _labelled(part), part.notes, lines=lines, boxes=boxes)
     else:
         for what, value in (("split", split), ("columns", columns)):
             if value:

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -13,6 +13,10 @@ from fir_tf.evaluation.embedder import Embedded, Embedder, Network, as_network
 from fir_tf.evaluation.views import averaged, embedder_of, parse_scales
 from fir_tf.extras import require
 from fir_tf.files import read_json, without_wildcards
+from fir_tf.images.box import shares
+from fir_tf.images.decode import guarded_rows
+from fir_tf.input.batches import Boxes
+from fir_tf.options import Views
 from fir_tf.run import load_run
 from fir_tf.shell import fault
 
@@ -38,27 +42,41 @@ class Encoded:
 
 
 class OpenedModel(Protocol):
-    """A model that is ready to embed photos; see `fir_tf.search.encoder.Encoder`."""
+    """A model that is ready to embed photos; see `fir_tf.search.encoder.Encoder`.
+
+    Attributes:
+        network: Network, None where there is none apart from the decoding.
+        crop: "image" or "box", what photos are cropped to that have a box.
+        margin: float, what is added to a box on each side, as a share of its sides.
+    """
 
     network: Network | None
+    crop: str
+    margin: float
 
-    def encode(self, photos: Sequence[bytes], guess: bool) -> Encoded:
+    def encode(self, photos: Sequence[bytes], guess: bool, boxes: Boxes | None = None) -> Encoded:
         """Embeds photos given as files' contents; `guess` where the categories are wanted."""
 
-    def encode_files(self, files: Sequence[str], batch_size: int, guess: bool) -> Iterator[Encoded]:
+    def encode_files(
+        self, files: Sequence[str], batch_size: int, guess: bool, boxes: Boxes | None = None
+    ) -> Iterator[Encoded]:
         """Embeds image files; yields a batch at a time, in order."""
 
 
-def open_model(folder: Path, flip: bool, scales: str) -> OpenedModel:
-    """Opens a model; the arguments are those of `fir_tf.search.encoder.Encoder`.
+def open_model(folder: Path, views: Views) -> OpenedModel:
+    """Opens a model.
+
+    Args:
+        folder: Path.
+        views: Views, what is embedded of a photo.
 
     Raises:
         FirError: the folder holds none, or an export is asked for what it cannot do.
     """
     saved, intermediate = (_export(folder, name) for name in (_SAVED_MODEL, _OPENVINO))
     for name, asked in (
-        ("flip", flip and saved is not None),
-        ("scales", parse_scales(scales) != (1.0,) and (saved or intermediate)),
+        ("flip", views.flip and saved is not None),
+        ("scales", parse_scales(views.scales) != (1.0,) and (saved or intermediate)),
     ):
         if asked:
             raise FirError(
@@ -66,8 +84,8 @@ def open_model(folder: Path, flip: bool, scales: str) -> OpenedModel:
                 "photos as they are"
             )
     if saved:
-        return _Served(saved)
-    return _open_openvino(intermediate, flip) if intermediate else _open_run(folder, flip, scales)
+        return _Served(saved, views)
+    return _open_openvino(intermediate, views) if intermediate else _open_run(folder, views)
 
 
 def _export(folder: Path, name: str) -> Path | None:
@@ -80,13 +98,14 @@ def _export(folder: Path, name: str) -> Path | None:
     return max(versions, key=lambda path: int(path.name)) if versions else None
 
 
-def _open_run(folder: Path, flip: bool, scales: str) -> OpenedModel:
+def _open_run(folder: Path, views: Views) -> OpenedModel:
     model, config, categories = load_run(folder)
-    embedder = embedder_of(model, config, flip, scales)
+    config = dataclasses.replace(config, **views.cropping(config.crop, config.crop_margin))
+    embedder = embedder_of(model, config, views.flip, views.scales)
     return EmbeddingModel(embedder, categories if config.reads("logits") else [])
 
 
-def _open_openvino(folder: Path, flip: bool) -> OpenedModel:
+def _open_openvino(folder: Path, views: Views) -> OpenedModel:
     openvino = require("openvino", "openvino")
     advice = "Copy the export again, or export again"
     facts = read_json(folder / FACTS, advice)
@@ -97,10 +116,15 @@ def _open_openvino(folder: Path, flip: bool) -> OpenedModel:
     exact = {"INFERENCE_PRECISION_HINT": "f32"}
     runner = openvino.Core().compile_model(str(folder / _OPENVINO), "CPU", exact)
 
-    network = averaged({facts["image_size"]: as_network(runner)}, flip)
-    return EmbeddingModel(
-        Embedder(network, facts["image_size"], facts["resize"]), facts["categories"]
-    )
+    network = averaged({facts["image_size"]: as_network(runner)}, views.flip)
+    crop = views.cropping(*_cropping(facts))
+    how = facts["image_size"], facts["resize"], crop["crop"], crop["crop_margin"]
+    return EmbeddingModel(Embedder(network, *how), facts["categories"])
+
+
+def _cropping(facts: dict[str, Any]) -> tuple[str, float]:
+    """Returns what an export says of boxes; one from before there were any says nothing."""
+    return facts.get("crop", "image"), facts.get("crop_margin", 0.0)
 
 
 class EmbeddingModel:
@@ -109,14 +133,17 @@ class EmbeddingModel:
     def __init__(self, embedder: Embedder, categories: Sequence[str]) -> None:
         self._embedder, self._names = embedder, np.array(categories, object)
         self.network = embedder.network
+        self.crop, self.margin = embedder.crop, embedder.margin
 
-    def encode(self, photos: Sequence[bytes], guess: bool) -> Encoded:
+    def encode(self, photos: Sequence[bytes], guess: bool, boxes: Boxes | None = None) -> Encoded:
         """See `OpenedModel`."""
-        return self._named(self._embedder.photos(photos))
+        return self._named(self._embedder.photos(photos, boxes))
 
-    def encode_files(self, files: Sequence[str], batch_size: int, guess: bool) -> Iterator[Encoded]:
+    def encode_files(
+        self, files: Sequence[str], batch_size: int, guess: bool, boxes: Boxes | None = None
+    ) -> Iterator[Encoded]:
         """See `OpenedModel`."""
-        return map(self._named, self._embedder.files(files, batch_size))
+        return map(self._named, self._embedder.files(files, batch_size, boxes))
 
     def _named(self, embedded: Embedded) -> Encoded:
         names = [""] * len(embedded.valid)
@@ -131,7 +158,7 @@ class _Served:
 
     network: Network | None = None
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, views: Views) -> None:
         try:
             with without_wildcards(folder) as place:
                 # Its variables go with it.
@@ -151,25 +178,65 @@ class _Served:
                 f"`model` must be an export of this project. Received: {folder}, whose signatures "
                 f"are {', '.join(sorted(signatures)) or 'none'}"
             )
+        facts = read_json(folder / FACTS, "") if (folder / FACTS).is_file() else {}
+        crop = views.cropping(*_cropping(facts))
+        self.crop, self.margin = crop["crop"], crop["crop_margin"]
+        if self.margin != _cropping(facts)[1]:
+            raise FirError(
+                "`crop_margin` of an export is the one it was made with, "
+                f"{_cropping(facts)[1]:g}. Received: {self.margin:g} for {folder}. Give the run's "
+                "folder, or leave it out"
+            )
+        if self.crop == "box" and "embed_boxes" not in signatures:
+            raise FirError(
+                f"`crop` box needs an export that takes boxes. Received: {folder}, which is from "
+                "before there were any. Export again, or give the run's folder"
+            )
 
-    def encode(self, photos: Sequence[bytes], guess: bool) -> Encoded:
-        photos = tf.constant(photos, tf.string)
-        answer = self._signatures["embed"](image_bytes=photos)
+    def encode(self, photos: Sequence[bytes], guess: bool, boxes: Boxes | None = None) -> Encoded:
+        inputs = {"image_bytes": tf.constant(photos, tf.string)}
+        kind = ""
+        if boxes:
+            kind = "_boxes"
+            inputs["box"], _ = _all_shares(inputs["image_bytes"], *boxes)
+        answer = self._signatures[f"embed{kind}"](**inputs)
         names = [""] * len(photos)
         # Another pass through the network: embedding and categories are apart in an export.
         if guess and "classify" in self._signatures:
-            best = self._signatures["classify"](image_bytes=photos)["category"].numpy()[:, 0]
+            best = self._signatures[f"classify{kind}"](**inputs)["category"].numpy()[:, 0]
             names = [name.decode() for name in best]
         return Encoded(answer["embedding"].numpy(), names, answer["valid"].numpy())
 
-    def encode_files(self, files: Sequence[str], batch_size: int, guess: bool) -> Iterator[Encoded]:
+    def encode_files(
+        self, files: Sequence[str], batch_size: int, guess: bool, boxes: Boxes | None = None
+    ) -> Iterator[Encoded]:
         # The last batch is filled up, so that the shape is always the same.
-        padded = [*files, *[""] * (-len(files) % batch_size)]
+        lacking = -len(files) % batch_size
+        padded = [*files, *[""] * lacking]
+        if boxes:
+            boxes = np.pad(boxes[0], [(0, lacking), (0, 0)]), np.pad(boxes[1], (0, lacking))
         photos = tf.data.Dataset.from_tensor_slices(tf.constant(padded, tf.string))
         photos = photos.map(_read_or_empty, num_parallel_calls=tf.data.AUTOTUNE)
         for start, batch in enumerate(photos.batch(batch_size).prefetch(2)):
-            found, left = self.encode(batch, guess), len(files) - start * batch_size
+            part = slice(start * batch_size, (start + 1) * batch_size)
+            own = (boxes[0][part], boxes[1][part]) if boxes else None
+            found, left = self.encode(batch, guess, own), len(files) - part.start
             yield Encoded(found.embedding[:left], found.category[:left], found.valid[:left])
+
+
+@tf.function(
+    input_signature=[
+        tf.TensorSpec([None], tf.string),
+        tf.TensorSpec([None, 4], tf.float32),
+        tf.TensorSpec([None], tf.bool),
+    ],
+    autograph=False,
+)
+def _all_shares(
+    photos: tf.Tensor, box: tf.Tensor, in_shares: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns (boxes in shares, float32 [n, 4], of which photos the header can be read)."""
+    return guarded_rows(shares, (photos, box, in_shares), (4,))
 
 
 @tf.autograph.experimental.do_not_convert

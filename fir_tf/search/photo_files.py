@@ -16,6 +16,7 @@ from fir_tf.options import FetchOptions
 from fir_tf.remote.cache import PhotoCache
 from fir_tf.remote.fetch import Limits
 from fir_tf.remote.photos import Found, RemotePhotos
+from fir_tf.search.cropped import known_contents, with_contents
 from fir_tf.search.engines import Record
 from fir_tf.search.failures import UNOPENED, Failure
 from fir_tf.search.remembered import FileChecksums
@@ -91,7 +92,7 @@ class PhotoFiles:
         remote = {record.path: record for record in records if is_address(record.path)}
         if not remote:
             return
-        had = {path: before[path].checksum if path in before else "" for path in remote}
+        had = {path: known_contents(each, before.get(path)) for path, each in remote.items()}
         bar = {"total": len(remote), "desc": "photos", "unit": "image", "disable": None}
         for found in tqdm(self._remote.look(had, max_age, again), leave=False, **bar):
             yield [_seen(remote[found.address], found)]
@@ -104,7 +105,7 @@ class PhotoFiles:
             sums = list(tqdm(checksums.of(files), leave=False, **bar))
         return [
             Seen(
-                dataclasses.replace(record, checksum=total),
+                with_contents(record, total),
                 file,
                 None if total else Failure(record.path, UNOPENED, why_unopened(file)),
             )
@@ -150,7 +151,7 @@ class PhotoFiles:
 
 
 def _seen(record: Record, found: Found) -> Seen:
-    seen = dataclasses.replace(record, checksum=found.checksum)
+    seen = with_contents(record, found.checksum)
     if found.error:
         return Seen(seen, Path(), Failure(record.path, found.error.kind, found.error.reason))
     return Seen(seen, found.file or Path(), None, found if found.file else None)

@@ -1,19 +1,22 @@
 """Photos -> answers of an index: a table on the screen, JSON, a contact sheet."""
 
+import functools
 import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from fir_tf.datasets.boxes import Box, read_box
+from fir_tf.datasets.catalogue import no_boxes
 from fir_tf.datasets.walk import printable
 from fir_tf.errors import FirError
 from fir_tf.evaluation.pictures import SheetMatch, SheetRow, contact_sheet
 from fir_tf.files import json_text, write_json
-from fir_tf.images.file import UnreadableImageError, read
+from fir_tf.images.file import UnreadableImageError, opened, read
 from fir_tf.search.columns import SHOWN
 from fir_tf.search.conditions import Filter, combined
 from fir_tf.search.encoder import Encoder
@@ -60,6 +63,9 @@ def query(options: QueryOptions, photos: Sequence[str]) -> list[dict[str, Any]]:
             the others, a photo cannot be read.
     """
     _check_photos(photos)
+    box = read_box("--box", options.box)
+    if box and len(photos) > 1:
+        raise FirError(f"`box` is that of one photo. Received: {options.box} and {len(photos)}")
     answers: list[dict[str, Any]] = []
     pictured: list[_Pictured] = []
     bad: list[tuple[str, str]] = []
@@ -74,7 +80,8 @@ def query(options: QueryOptions, photos: Sequence[str]) -> list[dict[str, Any]]:
             ),
             parse(options.where) if options.where.strip() else None,
         )
-        for groups, vectors, unread in _asked(index.encoder, photos, options.together, bar):
+        ask = functools.partial(_read_and_embed, index.encoder, box=box)
+        for groups, vectors, unread in _asked(ask, photos, options.together, bar):
             found = index.search(vectors, options.k, options.group, where, options)
             bad += unread
             for group, hits in zip(groups, found, strict=True):
@@ -104,13 +111,18 @@ def _check_photos(photos: Sequence[str]) -> None:
             raise FirError(f"{photo} is no file. Give the photo to search with")
 
 
-def _asked(encoder: Encoder, photos: Sequence[str], together: bool, bar: tqdm) -> Iterator[_Asked]:
+def _asked(
+    embed: Callable[[Sequence[str]], tuple[np.ndarray, dict[str, str]]],
+    photos: Sequence[str],
+    together: bool,
+    bar: tqdm,
+) -> Iterator[_Asked]:
     """Yields queries a few at a time: (lists of photos, float32 [n, d], [(bad photo, reason)])."""
     vectors: list[np.ndarray] = []
     bad: dict[str, str] = {}
     for start in range(0, len(photos), _CHUNK):
         part = photos[start : start + _CHUNK]
-        embedding, unread = _read_and_embed(encoder, part)
+        embedding, unread = embed(part)
         bar.update(len(part))
         if together:
             vectors.append(embedding)
@@ -127,19 +139,44 @@ def _asked(encoder: Encoder, photos: Sequence[str], together: bool, bar: tqdm) -
         yield [list(photos)], mean_embedding(np.concatenate(vectors))[np.newaxis], []
 
 
-def _read_and_embed(encoder: Encoder, photos: Sequence[str]) -> tuple[np.ndarray, dict[str, str]]:
-    contents, unread = [], {}
-    for photo in photos:
+def _read_and_embed(
+    encoder: Encoder, photos: Sequence[str], box: Box | None
+) -> tuple[np.ndarray, dict[str, str]]:
+    contents, boxes, unread = [b""] * len(photos), no_boxes(len(photos)), {}
+    for row, photo in enumerate(photos):
         try:
-            contents.append(readable(read(photo)))
+            found = read(photo)
+            contents[row] = readable(found)
+            if box:
+                boxes[row] = _shares(found, box)
         except UnreadableImageError as error:
-            contents.append(b"")
             unread[photo] = str(error)
-    encoded = encoder.encode(contents)
+    cut = (boxes, np.ones(len(photos), bool)) if box else None
+    encoded = encoder.encode(contents, boxes=cut)
     for photo, valid in zip(photos, encoded.valid, strict=True):
         if not valid:
             unread.setdefault(photo, not_decoded())
     return encoded.embedding, unread
+
+
+def _shares(contents: bytes, box: Box) -> list[float]:
+    """Returns a box in pixels as shares of the photo's sides: it may be converted to another size.
+
+    Raises:
+        FirError: it has no area in the photo.
+        UnreadableImageError: the photo cannot be read.
+    """
+    with opened(contents) as (_, header):
+        width, height = header.width, header.height
+        if header.orientation >= 5:
+            width, height = height, width
+    left, top, *size, _ = box
+    if left >= width or top >= height:
+        raise FirError(
+            f"`box` must have an area in the photo of {width} x {height} pixels. "
+            f"Received: {left:g},{top:g},{size[0]:g},{size[1]:g}"
+        )
+    return [left / width, top / height, size[0] / width, size[1] / height]
 
 
 def _categories(text: str, engine: Engine) -> tuple[str, ...]:
