@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from small_sets import inshop_rows, write_inshop, write_jpeg
 
 from fir_tf.datasets import load
@@ -14,6 +15,8 @@ from fir_tf.datasets.loading import layout_of, load_unchecked
 from fir_tf.datasets.published import PUBLISHED, Published
 from fir_tf.datasets.sources import merge_training
 from fir_tf.errors import FirError
+from fir_tf.hygiene.check import check
+from fir_tf.hygiene.prepare import prepare
 
 NONE = [np.nan] * 4
 
@@ -367,7 +370,37 @@ def test_boxes_stay_with_their_photos_when_sources_are_merged(tmp_path):
     assert boxes(merged) == {"a/a0.jpg": [1, 2, 3, 4], "a/a1.jpg": None, "b/b1.jpg": [5, 6, 7, 8]}
 
 
+def test_a_training_copy_keeps_its_boxes_at_its_size(tmp_path):
+    header = "path,item,split,box"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    write_jpeg(tmp_path / "a.jpg", 1, (200, 100))
+    write_jpeg(tmp_path / "b.jpg", 2, (100, 200), exif=exif)
+    write_jpeg(tmp_path / "c.jpg", 3, (40, 30))
+    rows = ["a.jpg,x,train,20 10 80 60", "b.jpg,x,train,20 10 80 60", "c.jpg,y,query,"]
+    path = write_table(tmp_path, header, *rows)
+    prepare(load("table", path), tmp_path / "copy", max_side=100, workers=1)
+    copy = load("table", tmp_path / "copy" / "catalogue.csv")
+    assert list(boxes(copy).values()) == [[10, 5, 40, 30], [10, 5, 40, 30], None]
+    for found in copy.files()[:2]:
+        with Image.open(found) as image:
+            assert image.size == (100, 50)
+
+
 def test_a_set_without_images_of_its_list_is_not_touched(tmp_path):
     root = write_inshop(tmp_path / "x", inshop_rows())
     write_list(root / "list_bbox_inshop.txt", INSHOP, [["img/other.jpg", 1, 1, 1, 1, 9, 9]])
     assert not load("inshop", root).has_box().any()
+
+
+def test_check_names_boxes_outside_of_their_photos(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    for name, options in (("a", {}), ("b", {"exif": exif}), ("c", {})):
+        write_jpeg(tmp_path / f"{name}.jpg", ord(name), (100, 200), **options)
+    rows = ["a.jpg,x,train,100 10 80 60", "b.jpg,x,train,150 10 80 60", "c.jpg,y,query,"]
+    path = write_table(tmp_path, "path,item,split,box", *rows)
+    (finding,) = (one for one in check(load("table", path), workers=1) if one.name == "box")
+    assert finding.severity == "error" and finding.text.startswith("1 box has no area")
+    (example,) = finding.examples
+    assert example.rows == (0,) and "photo of 100 x 200 pixels" in example.detail

@@ -371,7 +371,7 @@ def windows(files, draws=4):
 
 def checked(contents, path):
     path.write_bytes(contents)
-    return not ERRORS & set(inspect((str(path), True)).kinds)
+    return not ERRORS & set(inspect((str(path), True, None)).kinds)
 
 
 def seen(contents):

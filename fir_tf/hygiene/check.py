@@ -9,6 +9,7 @@ import numpy as np
 from fir_tf import parallel
 from fir_tf.datasets.catalogue import Catalogue
 from fir_tf.hygiene import near_duplicates
+from fir_tf.hygiene.boxes import area_fault
 from fir_tf.hygiene.copies import Prints, copy_findings
 from fir_tf.hygiene.findings import SEVERITIES, Example, Finding, label_findings, plural
 from fir_tf.images.file import UnreadableImageError, has_transparency, opened, read
@@ -59,6 +60,12 @@ _KINDS = {
         "image has a format that training cannot read",
         "images have a format that training cannot read",
         f"Training reads {', '.join(FORMATS)} (BMP of 24 or 32 bits). `prepare` makes JPEG copies.",
+    ),
+    "box": (
+        "error",
+        "box has no area in its photo",
+        "boxes have no area in their photos",
+        "Correct them, or leave them empty. With --crop=box such photos are skipped.",
     ),
     "rotated": (
         "warning",
@@ -125,16 +132,17 @@ class Inspection:
     print: tuple[np.ndarray, np.ndarray] | None = None
 
 
-def inspect(task: tuple[str, bool]) -> Inspection:
+def inspect(task: tuple[str, bool, tuple[np.ndarray, bool] | None]) -> Inspection:
     """Reads one image file.
 
     Args:
-        task: (str, the file; bool, whether to take the fingerprint).
+        task: (str, the file; bool, whether to take the fingerprint; its box, float32 [4], and
+            whether in shares, or None).
 
     Returns:
         Inspection.
     """
-    path, wanted = task
+    path, wanted, box = task
     digest = b""
     try:
         contents = read(path)
@@ -146,6 +154,10 @@ def inspect(task: tuple[str, bool]) -> Inspection:
     holds = {fault, *_kinds(picture), *hints}
     kinds = tuple(name for name in _KINDS if name in holds)
     detail = f"{form} {picture.width} x {picture.height}".strip()
+    sides = (picture.width, picture.height)
+    outside = area_fault(*box, sides[::-1] if picture.orientation >= 5 else sides) if box else ""
+    if outside:
+        kinds, detail = ("box", *kinds), f"{detail}; {outside}"
     found = near_duplicates.fingerprint(picture.image) if wanted else None
     return Inspection(kinds, detail, digest, found)
 
@@ -206,7 +218,13 @@ def check(catalogue: Catalogue, near: bool = True, workers: int = 0) -> list[Fin
         np.empty(count, object), np.zeros((count, 4), np.uint64), np.zeros((count, 192), np.uint8)
     )
     cases: dict[str, list[Example]] = {name: [] for name in _KINDS}
-    tasks = [(path, near) for path in catalogue.files()]
+    boxes = [
+        (box, bool(shares)) if there else None
+        for there, box, shares in zip(
+            catalogue.has_box(), catalogue.box, catalogue.box_in_shares, strict=True
+        )
+    ]
+    tasks = [(path, near, box) for path, box in zip(catalogue.files(), boxes, strict=True)]
     for row, found in enumerate(parallel.run(inspect, tasks, workers, "check")):
         prints.digests[row] = found.digest or None
         for name in found.kinds:

@@ -408,10 +408,7 @@ class _Copy:
         good = [row for row, entry in enumerate(self.entries) if "error" not in entry]
         copies = [self.names[row] for row in good]
         self._check_there(copies)
-        metadata = _Metadata(self.catalogue)
-        header = (*COLUMNS, *metadata.header)
-        rows = ((*self._row(row), *metadata.cells(row)) for row in good)
-        _write_csv(out / TABLE, header, rows)
+        _write_csv(out / TABLE, *self._table(good))
         self._sweep(set(copies))
         if self.held:
             told = listed(self.held, "image", "images")
@@ -462,6 +459,39 @@ class _Copy:
                 path = Path(folder, name)
                 if path.relative_to(self.out).as_posix() not in names:
                     path.unlink()
+
+    def _table(self, rows: Sequence[int]) -> tuple[Sequence[str], Iterable[Sequence[object]]]:
+        """Returns the header and the rows of the table of copies, with boxes if there are any."""
+        metadata = _Metadata(self.catalogue)
+        header = (*COLUMNS, *metadata.header)
+        if not self.catalogue.has_box()[rows].any():
+            return header, ((*self._row(row), *metadata.cells(row)) for row in rows)
+        cells = [(*self._row(row), *metadata.cells(row), self._box(row)) for row in rows]
+        lost = [
+            self.catalogue.path[row]
+            for row, (*_, box) in zip(rows, cells, strict=True)
+            if self.catalogue.has_box()[row] and not box
+        ]
+        if lost:
+            told = listed(lost, "image", "images")
+            log.info(f"warning: the boxes of {told}, which cannot be read now, are left out")
+        return (*header, "box"), cells
+
+    def _box(self, row: int) -> str:
+        """Returns an image's box in the pixels of its copy; empty without one, or if unknown."""
+        catalogue, entry = self.catalogue, self.entries[row]
+        if not catalogue.has_box()[row]:
+            return ""
+        sides: Sequence[float] = (1.0, 1.0)
+        if not catalogue.box_in_shares[row]:
+            try:
+                with opened(read(catalogue.root / catalogue.path[row])) as (_, header):
+                    sides = (header.width, header.height)
+            except UnreadableImageError:
+                return ""
+            sides = sides[::-1] if header.orientation >= 5 else sides
+        scale = [entry["width"] / sides[0], entry["height"] / sides[1]] * 2
+        return ",".join(f"{number:.6g}" for number in catalogue.box[row] * scale)
 
     def _row(self, row: int) -> tuple[object, ...]:
         """Returns the cells of a copy, see `COLUMNS`."""
