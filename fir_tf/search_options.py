@@ -7,7 +7,7 @@ from fir_tf import registry
 from fir_tf.config import PHOTO_RULE, REMOVED_MAX
 from fir_tf.errors import FirError
 from fir_tf.options import FetchOptions, Improvements, Views, at_least, check_share
-from fir_tf.settings import COLUMNS_HELP, PLUGINS_HELP, check_parts, option
+from fir_tf.settings import COLUMNS_HELP, PLUGINS_HELP, check_parts, check_within, option
 
 _INDEX_HELP = "Address of the index: a folder, or what python search.py lists."
 _MODEL_HELP = (
@@ -151,8 +151,55 @@ class MeasureOptions:
         at_least(self, 1, "k", "queries")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ServiceOptions:
+    """How much the page's server does at a time, and what it says of it."""
+
+    max_upload_mb: int = option(
+        20, "Largest photo that is taken, in megabytes.", within="[1, 1000]"
+    )
+    max_batch: int = option(
+        8,
+        "Photos that are embedded at a time; those that wait meanwhile are the next batch.",
+        within="[1, 1024]",
+    )
+    batch_wait_ms: float = option(
+        0.0,
+        "Milliseconds that a photo waits for others to be embedded with, even where the model has "
+        "nothing to do.",
+        within="[0, 10000]",
+    )
+    max_queue: int = option(
+        64,
+        "Requests that are worked on or wait; more are answered at once with status 503.",
+        within="[1, 100000]",
+    )
+    max_per_client: int = option(
+        0,
+        "As many of them from one address; more are answered with status 429. 0 is no limit.",
+        within="[0, 100000]",
+    )
+    stop_seconds: float = option(
+        30.0,
+        "After SIGTERM or Ctrl+C, seconds in which the requests under way must be finished.",
+        within="[0, 3600]",
+    )
+    access_log: str = option(
+        "",
+        "File that gets a line of JSON for each request, without photos and without what was "
+        "asked for; - is the standard output.",
+        path=True,
+    )
+
+    def check_service(self) -> None:
+        """Raises FirError unless each field has a value that it may have."""
+        for field in dataclasses.fields(ServiceOptions):
+            if field.metadata["within"]:
+                check_within(field.name, getattr(self, field.name), field.metadata["within"])
+
+
 @dataclasses.dataclass(frozen=True)
-class WebOptions(FetchOptions):
+class WebOptions(ServiceOptions, FetchOptions):
     """What `search.py web` is told. Each field is a flag of the same name."""
 
     index: str = option("", _INDEX_HELP, path=True)
@@ -160,15 +207,14 @@ class WebOptions(FetchOptions):
     images: str = option("", _IMAGES_HELP, path=True)
     host: str = option("127.0.0.1", "Address to listen at; 0.0.0.0 lets other machines in.")
     port: int = option(8000, "Port to listen at; 0 takes a free one.")
-    max_upload_mb: int = option(20, "Largest photo that is taken, in megabytes.")
     effort: float = option(1.0, _EFFORT_HELP)
     plugins: str = option("", _PLUGINS_HELP, path=True)
 
     def __post_init__(self) -> None:
         registry.load_plugins(self.plugins)
         _required(self, "index")
-        at_least(self, 1, "max_upload_mb")
         self.check_fetching()
+        self.check_service()
         if not 0 <= self.port <= 65535:
             raise FirError(f"`port` must be between 0 and 65535. Received: {self.port}")
 

@@ -43,7 +43,7 @@ from fir_tf.search.indexing import build
 from fir_tf.search.photo_files import PhotoFiles
 from fir_tf.search.query import _draw_sheet
 from fir_tf.search.remembered import FileChecksums
-from fir_tf.search_options import QueryOptions
+from fir_tf.search_options import QueryOptions, ServiceOptions
 
 HERE = Path(__file__).parent
 
@@ -825,7 +825,10 @@ def test_pictures_of_an_index_of_addresses(server, tmp_path):
 
 @pytest.mark.slow
 def test_the_page_and_the_sheet_show_them(server, tmp_path):
-    app = pytest.importorskip("fir_tf.search.web.app", exc_type=FirError)
+    pytest.importorskip("fir_tf.search.web.app", exc_type=FirError)
+    from fir_tf.search.web.metrics import NoMetrics
+    from fir_tf.search.web.service import HTTPException, Service
+
     rows = [(address, f"item{n}") for n, address in enumerate(urls(server, 2))]
     sync(write_feed(tmp_path, rows), tmp_path / "index")
     options = QueryOptions(
@@ -835,11 +838,12 @@ def test_the_page_and_the_sheet_show_them(server, tmp_path):
         sheet=str(tmp_path / "sheet.png"),
     )
     with open_engine(tmp_path / "index") as engine, PhotoFiles(tmp_path, options) as files:
-        page = app._Service(SimpleNamespace(engine=engine, root=tmp_path), 10**6, files)
-        assert page.picture(rows[1][0])[:2] == b"\xff\xd8"
+        index = SimpleNamespace(engine=engine, root=tmp_path)
+        page = Service(index, ServiceOptions(), files, NoMetrics())
+        assert page._picture(rows[1][0])[:2] == b"\xff\xd8"
         # Only what the index names is fetched.
-        with pytest.raises(app.HTTPException) as refused:
-            page.picture(f"{server.url}/5.jpg")
+        with pytest.raises(HTTPException) as refused:
+            page._picture(f"{server.url}/5.jpg")
         assert refused.value.status_code == 404
         hits = engine.search(np.ones((1, 4), np.float32), 2)
     (tmp_path / "query.jpg").write_bytes(jpeg(5))

@@ -89,7 +89,7 @@ def test_every_path_among_the_flags_is_known_as_one():
         },
         QueryOptions: {"index", "model", "images", "sheet", "json", "plugins", "photo_cache"},
         MeasureOptions: {"index", "json", "plugins"},
-        WebOptions: {"index", "model", "images", "plugins", "photo_cache"},
+        WebOptions: {"index", "model", "images", "plugins", "photo_cache", "access_log"},
     }
     for options, names in expected.items():
         fields = dataclasses.fields(options)

@@ -151,7 +151,7 @@ def test_samples_of_an_index_and_what_chance_reaches(client):
     samples = client.get("/api/info").json()["samples"]
     assert len(set(samples)) == 3
     assert {path.split("/")[0] for path in samples} == {"Dresses", "Tops"}
-    drawn = importlib.import_module("fir_tf.search.web.app")._drawn
+    drawn = importlib.import_module("fir_tf.search.web.service").drawn
     vectors = np.random.default_rng(3).standard_normal((60, 8))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     names = [str(number // 3) for number in range(60)]

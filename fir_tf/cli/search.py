@@ -92,7 +92,7 @@ def _call(command: str, photos: Sequence[str] = ()) -> None:
     if command == "query":
         _check_values(sys.argv[2:])
     options: Any = read_flags(_OPTIONS[command])
-    if getattr(options, "json", "") == "-":
+    if "-" in (getattr(options, "json", ""), getattr(options, "access_log", "")):
         # Nothing but JSON is on stdout then.
         messages.show("stderr")
     module, name = _FUNCTIONS[command]

@@ -71,6 +71,7 @@ class Operation:
         media: str, the answer's media type.
         body: str, what a request's body is; empty for a GET without one.
         refusals: dict of str by status, when else it is answered so.
+        work: bool, whether it asks the index, which takes a place among the requests under way.
     """
 
     path: str
@@ -80,6 +81,7 @@ class Operation:
     media: str = "application/json"
     body: str = ""
     refusals: Mapping[int, str] = dataclasses.field(default_factory=dict)
+    work: bool = True
 
     @property
     def method(self) -> str:
@@ -141,6 +143,11 @@ _COLUMN = {
     },
     "required": ["kinds"],
 }
+# With a header that says after how many seconds to ask again, as /readyz has it too.
+_BUSY = {
+    429: "Too many requests of this client are under way.",
+    503: "Too many requests are under way, or the server starts or stops.",
+}
 _PATH = "A photo of the index, as results name it."
 
 INFO = Operation(
@@ -173,7 +180,11 @@ PHOTO = Operation(
     (),
     _object(photo=_TEXT),
     body="The image file.",
-    refusals={413: "The photo is too large.", 415: "The photo cannot be decoded."},
+    refusals={
+        408: "The photo is sent too slowly.",
+        413: "The photo is too large.",
+        415: "The photo cannot be decoded.",
+    },
 )
 SEARCH = Operation(
     "/api/search",
@@ -214,7 +225,33 @@ IMAGE = Operation(
     media="image/jpeg",
     refusals={404: "There is no such photo, or its file cannot be read."},
 )
-OPERATIONS = {"info": INFO, "photo": PHOTO, "search": SEARCH, "image": IMAGE}
+HEALTH = Operation("/healthz", "Says that the server lives.", (), _object(status=_TEXT), work=False)
+READY = Operation(
+    "/readyz",
+    "Says that questions are answered.",
+    (),
+    _object(status=_TEXT),
+    refusals={503: "The index is still being opened, or the server stops."},
+    work=False,
+)
+METRICS = Operation(
+    "/metrics",
+    "What the server counts, as Prometheus reads it.",
+    (),
+    _TEXT,
+    media="text/plain",
+    refusals={404: "The package prometheus-client is not installed."},
+    work=False,
+)
+OPERATIONS = {
+    "info": INFO,
+    "photo": PHOTO,
+    "search": SEARCH,
+    "image": IMAGE,
+    "health": HEALTH,
+    "ready": READY,
+    "metrics": METRICS,
+}
 """dict of Operation by name."""
 
 
@@ -235,7 +272,8 @@ def openapi() -> dict[str, Any]:
 
 
 def _described(name: str, operation: Operation) -> dict[str, Any]:
-    refusals = {400: "A value does not fit.", **operation.refusals}
+    busy = _BUSY if operation.work else {}
+    refusals = {400: "A value does not fit.", **operation.refusals, **busy}
     described: dict[str, Any] = {
         "operationId": name,
         "summary": operation.text,

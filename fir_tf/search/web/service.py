@@ -1,0 +1,306 @@
+"""What the page's requests have done for them: photos embedded and kept, an index asked."""
+
+import asyncio
+import collections
+import dataclasses
+import functools
+import io
+import secrets
+import threading
+import time
+from collections.abc import Callable, Hashable
+from typing import Any, Generic, TypeVar
+
+import anyio.to_thread
+import numpy as np
+from PIL import Image
+from starlette.exceptions import HTTPException
+
+from fir_tf.errors import FirError
+from fir_tf.images.file import UnreadableImageError
+from fir_tf.images.thumbnail import thumbnail
+from fir_tf.search.conditions import Condition
+from fir_tf.search.engines import Engine
+from fir_tf.search.index import Index
+from fir_tf.search.photo_files import PhotoFiles
+from fir_tf.search.photos import formats, not_decoded, readable
+from fir_tf.search.web import told
+from fir_tf.search.web.batches import Batcher
+from fir_tf.search.web.metrics import Metrics
+from fir_tf.search_options import ServiceOptions
+
+_T = TypeVar("_T")
+
+# Links to uploaded photos keep working until this many later uploads, or a restart.
+_LINKS = 1000
+# Small pictures of the index's photos that are kept, of about 40 KB each.
+_PICTURES = 1000
+# Of the pictures that the page shows: the longest side in pixels, and the quality as JPEGs.
+_SIDE, _QUALITY = 480, 85
+# Decoding and searching use all cores: more at a time only wait longer and take more memory.
+_AT_A_TIME = 2
+# Pictures of photos at addresses wait for servers.
+_PICTURES_AT_A_TIME = 8
+_LABELS_FOR_SECONDS = 30
+# Photos of an index that are drawn to judge scores by, among so many of its first ones.
+_DRAWN, _DRAWN_FROM = 200, 100_000
+_SAMPLES = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Upload:
+    """A photo that was uploaded.
+
+    Attributes:
+        vector: float32 [d], its embedding.
+        picture: bytes, a small JPEG of it.
+    """
+
+    vector: np.ndarray
+    picture: bytes
+
+
+class _Kept(Generic[_T]):
+    """The values that were used last, by key; safe among threads.
+
+    Args:
+        most: int, how many.
+        looked: callable of a bool, told of each look whether the value was there.
+    """
+
+    def __init__(self, most: int, looked: Callable[[bool], None]) -> None:
+        self._most, self._looked = most, looked
+        self._values: collections.OrderedDict[Hashable, _T] = collections.OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: Hashable) -> _T | None:
+        with self._lock:
+            value = self._values.get(key)
+            if value is not None:
+                self._values.move_to_end(key)
+        self._looked(value is not None)
+        return value
+
+    def put(self, key: Hashable, value: _T) -> None:
+        with self._lock:
+            self._values[key] = value
+            self._values.move_to_end(key)
+            while len(self._values) > self._most:
+                self._values.popitem(last=False)
+
+
+class Service:
+    """What the requests share. Its coroutines hand what blocks to threads.
+
+    Args:
+        index: Index, opened.
+        options: ServiceOptions.
+        files: PhotoFiles, where the index's photos are had from.
+        metrics: Metrics.
+    """
+
+    def __init__(
+        self, index: Index, options: ServiceOptions, files: PhotoFiles, metrics: Metrics
+    ) -> None:
+        self.index, self._files, self._metrics = index, files, metrics
+        self.max_upload = options.max_upload_mb * 1_000_000
+        self._most = options.max_batch
+        self._uploads: _Kept[Upload] = _Kept(_LINKS, functools.partial(metrics.cache, "uploads"))
+        self._pictures: _Kept[bytes] = _Kept(
+            _PICTURES, functools.partial(metrics.cache, "pictures")
+        )
+        self._turn = anyio.CapacityLimiter(_AT_A_TIME)
+        self._picture_turn = anyio.CapacityLimiter(_PICTURES_AT_A_TIME)
+        self._batches = Batcher(
+            # The index's model at that moment.
+            lambda photos: self.index.encoder.encode(photos),
+            options.max_batch,
+            options.batch_wait_ms / 1e3,
+            metrics.batch,
+        )
+        self._labels: dict[str, dict[str, int]] = {}
+        self._labels_at = 0.0
+        self._drawn: dict[str, Any] = {}
+
+    @property
+    def waiting(self) -> int:
+        """How many photos wait for the model."""
+        return self._batches.waiting
+
+    def warm(self) -> None:
+        """Embeds and searches once in each way, so that no request waits for what is made once."""
+        try:
+            encoder = self.index.encoder
+        except FirError:
+            # It is asked with vectors alone.
+            return
+        photo = io.BytesIO()
+        Image.new("RGB", (300, 200), "white").save(photo, "JPEG")
+        contents, _ = _seen(photo.getvalue())
+        for size in (1, self._most):
+            embedding = encoder.encode([contents] * size).embedding
+        self.index.search(embedding[:1], 1)
+
+    def close(self) -> None:
+        """Ends the thread that embeds."""
+        self._batches.close()
+
+    async def info(self) -> dict[str, Any]:
+        """Returns what the index holds and what a photo may be, see `api.INFO`."""
+        return await self._in_thread(self._info)
+
+    def _info(self) -> dict[str, Any]:
+        now = time.monotonic()
+        fresh = bool(self._labels) and now - self._labels_at <= _LABELS_FOR_SECONDS
+        self._metrics.cache("labels", fresh)
+        if not fresh:
+            self._labels, self._labels_at = self.index.engine.labels(), now
+            self._drawn = self._drawn or drawn(self.index.engine)
+        return {
+            "images": len(self.index.engine),
+            "categories": [name for name in self._labels["category"] if name],
+            "domains": [name for name in self._labels["domain"] if name],
+            "columns": self.index.engine.info().get("columns", {}),
+            **self._drawn,
+            "formats": formats(),
+            "max_upload": self.max_upload,
+        }
+
+    async def upload(self, contents: bytes) -> str:
+        """Embeds a photo; returns the name it can be asked for by.
+
+        Raises:
+            HTTPException: 413 or 415, it cannot be read.
+        """
+        contents, picture = await self._in_thread(_seen, contents)
+        # Cancelled here, it is not embedded.
+        found = await asyncio.wrap_future(self._batches.submit(contents))
+        told.current().add("queue", found.waited)
+        told.current().add("embed", found.took)
+        if not found.valid:
+            raise _refusal(UnreadableImageError("unreadable", ""))
+        name = secrets.token_urlsafe(12)
+        self._uploads.put(name, Upload(found.vector, picture))
+        return name
+
+    def uploaded(self, name: str) -> Upload:
+        """Returns an uploaded photo.
+
+        Raises:
+            HTTPException: 404, it is not kept any more.
+        """
+        upload = self._uploads.get(name)
+        if upload is None:
+            raise HTTPException(404, "This photo is no longer kept here. Upload it again.")
+        return upload
+
+    async def search(
+        self, photo: str, like: str, k: int, where: Condition | None, group: bool
+    ) -> list[dict[str, Any]]:
+        """Returns the results for an uploaded or an indexed photo, see `api.SEARCH`.
+
+        Raises:
+            HTTPException: 404, there is no such photo.
+        """
+        vector = self.uploaded(photo).vector if photo else None
+        return await self._in_thread(self._search, vector, like, k, where, group)
+
+    def _search(
+        self, vector: np.ndarray | None, like: str, k: int, where: Condition | None, group: bool
+    ) -> list[dict[str, Any]]:
+        with told.stage("search"):
+            if vector is None:
+                vector = self.index.engine.vector(like)
+            if vector is None:
+                raise HTTPException(404, "This image is not in the index any more.")
+            hits = self.index.search(vector[np.newaxis], k, group, where)[0]
+        note = told.current()
+        note.k, note.results = k, len(hits)
+        note.top_score = round(hits[0].score, 4) if hits else None
+        return [
+            {
+                "score": round(hit.score, 4),
+                "path": hit.record.path,
+                "item": hit.record.item,
+                "category": hit.record.category,
+                "domain": hit.record.domain,
+                "metadata": hit.record.metadata,
+            }
+            for hit in hits
+        ]
+
+    async def picture(self, path: str) -> bytes:
+        """Returns a small JPEG of a photo of the index.
+
+        Raises:
+            HTTPException: 404, there is none, or its file cannot be read.
+        """
+        return await anyio.to_thread.run_sync(self._picture, path, limiter=self._picture_turn)
+
+    def _picture(self, path: str) -> bytes:
+        # Only what the index names, so a path cannot lead anywhere else.
+        found = self.index.engine.fetch([path])
+        if not found:
+            raise HTTPException(404, "This image is not in the index.")
+        record = found[0][0]
+        key = (record.path, record.checksum)
+        # Without a checksum nobody would know that the photo is another one by now.
+        small = self._pictures.get(key) if record.checksum else None
+        if small is None:
+            try:
+                with told.stage("picture"), self._files.pictures([record.path]) as files:
+                    small = thumbnail(files[record.path], _SIDE).jpeg(quality=_QUALITY)
+            except UnreadableImageError as error:
+                raise HTTPException(404, "This image's file cannot be read.") from error
+            if record.checksum:
+                self._pictures.put(key, small)
+        return small
+
+    async def _in_thread(self, function: Callable[..., _T], *arguments: Any) -> _T:
+        return await anyio.to_thread.run_sync(function, *arguments, limiter=self._turn)
+
+
+def _seen(contents: bytes) -> tuple[bytes, bytes]:
+    """Returns (a photo as the model reads it, a small JPEG of it).
+
+    Raises:
+        HTTPException: 413 or 415, it cannot be read.
+    """
+    try:
+        with told.stage("decode"):
+            contents = readable(contents)
+        with told.stage("picture"):
+            return contents, thumbnail(contents, _SIDE).jpeg(quality=_QUALITY)
+    except UnreadableImageError as error:
+        raise _refusal(error) from error
+
+
+def _refusal(error: UnreadableImageError) -> HTTPException:
+    """Returns the HTTPException of a photo that cannot be read, an UnreadableImageError."""
+    if error.kind == "too_large":
+        return HTTPException(413, f"The photo is too large: {error.reason}.")
+    return HTTPException(415, f"This photo {not_decoded()}.")
+
+
+def drawn(engine: Engine) -> dict[str, Any]:
+    """Draws photos of an index at random: `samples` to try, `chance` to judge scores by.
+
+    `chance` is the score that one in a hundred pairs of photos of different items reaches.
+    """
+    paths: list[str] = []
+    for part, _ in engine.scan():
+        paths += [record.path for record in part]
+        if len(paths) >= _DRAWN_FROM:
+            break
+    order = np.random.default_rng(0).permutation(len(paths))[:_DRAWN]
+    found = engine.fetch([paths[place] for place in order])
+    by_category = {record.category: record.path for record, _ in found}
+    samples = list(dict.fromkeys([*by_category.values(), *(record.path for record, _ in found)]))
+    items = np.array([record.item or record.path for record, _ in found])
+    vectors = np.array([vector for _, vector in found])
+    other = np.triu(items[:, np.newaxis] != items, 1)
+    scores = (vectors @ vectors.T)[other] if len(found) else np.empty(0)
+    return {
+        "samples": samples[:_SAMPLES],
+        "chance": round(float(np.quantile(scores, 0.99)), 4) if len(scores) >= 100 else None,
+    }
