@@ -1,12 +1,15 @@
 """Loads `search.py web` while its index is being written and its writer killed.
 
   nice python benchmarks/load.py --clients=8 --seconds=60
+  nice python benchmarks/load.py --clients=8 --seconds=120 --compare_batches=8
 
 Clients upload photos and search with them, send bad files, break off uploads. Meanwhile photos are
 added to the catalogue, replaced and removed, and `search.py index` follows, every other time killed
 with kill -9 in the middle of its writing. Checked are every answer against exact search among
 vectors computed beforehand, the index against the same vectors at the end, the server's log and its
 memory. Writes benchmarks/results/load.json; ends with status 1 if anything was wrong.
+
+--compare_batches measures what embedding photos together gains instead, see load_batches.py.
 """
 
 import argparse
@@ -35,6 +38,7 @@ import numpy as np
 import psutil
 import requests
 import tensorflow as tf
+from load_batches import Server, compare
 from PIL import Image
 from tqdm import tqdm
 from untrained import write_run
@@ -336,8 +340,8 @@ class Client(threading.Thread):
         self.tally.seconds["broken off"].append(0.0)
 
 
-def serve(address, log):
-    """Starts `search.py web`; returns (process, its URL)."""
+def serve(address, log, *flags):
+    """Starts `search.py web` with more flags; returns (process, its URL)."""
     process = subprocess.Popen(
         [
             sys.executable,
@@ -346,6 +350,7 @@ def serve(address, log):
             f"--index={address}",
             "--port=0",
             f"--max_upload_mb={MAX_UPLOAD_MB}",
+            *flags,
         ],
         stdout=subprocess.PIPE,
         stderr=log,
@@ -460,6 +465,31 @@ def measure(options, folder):
     }
 
 
+def measure_batches(options, folder):
+    """Runs two servers in turns; returns what goes into the results."""
+    run = Path(options.run) if options.run else untrained(folder / "run")
+    catalogue, address = Catalogue(folder / "photos", options.photos), folder / "index"
+    for path in catalogue.stays:
+        catalogue.write(path)
+    Writer(catalogue, run, address, threading.Event())._index(kill=False)
+    with open(folder / "log", "w") as log:
+        started = [
+            serve(address, log, f"--max_batch={most}", f"--batch_wait_ms={options.batch_wait_ms}")
+            for most in (1, options.compare_batches)
+        ]
+        try:
+            servers = [Server(process, url, options.clients) for process, url in started]
+            values = compare(*servers, photo, options.seconds, 8 * options.clients)
+        finally:
+            for process, _ in started:
+                process.terminate()
+                process.wait(60)
+    values["conditions"]["model"] = options.run or "efficientnet_lite0 (ImageNet) at 64 px"
+    for name in ("clients", "compare_batches", "batch_wait_ms"):
+        values["conditions"][name] = getattr(options, name)
+    return values
+
+
 def main():
     """Command line."""
     parser = argparse.ArgumentParser(
@@ -478,20 +508,26 @@ def main():
         "--growth_mb", type=float, default=64, help="MiB the server may grow by after warm-up."
     )
     parser.add_argument(
-        "--results",
-        type=Path,
-        default=Path(__file__).parent / "results" / "load.json",
-        help="File for the results.",
+        "--compare_batches",
+        type=int,
+        default=0,
+        help="Compare batches of this many photos with embedding one by one instead.",
     )
+    parser.add_argument(
+        "--batch_wait_ms", type=float, default=0.0, help="The servers' flag, for that."
+    )
+    parser.add_argument("--results", type=Path, help="File for the results.")
     options = parser.parse_args()
+    name = "load_batches.json" if options.compare_batches else "load.json"
+    results = options.results or Path(__file__).parent / "results" / name
     folder = Path(tempfile.mkdtemp(prefix="load-"))
     try:
-        values = measure(options, folder)
+        values = (measure_batches if options.compare_batches else measure)(options, folder)
     finally:
         shutil.rmtree(folder)
-    write_json(options.results, values)
+    write_json(results, values)
     print(json.dumps(values, indent=2))
-    print(f"wrote {options.results}")
+    print(f"wrote {results}")
     sys.exit(1 if values["wrong"] else 0)
 
 

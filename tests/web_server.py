@@ -56,6 +56,7 @@ def server(shop):
             f"--index={shop[1]}",
             "--port=0",
             "--max_upload_mb=1",
+            "--batch_wait_ms=20",
         ],
         stdout=subprocess.PIPE,
         text=True,
@@ -64,4 +65,4 @@ def server(shop):
     assert line.startswith("http://127.0.0.1:"), line
     yield line.split()[0]
     process.terminate()
-    assert process.wait(30) is not None
+    assert process.wait(60) == 0

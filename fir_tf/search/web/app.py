@@ -195,7 +195,7 @@ class App:
         if scope["type"] != "http":
             await self._inner(scope, receive, send)
             return
-        route, begin, status = _route(scope), time.perf_counter(), 500
+        route, begin, status = _route(scope), time.perf_counter(), 0
 
         async def noted(message: Message) -> None:
             nonlocal status
@@ -209,10 +209,16 @@ class App:
         with told.telling() as note:
             try:
                 await self._let_in(scope, receive, noted)
+            except asyncio.CancelledError:
+                # The server does not wait for it any longer.
+                if status:
+                    raise
+                answer = JSONResponse({"error": "The server has stopped."}, 503)
+                await answer(scope, receive, noted)
             finally:
                 seconds = time.perf_counter() - begin
-                self.metrics.request(route, status, seconds, note)
-                self._log.write(route, status, seconds, note)
+                self.metrics.request(route, status or 500, seconds, note)
+                self._log.write(route, status or 500, seconds, note)
 
     async def _let_in(self, scope: Scope, receive: Receive, send: Send) -> None:
         client = scope["client"][0] if scope.get("client") else ""
