@@ -416,6 +416,18 @@ def test_what_the_dashboard_shows_is_counted():
     assert {"route", "status"} <= matched | grouped <= labels
 
 
+def test_the_comparison_of_batches_sees_other_answers(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    differing = importlib.import_module("load_batches").differing
+    right = {f"{n}.jpg": 1 - n / 100 for n in range(10)}
+    assert not differing(right, right)
+    # The last two may change places, and rounding may do its part.
+    last = {path: score for path, score in right.items() if path != "9.jpg"} | {"10.jpg": 0.91}
+    assert not differing(right, last) and not differing(right, right | {"3.jpg": 0.9701})
+    assert differing(right, right | {"3.jpg": 0.971}) and differing(right, {})
+    assert differing(right, {path: right[path] for path in list(right)[:8]})
+
+
 CODE = """
 import functools, sys, time
 from pathlib import Path
