@@ -7,6 +7,8 @@ learned: items come in families of the same category, cut, colours and kind of p
 Category layout, where there are no items to tell apart), an item comes in colour variants, and
 consumer photos (cluttered rooms, odd light, occlusion, noise) have to find shop photos.
 
+Scenes show one to three garments on people and in rooms (`fir_tf.boutique.scenes`).
+
 Three steps, each usable alone:
 
 1. `plan` decides which items, photos and splits there are,
@@ -20,6 +22,17 @@ from fir_tf.boutique.command import main
 from fir_tf.boutique.planning import LAYOUTS, Item, Photo, plan
 from fir_tf.boutique.rendering import render
 from fir_tf.boutique.styles import CATEGORIES
-from fir_tf.boutique.writing import Order, write
+from fir_tf.boutique.writing import SCENES, Order, write
 
-__all__ = ["CATEGORIES", "LAYOUTS", "Item", "Order", "Photo", "main", "plan", "render", "write"]
+__all__ = [
+    "CATEGORIES",
+    "LAYOUTS",
+    "SCENES",
+    "Item",
+    "Order",
+    "Photo",
+    "main",
+    "plan",
+    "render",
+    "write",
+]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from fir_tf.boutique.planning import LAYOUTS
-from fir_tf.boutique.writing import CONTACT, Order, write
+from fir_tf.boutique.writing import CONTACT, SCENES, Order, write
 from fir_tf.datasets.command_line import Parser
 
 
@@ -33,14 +33,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         ("views", 6, "photos an item, by the shop and by consumers"),
         ("size", 160, "pixels a side of a photo"),
         ("seed", 0, "another seed, another boutique"),
+        ("scenes", 0, "photos of one to three garments beside them, with boxes in scenes.json"),
     ):
         parser.add_argument(f"--{name}", type=int, default=value, help=f"{text} (%(default)s)")
     parser.add_argument(
         "--workers", type=int, help="processes (one a core); the files do not depend on it"
     )
     args = parser.parse_args(argv)
-    order = Order(args.layout, args.items, args.views, args.size, args.seed)
+    order = Order(args.layout, args.items, args.views, args.size, args.seed, args.scenes)
     root = write(args.out, order, args.workers)
     print(f"{args.items} items, {args.items * args.views} photos: {root}")
+    if args.scenes:
+        print(f"{args.scenes} scenes, their garments: {root / SCENES}")
     print(f"A look at them: {root / CONTACT}")
     return 0

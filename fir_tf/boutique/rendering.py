@@ -42,7 +42,7 @@ def _frame(rng: Rng, item: Item, photo: Photo, presented: str) -> tuple[float, f
     return rng.uniform(-0.02, 0.02), middle + rng.uniform(-0.03, 0.03), view
 
 
-def _strike(rng: Rng, consumer: bool, presented: str, back: bool) -> Pose:
+def strike(rng: Rng, consumer: bool, presented: str, back: bool) -> Pose:
     """Returns a pose."""
     if presented == "flat":
         arms = tuple((rng.uniform(0.35, 1.0), rng.uniform(-0.2, 0.5)) for _ in range(2))
@@ -60,7 +60,7 @@ def _strike(rng: Rng, consumer: bool, presented: str, back: bool) -> Pose:
     return Pose(arms, legs, back, presented == "worn")
 
 
-def _companion(rng: Rng, item: Item, consumer: bool) -> tuple[Item, np.ndarray] | None:
+def companion_of(rng: Rng, item: Item, consumer: bool) -> tuple[Item, np.ndarray] | None:
     """Returns something plain to wear with an item, and its colours; None if nothing is needed."""
     body = item.cut["body"]
     if body in ("dress", "jumpsuit"):
@@ -76,9 +76,13 @@ def _companion(rng: Rng, item: Item, consumer: bool) -> tuple[Item, np.ndarray] 
     return Item(0, name, cut, {"kind": "plain"}, []), np.stack([colour, colour, 0.6 * colour])
 
 
-def _warp(rng: Rng, picture: Image.Image, strength: float, tilt: float) -> Image.Image:
-    """Bends a picture: a coarse mesh with random corners (perspective) and random waves."""
-    size, cells = picture.size[0], 8
+Mesh = list[tuple[tuple[int, ...], tuple[float, ...]]]
+"""Where the parts of a bent picture come from, as Pillow's `Image.transform` takes it."""
+
+
+def bends(rng: Rng, size: int, strength: float, tilt: float) -> Mesh:
+    """Draws how a picture is bent: a coarse mesh, random corners (perspective), random waves."""
+    cells = 8
     u = np.linspace(0, 1, cells + 1)
     corners = rng.uniform(-tilt, tilt, (2, 2, 2))
     v = u[:, None, None]
@@ -96,12 +100,17 @@ def _warp(rng: Rng, picture: Image.Image, strength: float, tilt: float) -> Image
     # would end below the frame.
     grid = np.clip(np.stack(np.meshgrid(u, u), axis=-1) + shift, 0, 1)
     pixel = np.rint(u * size).astype(int)
-    mesh = []
+    mesh: Mesh = []
     for i in range(cells):
         for j in range(cells):
             quad = [*grid[i, j], *grid[i + 1, j], *grid[i + 1, j + 1], *grid[i, j + 1]]
             target = tuple(int(pixel[place]) for place in (j, i, j + 1, i + 1))
             mesh.append((target, tuple(float(size * value) for value in quad)))
+    return mesh
+
+
+def bent(picture: Image.Image, mesh: Mesh) -> Image.Image:
+    """Returns a picture bent by `bends` of its size."""
     return picture.transform(picture.size, Image.Transform.MESH, mesh, Image.Resampling.BILINEAR)
 
 
@@ -123,7 +132,7 @@ class _Shot:
             self.presented = str(rng.choice(["worn", "flat", "hanger"], p=[0.64, 0.2, 0.16]))
         worn = self.consumer and self.presented == "worn"
         self.turned = photo.view == "side" or (worn and rng.random() < 0.4)
-        self.pose = _strike(rng, self.consumer, self.presented, photo.view == "back")
+        self.pose = strike(rng, self.consumer, self.presented, photo.view == "back")
         self.scene = Scene(rng, size, self.view())
         self.skin = rgb(SKINS[int(rng.integers(len(SKINS)))])
 
@@ -153,17 +162,17 @@ class _Shot:
             style = "long" if item.category.startswith("WOMEN") and rng.random() < 0.6 else "short"
             hair = rgb(HAIRS[int(rng.integers(len(HAIRS)))])
             draw_person(scene, self.pose, self.skin, hair, style)
-            companion = _companion(rng, item, self.consumer)
+            companion = companion_of(rng, item, self.consumer)
             if companion is not None:
                 dress_up(scene, *companion, self.pose)
         elif self.presented == "hanger":
-            _hang(scene, 0.82 if item.cut["body"] in ("pants", "skirt") else 0.0)
+            hang(scene, 0.82 if item.cut["body"] in ("pants", "skirt") else 0.0)
         palette = np.stack([rgb(text) for text in item.palettes[self.photo.variant]])
         dress_up(scene, item, palette, self.pose)
         figure = scene.image.copy()
         figure.putalpha(scene.alpha)
         strength, tilt = (0.008, 0.07) if self.consumer else (0.003, 0.015)
-        return _warp(rng, figure, strength, tilt)
+        return bent(figure, bends(rng, self.size, strength, tilt))
 
     def picture(self) -> Image.Image:
         """Draws the figure with its shadow on its ground, and what is in front of it."""
@@ -171,7 +180,7 @@ class _Shot:
         flat = self.presented == "flat"
         back = room(rng, size, flat) if self.consumer else studio(rng, size)
         alpha = figure.getchannel("A")
-        picture = Image.fromarray((255 * (back * _shadow(rng, alpha))).astype(np.uint8))
+        picture = Image.fromarray((255 * (back * shadow(rng, alpha))).astype(np.uint8))
         picture.paste(figure.convert("RGB"), mask=alpha)
         if self.consumer:
             for _ in range(int(rng.choice([0, 1, 2], p=[0.35, 0.5, 0.15]))):
@@ -179,7 +188,7 @@ class _Shot:
         return picture
 
 
-def _hang(scene: Scene, level: float) -> None:
+def hang(scene: Scene, level: float) -> None:
     """Draws a hanger."""
     hook = [(0, level), (0, level - 0.2), (0.07, level - 0.26), (0.02, level - 0.32)]
     scene.line(hook, np.array([0.3, 0.3, 0.32]), 0.03)
@@ -187,7 +196,7 @@ def _hang(scene: Scene, level: float) -> None:
     scene.fill(wood, np.array([0.45, 0.3, 0.18]), cloth=False)
 
 
-def _shadow(rng: Rng, alpha: Image.Image) -> np.ndarray:
+def shadow(rng: Rng, alpha: Image.Image) -> np.ndarray:
     """Returns what is left of the light on the wall or the floor: float32 (size, size, 1)."""
     size, small = alpha.width, alpha.width // 4
     reach = np.rint(rng.uniform(0.01, 0.04) * size / 4 * np.array([rng.choice([-1, 1]), 1]))
@@ -216,14 +225,18 @@ def render(item: Item, photo: Photo, size: int = 160) -> np.ndarray:
     check_integer("size", size, 32, 1024)
     # Twice the size, halved at the end, makes the edges smooth.
     shot = _Shot(item, photo, 2 * size)
-    return _develop(shot.rng, shot.picture().reduce(2), shot.consumer)
+    return develop(shot.rng, shot.picture().reduce(2), shot.consumer)
 
 
-def _develop(rng: Rng, picture: Image.Image, consumer: bool) -> np.ndarray:
-    """Light, colour cast, blur and noise: a picture to uint8 (size, size, 3)."""
+def develop(rng: Rng, picture: Image.Image, consumer: bool, closer: float = 1.0) -> np.ndarray:
+    """Light, colour cast, blur and noise: a picture to uint8 (size, size, 3).
+
+    A consumer's picture is as sharp as one of `closer` times fewer pixels.
+    """
     size = picture.size[0]
     if consumer:
-        picture = picture.filter(ImageFilter.GaussianBlur(size / 160 * rng.uniform(0.2, 0.9)))
+        blur = size / closer / 160 * rng.uniform(0.2, 0.9)
+        picture = picture.filter(ImageFilter.GaussianBlur(blur))
     light = np.asarray(picture, np.float32) / 255
     warm = rng.normal(0, 0.11 if consumer else 0.012)
     gain = rng.uniform(0.68, 1.2) if consumer else rng.uniform(0.97, 1.03)

@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -13,12 +14,16 @@ from fir_tf import files, parallel
 from fir_tf.boutique.layouts import arrange
 from fir_tf.boutique.planning import Item, Photo, check_integer, plan
 from fir_tf.boutique.rendering import render
+from fir_tf.boutique.scenes import Box, ScenePhoto, plan_scenes, render_scene
 from fir_tf.datasets.published import BOUTIQUE
 from fir_tf.errors import FirError
 
 log = logging.getLogger(__package__)
 
 CONTACT = "boutique.png"
+SCENES = "scenes.json"
+"""str, the file that says which garments are where in the scenes."""
+_SCENE_FOLDER = "Scenes"
 _ROWS, _COLUMNS, _TILE = 12, 10, 112
 
 # Raised whenever the pixels or the plan change, so that an old folder is not taken for a new one.
@@ -35,6 +40,8 @@ class Order:
         views: int in [2, 40], photos an item.
         size: int in [32, 1024], pixels a side.
         seed: int >= 0.
+        scenes: int >= 0, photos of one to three garments beside them, twice as large; not in the
+            layout of Category, which has no items.
     """
 
     layout: str = "inshop"
@@ -42,6 +49,7 @@ class Order:
     views: int = 6
     size: int = 160
     seed: int = 0
+    scenes: int = 0
 
 
 def _develop_file(task: tuple[Item, Photo, int, str]) -> None:
@@ -51,6 +59,15 @@ def _develop_file(task: tuple[Item, Photo, int, str]) -> None:
     rng = np.random.default_rng([*photo.seed, 1])
     quality = int(rng.integers(50, 80)) if photo.domain == "consumer" else 92
     Image.fromarray(render(item, photo, size)).save(path, "JPEG", quality=quality)
+
+
+def _develop_scene(task: tuple[ScenePhoto, Mapping[int, Item], int, str]) -> list[Box]:
+    """Renders one scene into a file; returns the boxes of its garments."""
+    scene, items, size, path = task
+    pixels, boxes = render_scene(scene, items, size)
+    quality = int(np.random.default_rng([*scene.seed, 1]).integers(60, 85))
+    Image.fromarray(pixels).save(path, "JPEG", quality=quality)
+    return boxes
 
 
 def write(root: str | Path, order: Order | None = None, workers: int | None = None) -> Path:
@@ -70,6 +87,10 @@ def write(root: str | Path, order: Order | None = None, workers: int | None = No
     - `consumer2shop`: `Eval/list_eval_partition.txt` of pairs, consumer photo first,
       `Img/img/<group>/<category>/<item>/comsumer_01.jpg` (spelt as in the release) and
       `shop_01.jpg`. Each consumer photo is paired with one shop photo of the same colour.
+
+    With `order.scenes` there are photos of one to three garments in `Scenes/`, and `scenes.json`
+    says in COCO's format (`images`, `annotations` with `bbox` in pixels, `categories`) where each
+    garment is; an annotation has its `item` as well, an image its `split`, train or query.
 
     The folder is written under a temporary name and renamed, so an interrupted call leaves
     nothing behind. With the same versions of Pillow and NumPy the files are the same byte for byte
@@ -98,10 +119,18 @@ def write(root: str | Path, order: Order | None = None, workers: int | None = No
     check_integer("size", order.size, 32, 1024)
     if workers is not None:
         check_integer("workers", workers, 1, 4096)
+    if order.scenes and order.layout == "category":
+        raise FirError(
+            f"`scenes` must be 0 in the layout of Category, which has no items. "
+            f"Received: {order.scenes}"
+        )
     garments, photos = plan(order.items, order.views, order.seed, order.layout)
+    scenes = plan_scenes(garments, photos, order.scenes, order.seed)
     root = Path(root)
     numbers = {name: int(getattr(order, name)) for name in ("items", "views", "size", "seed")}
     manifest = {"version": VERSION, "layout": order.layout, **numbers, "photos": len(photos)}
+    if scenes:
+        manifest["scenes"] = len(scenes)
     if root.exists():
         found = _read_manifest(root)
         if found == manifest:
@@ -122,11 +151,88 @@ def write(root: str | Path, order: Order | None = None, workers: int | None = No
         for _ in parallel.run(_develop_file, tasks, workers or 0, "boutique"):
             pass
         texts = {**arrangement.annotations, BOUTIQUE: json.dumps(manifest, indent=2) + "\n"}
+        if scenes:
+            named = {
+                photo.item: Path(name).parent
+                for photo, name in zip(photos, arrangement.paths, strict=True)
+            }
+            boxes = _write_scenes(folder, scenes, by_number, 2 * order.size, workers)
+            texts[SCENES] = json.dumps(_annotated(scenes, boxes, named, 2 * order.size)) + "\n"
         for name, text in texts.items():
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_text(text, encoding="utf-8")
         _contact(garments, photos, [Path(path) for *_, path in tasks]).save(folder / CONTACT)
     return root
+
+
+def _write_scenes(
+    folder: Path,
+    scenes: Sequence[ScenePhoto],
+    items: Mapping[int, Item],
+    size: int,
+    workers: int | None,
+) -> list[list[Box]]:
+    """Draws the scenes below a folder; returns the boxes of each."""
+    (folder / _SCENE_FOLDER).mkdir()
+    tasks = [
+        (
+            scene,
+            {piece.item: items[piece.item] for piece in scene.pieces},
+            size,
+            str(folder / _scene_path(number)),
+        )
+        for number, scene in enumerate(scenes)
+    ]
+    return list(parallel.run(_develop_scene, tasks, workers or 0, "scenes"))
+
+
+def _scene_path(number: int) -> str:
+    return f"{_SCENE_FOLDER}/{number + 1:06d}.jpg"
+
+
+def _annotated(
+    scenes: Sequence[ScenePhoto],
+    boxes: Sequence[Sequence[Box]],
+    named: Mapping[int, Path],
+    size: int,
+) -> dict[str, Any]:
+    """Returns where the garments are as COCO has it; an item's folder `named` tells its names."""
+    categories = sorted({_category_of(folder) for folder in named.values()})
+    annotations: list[dict[str, Any]] = []
+    for number, (scene, around) in enumerate(zip(scenes, boxes, strict=True)):
+        for piece, (left, top, right, bottom) in zip(scene.pieces, around, strict=True):
+            sides = [round(size * value, 1) for value in (right - left, bottom - top)]
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number + 1,
+                    "category_id": categories.index(_category_of(named[piece.item])) + 1,
+                    "bbox": [round(size * left, 1), round(size * top, 1), *sides],
+                    "area": round(sides[0] * sides[1], 1),
+                    "iscrowd": 0,
+                    "item": named[piece.item].name,
+                }
+            )
+    images = [
+        {
+            "id": number + 1,
+            "file_name": _scene_path(number),
+            "width": size,
+            "height": size,
+            "split": scene.split,
+        }
+        for number, scene in enumerate(scenes)
+    ]
+    return {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": place, "name": name} for place, name in enumerate(categories, 1)],
+    }
+
+
+def _category_of(folder: Path) -> str:
+    """Returns the category of an item's folder, "WOMEN/Dresses" of img/WOMEN/Dresses/id_1."""
+    return folder.parent.relative_to("img").as_posix()
 
 
 def _read_manifest(root: Path) -> dict | None:
