@@ -1,0 +1,6 @@
+"""Why two photos are alike: the places of both that their score comes from."""
+
+from fir_tf.explain.heat import Heat, draw_heat, window
+from fir_tf.explain.split import Explainer, Explanation
+
+__all__ = ["Explainer", "Explanation", "Heat", "draw_heat", "window"]
