@@ -138,6 +138,15 @@ KINDS = {
             "onnx": "fir_tf.serving.formats.onnx:write_onnx",
         },
     ),
+    "locator": Kind(
+        "locator",
+        "a function of (place, model) that returns a fir_tf.locate.Locator",
+        {
+            "category_map": "fir_tf.locate.category_map:open_category_map",
+            "saved_model": "fir_tf.locate.detectors:open_saved_model",
+            "onnx": "fir_tf.locate.detectors:open_onnx",
+        },
+    ),
     "dataset": Kind(
         "dataset",
         "a function from a path to a fir_tf.datasets.Catalogue",

@@ -20,6 +20,8 @@ ORDER = (
     "input",
     "models",
     "run",
+    "explain",
+    "locate",
     "evaluation",
     "training",
     "search",

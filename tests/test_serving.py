@@ -173,6 +173,15 @@ def test_names_types_and_shapes_are_fixed(signatures):
         "embed_boxes": ({**image, **box}, embedding),
         "classify": (image, classes),
         "classify_boxes": ({**image, **box}, classes),
+        "locate": (
+            image,
+            {
+                "boxes": ("float32", [None, 8, 4]),
+                "category": ("string", [None, 8]),
+                "score": ("float32", [None, 8]),
+                **checks,
+            },
+        ),
         "embed_pixels": ({"pixels": ("float32", [None, SIZE, SIZE, 3])}, embedding),
         "embed_pixels_uint8": ({"pixels": ("uint8", [None, None, None, 3])}, embedding),
         "search": ({**image, **choice}, found),

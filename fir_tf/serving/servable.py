@@ -11,6 +11,7 @@ from fir_tf.images.decode import decode_and_fit, fit, guarded_rows
 from fir_tf.images.header import dimensions, is_known
 from fir_tf.images.limits import MAX_BYTES, MAX_PIXELS
 from fir_tf.keras_versions import tensor_of
+from fir_tf.locate.category_map import CategoryMap
 from fir_tf.serving.gallery import Gallery
 
 # What stands in `error` of a row that is not valid.
@@ -47,6 +48,7 @@ class Servable(tf.Module):
         top: int, categories returned for each image.
         gallery: fir_tf.serving.gallery.Gallery or None.
         margin: float, what is added to a box on each side, as a share of its width and height.
+        locates: bool, whether the network tells categories, whose map shows where garments are.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Servable(tf.Module):
         top: int,
         gallery: Gallery | None = None,
         margin: float = 0.0,
+        locates: bool = False,
     ) -> None:
         super().__init__(name="fir")
         # TensorFlow would save a Keras model's variables twice, and its C++ loader restore the
@@ -73,6 +76,7 @@ class Servable(tf.Module):
         self._run = _traced(self._of_files, _IMAGES)
         self._run_boxes = _traced(self._of_boxes, _IMAGES, _BOX)
         self._outputs = _traced(self._of_pixels, self._fitted)
+        self._category_map = CategoryMap(network, image_size) if locates else None
 
     def signatures(self) -> dict[str, tf.types.experimental.GenericFunction]:
         """Returns {name: tf.function with an input signature}, what the SavedModel offers."""
@@ -87,6 +91,8 @@ class Servable(tf.Module):
             "embed_pixels": _traced(self.embed_pixels, self._fitted),
             "embed_pixels_uint8": _traced(self.embed_pixels_uint8, decoded),
         }
+        if self._category_map is not None:
+            found["locate"] = _traced(self.locate, _IMAGES)
         if self.gallery is not None:
             width = self.gallery.vectors.shape[1]
             vector = tf.TensorSpec([None, width], tf.float32, name="embedding")
@@ -138,6 +144,30 @@ class Servable(tf.Module):
     def classify_boxes(self, image_bytes: tf.Tensor, box: tf.Tensor) -> Tensors:
         """Classifies what images have in their boxes; see `embed_boxes` and `classify`."""
         return self._classes(*self._run_boxes(image_bytes, box))
+
+    def locate(self, image_bytes: tf.Tensor) -> Tensors:
+        """Says where garments are, see `fir_tf.locate.category_map.CategoryMap`.
+
+        Args:
+            image_bytes: string [n], see `embed`.
+
+        Returns:
+            dict: `boxes` float32 [n, m, 4], left, top, width and height in shares of the upright
+            photo, the surest garment first; `category` string [n, m]; `score` float32 [n, m], the
+            first has 1. Places behind a row's garments are 0 and "". `valid` and `error` as in
+            `embed`.
+        """
+        if self._category_map is None:
+            raise FirError("nothing can be located: the network tells no categories")
+        found = self._category_map.locate(image_bytes)
+        known = found["category"] >= 0
+        names = tf.gather(self._names, tf.maximum(found["category"], 0))
+        return {
+            "boxes": found["boxes"],
+            "category": tf.where(known, names, ""),
+            "score": found["score"],
+            **_file_state(found["valid"], image_bytes),
+        }
 
     def embed_pixels(self, pixels: tf.Tensor) -> Tensors:
         """Embeds images that are fitted already (`fir_tf.images.decode.fit`).

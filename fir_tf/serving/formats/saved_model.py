@@ -53,6 +53,7 @@ def write_saved_model(export: Export, folder: Path) -> Measures:
         options.top,
         gallery,
         config.crop_margin,
+        locates=config.reads("logits"),
     )
     signatures = servable.signatures()
     tf.saved_model.save(servable, str(folder), signatures=signatures)

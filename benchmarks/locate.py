@@ -1,0 +1,185 @@
+"""What a locator finds in photos of several garments, and what that does for search.
+
+  python -m fir_tf.datasets boutique --out=data/boutique_scenes --scenes=240
+  python train.py --flagfile=quickstart.flags --data_dir=data/boutique_scenes --run=runs/located
+  python benchmarks/locate.py --run=runs/located --data_dir=data/boutique_scenes
+
+The queries are the garments of the boutique's scenes, the gallery its shop's photos. Each garment
+is asked for with the whole photo, with its true box and with the located box that lies on it best,
+which is the one that a person chooses; where none does, with the whole photo. A consumer's photo of
+one garment is asked with as it is and with its surest box. Prints the table of benchmarks/README.md
+and writes benchmarks/results/locate.json.
+"""
+
+import argparse
+import collections
+import json
+import os
+import time
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import fir_tf  # noqa: F401, isort:skip  # before TensorFlow: it switches oneDNN on
+import numpy as np
+from tqdm import tqdm
+
+from fir_tf import datasets
+from fir_tf.boutique import SCENES
+from fir_tf.evaluation.embedder import Embedder
+from fir_tf.files import write_json
+from fir_tf.images.picture import see
+from fir_tf.locate import cut, open_locator, png
+from fir_tf.neighbours import top_k
+from fir_tf.run import load_run
+
+RESULTS = Path(__file__).parent / "results"
+PIECE = 32
+
+
+def read_scenes(root, most):
+    """Returns [(path, [(item, box)])] of the scenes of items kept from training."""
+    found = json.loads((root / SCENES).read_text(encoding="utf-8"))
+    garments = collections.defaultdict(list)
+    sides = {image["id"]: (image["width"], image["height"]) for image in found["images"]}
+    for row in found["annotations"]:
+        width, height = sides[row["image_id"]]
+        left, top, across, down = row["bbox"]
+        box = (left / width, top / height, across / width, down / height)
+        garments[row["image_id"]].append((row["item"], box))
+    images = [image for image in found["images"] if image["split"] == "query"][: most or None]
+    return [(root / image["file_name"], garments[image["id"]]) for image in images]
+
+
+def overlap(one, other):
+    """Returns the share that the intersection of two boxes has of their union."""
+    start = np.maximum(one[:2], other[:2])
+    end = np.minimum(np.add(one[:2], one[2:]), np.add(other[:2], other[2:]))
+    shared = np.prod(np.maximum(end - start, 0))
+    return shared / (one[2] * one[3] + other[2] * other[3] - shared)
+
+
+def in_pieces(function, photos, what):
+    """Returns what a function of a list makes of photos, a few at a time."""
+    found = []
+    for start in tqdm(range(0, len(photos), PIECE), desc=what, disable=None):
+        found += list(function(photos[start : start + PIECE]))
+    return found
+
+
+class Search:
+    """Photos -> whether the nearest photo of a gallery is of their item."""
+
+    def __init__(self, embedder, gallery):
+        self._embedder = embedder
+        self._vectors = embedder.catalogue(gallery).embedding
+        self._items = [gallery.items[item] for item in gallery.item]
+
+    def right(self, photos, items, what):
+        """Returns bool [n]."""
+        vectors = in_pieces(lambda part: self._embedder.photos(part).embedding, photos, what)
+        nearest = top_k(np.stack(vectors), self._vectors, 1)[1][:, 0]
+        return np.array([self._items[row] for row in nearest]) == np.array(items)
+
+
+def of_scenes(scenes, locate, search):
+    """Returns the rows of the table of scenes: one for each number of garments, and several."""
+    contents = [path.read_bytes() for path, _ in scenes]
+    start = time.process_time()
+    located = in_pieces(locate, contents, "locating")
+    seconds = (time.process_time() - start) / len(scenes)
+    rows = collections.defaultdict(list)
+    for photo, (_, garments), found in zip(contents, scenes, located, strict=True):
+        picture = see(photo).image
+        for item, box in garments:
+            shared = [overlap(box, other.box) for other in found]
+            best = int(np.argmax(shared)) if shared and max(shared) > 0 else None
+            rows["count"].append(len(garments))
+            rows["items"].append(item)
+            rows["found"].append(max(shared, default=0) >= 0.5)
+            rows["whole"].append(photo)
+            rows["true"].append(png(cut(picture, box)))
+            rows["located"].append(photo if best is None else png(cut(picture, found[best].box)))
+            rows["boxes"].append(len(found))
+    right = {name: search.right(rows[name], rows["items"], name) for name in FORMS}
+    count, hit = np.array(rows["count"]), np.array(rows["found"])
+    table = {}
+    for name, chosen in [
+        ("1", count == 1),
+        ("2", count == 2),
+        ("3", count == 3),
+        ("2, 3", count > 1),
+    ]:
+        if chosen.any():
+            values = {form: float(right[form][chosen].mean()) for form in FORMS}
+            boxes = float(np.array(rows["boxes"])[chosen].mean())
+            table[name] = {
+                "garments": int(chosen.sum()),
+                "found": float(hit[chosen].mean()),
+                "boxes": boxes,
+                **values,
+            }
+    return table, seconds
+
+
+FORMS = ("whole", "true", "located")
+
+
+def of_singles(catalogue, locate, search):
+    """Returns recall@1 of consumers' photos of one garment: whole, and by the surest box."""
+    photos = [Path(path).read_bytes() for path in catalogue.files()]
+    items = [catalogue.items[item] for item in catalogue.item]
+    cuts = [
+        png(cut(see(photo).image, found[0].box)) if found else photo
+        for photo, found in zip(photos, in_pieces(locate, photos, "locating"), strict=True)
+    ]
+    return {
+        "photos": len(photos),
+        "whole": float(search.right(photos, items, "whole").mean()),
+        "located": float(search.right(cuts, items, "located").mean()),
+    }
+
+
+def tell(table, singles, seconds):
+    """Prints the table and what follows from it."""
+    print(f"| garments in a photo | garments | found at IoU .5 | boxes | {' | '.join(FORMS)} |")
+    print("|---" * 7 + "|")
+    for name, row in table.items():
+        shares = " | ".join(f"{row[form]:.3f}" for form in FORMS)
+        print(
+            f"| {name} | {row['garments']} | {row['found']:.2f} | {row['boxes']:.1f} | {shares} |"
+        )
+    whole, true, located = (table["2, 3"][form] for form in FORMS)
+    print(f"of the gain by true boxes located ones bring {(located - whole) / (true - whole):.2f}")
+    print(f"located boxes find {located / whole:.2f} times as many as whole photos")
+    print(
+        f"photos of one garment ({singles['photos']}): whole {singles['whole']:.3f}, "
+        f"located {singles['located']:.3f}"
+    )
+    print(f"locating takes {seconds:.3f} processor seconds a photo")
+
+
+def main():
+    """Runs the measurement."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run", required=True, help="folder of the run")
+    parser.add_argument(
+        "--data_dir", required=True, help="boutique in In-Shop's layout with scenes"
+    )
+    parser.add_argument("--locator", default="category_map", help="what finds them (%(default)s)")
+    parser.add_argument("--most", type=int, default=0, help="scenes; all of them when 0")
+    args = parser.parse_args()
+    model, config, _ = load_run(args.run)
+    catalogue = datasets.load("inshop", args.data_dir)
+    search = Search(Embedder(model, config.eval_size, config.resize), catalogue.part("gallery"))
+    locate = open_locator(args.locator, args.run)
+    table, seconds = of_scenes(read_scenes(Path(args.data_dir), args.most), locate, search)
+    queries = catalogue.part("query")
+    consumers = queries.rows(np.array(["additional" in path for path in queries.path]))
+    singles = of_singles(consumers, locate, search)
+    tell(table, singles, seconds)
+    write_json(RESULTS / "locate.json", {"scenes": table, "singles": singles, "seconds": seconds})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""Where the garments of a photo are."""
+
+from fir_tf.locate.garments import MOST, Box, Garment, Locator, cut, open_locator, png
+
+__all__ = ["MOST", "Box", "Garment", "Locator", "cut", "open_locator", "png"]

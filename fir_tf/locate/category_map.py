@@ -1,0 +1,314 @@
+"""Garments where the relaxation module's category map says so: no detector, no boxes to learn from.
+
+The head of the categories averages a map over its places and only then compares the categories, so
+the map says of each place what speaks for which category (Zhou et al., *Learning Deep Features for
+Discriminative Localization*, 2016). The softmax knows no more than differences between categories:
+what speaks for one is how far it is above the mean of all at that place. Where there is no garment
+they differ little. A photo is looked at in several sizes, for the head was trained on photos of one
+garment, and there one garment of several is as large as it was there.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from fir_tf.errors import FirError
+from fir_tf.files import without_wildcards
+from fir_tf.images.decode import decode_and_fit, guarded_rows
+from fir_tf.images.exif import orientation
+from fir_tf.images.header import dimensions
+from fir_tf.locate.garments import MOST, SAME_PLACE, Garment, Locator
+from fir_tf.models.fir import for_any_size
+from fir_tf.run import load_run
+
+SCALES = (2, 3)
+"""tuple of int, sizes of a photo that are looked at, as multiples of the model's."""
+
+# Maps are read at this many places across; a place is 1/32 of the image at the largest scale, or
+# more, and what lies between is interpolated.
+_GRID = 24
+# A garment is what hangs together above these shares of the strongest evidence of a map.
+_LEVELS = (0.1, 0.2, 0.35, 0.5)
+# Evidence, as a share of that for the photo's first garment, below which there is none.
+_LEAST = 0.1
+# How far a box reaches beyond the outermost places above the level, in places.
+_EDGE = 0.25
+_CANDIDATES = 256
+
+Tensors = dict[str, tf.Tensor]
+
+
+class CategoryMap(tf.Module):
+    """Locates garments by the category map of a network.
+
+    Args:
+        network: keras.Model, see `fir_tf.models.fir.build_fir`.
+        image_size: int, side of the network's images in pixels.
+        scales: tuple of int, see `SCALES`.
+    """
+
+    def __init__(
+        self, network: keras.Model, image_size: int, scales: Sequence[int] = SCALES
+    ) -> None:
+        super().__init__(name="category_map")
+        layer = network.get_layer("category_map")
+        # Not tracked: who saves this saves the network's variables already.
+        mapped = for_any_size(keras.Model(network.input, layer.output))
+        self._map = lambda pixels: tf.cast(mapped(pixels, training=False), tf.float32)
+        self._sides = [image_size * scale for scale in scales]
+
+    def locate(self, image_bytes: tf.Tensor) -> Tensors:
+        """Locates the garments of photos.
+
+        Args:
+            image_bytes: string [n], image files.
+
+        Returns:
+            dict: `boxes` float32 [n, MOST, 4], left, top, width and height in shares of the
+            upright photo; `category` int32 [n, MOST], -1 behind the last garment; `score` float32
+            [n, MOST], the evidence for a garment as a share of that for the first one, which has
+            1; `valid` bool [n], whether the photo could be decoded.
+        """
+        side = max(self._sides)
+        pixels, valid = guarded_rows(
+            lambda contents: decode_and_fit(contents, side, "pad"), image_bytes, (side, side, 3)
+        )
+        windows, _ = guarded_rows(_padded_window, image_bytes, (4,))
+        maps = []
+        for smaller in self._sides:
+            seen = tf.image.resize(pixels, (smaller, smaller), antialias=True)
+            maps.append(tf.image.resize(self._map(seen), (_GRID, _GRID)))
+        found = tf.map_fn(
+            lambda one: garments_of_maps(one[0], one[1]),
+            (tf.stack(maps, axis=1), windows),
+            fn_output_signature=(
+                tf.TensorSpec([MOST, 4], tf.float32),
+                tf.TensorSpec([MOST], tf.int32),
+                tf.TensorSpec([MOST], tf.float32),
+            ),
+        )
+        boxes, category, score = found
+        shown = tf.cast(valid, tf.float32)
+        return {
+            "boxes": boxes * shown[:, None, None],
+            "category": tf.where(valid[:, None], category, -1),
+            "score": score * shown[:, None],
+            "valid": valid,
+        }
+
+
+def _padded_window(contents: tf.Tensor) -> tf.Tensor:
+    """Returns where a photo lies in the square that it is padded to: float32 [4], a Box of it."""
+    size = tf.cast(dimensions(contents), tf.float32)
+    height, width = tf.unstack(tf.where(orientation(contents) >= 5, size[::-1], size))
+    across, down = width / tf.maximum(width, height), height / tf.maximum(width, height)
+    return tf.stack([(1 - across) / 2, (1 - down) / 2, across, down])
+
+
+def garments_of_maps(maps: tf.Tensor, window: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Finds garments in the category maps of a photo.
+
+    Args:
+        maps: float32 [scales, g, g, categories], logits.
+        window: float32 [4], left, top, width and height of the photo in the square that the maps
+            are of; all zero for a photo that there is not.
+
+    Returns:
+        (float32 [MOST, 4], int32 [MOST], float32 [MOST]): boxes, categories and scores of the
+        garments, the surest first, see `CategoryMap.locate`.
+    """
+    grid = maps.shape[1]
+    evidence = maps - tf.reduce_mean(maps, axis=3, keepdims=True)
+    evidence *= _inside(window, grid)[None, :, :, None]
+    # [g, g, scales * categories * levels], the levels of a map side by side.
+    layers = tf.transpose(evidence, [1, 2, 0, 3])
+    top = tf.reduce_max(layers, axis=(0, 1, 3), keepdims=True)
+    above = layers[..., None] > top[..., None] * tf.constant(_LEVELS)
+    above &= layers[..., None] > 0
+    channels = maps.shape[0] * maps.shape[3] * len(_LEVELS)
+    strength = tf.repeat(tf.reshape(layers, [grid, grid, -1]), len(_LEVELS), axis=2)
+    places = _pieces(tf.reshape(above, [grid, grid, channels]))
+    boxes, scores, origin = _boxes_of(places, strength)
+    scores, order = tf.math.top_k(scores, min(_CANDIDATES, boxes.shape[0]))
+    boxes, origin = tf.gather(boxes, order), tf.gather(origin, order)
+    least = tf.maximum(_LEAST * scores[0], 1e-6)
+    kept = tf.image.non_max_suppression(boxes, scores, MOST, SAME_PLACE, least)
+    boxes, scores = tf.gather(boxes, kept), tf.gather(scores, kept)
+    scale = tf.gather(origin, kept) // (maps.shape[3] * len(_LEVELS))
+    category = _categories(tf.gather(maps, scale), boxes)
+    first = tf.reduce_max(tf.concat([scores, [1e-6]], axis=0))
+    missing = [[0, MOST - tf.size(kept)]]
+    boxes = tf.pad(_in_photo(boxes / grid, window), [*missing, [0, 0]])
+    return (
+        tf.ensure_shape(boxes, [MOST, 4]),
+        tf.ensure_shape(tf.pad(category, missing, constant_values=-1), [MOST]),
+        tf.ensure_shape(tf.pad(scores / first, missing), [MOST]),
+    )
+
+
+def _inside(window: tf.Tensor, grid: int) -> tf.Tensor:
+    """Returns float32 [g, g], 1 where the middle of a place lies in the photo, 0 beside it."""
+    middle = (tf.range(grid, dtype=tf.float32) + 0.5) / grid
+    across, down = (
+        (middle >= window[place]) & (middle <= window[place] + window[place + 2])
+        for place in (0, 1)
+    )
+    return tf.cast(down[:, None] & across[None, :], tf.float32)
+
+
+def _pieces(above: tf.Tensor) -> tf.Tensor:
+    """Numbers what hangs together in masks, bool [g, g, k]: int32, 0 outside, from 1 inside.
+
+    Each piece has the largest number among its places, which spreads from neighbour to neighbour.
+    """
+    grid = above.shape[0]
+    own = tf.reshape(tf.range(1, grid * grid + 1, dtype=tf.float32), [1, grid, grid, 1])
+    mask = tf.cast(above, tf.float32)[None]
+
+    def spread(labels: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        rows, columns = (tf.nn.max_pool2d(labels, size, 1, "SAME") for size in ((3, 1), (1, 3)))
+        new = tf.maximum(rows, columns) * mask
+        return new, tf.reduce_any(new > labels)
+
+    labels, _ = tf.while_loop(
+        lambda _, changed: changed, spread, (own * mask, tf.reduce_any(above))
+    )
+    return tf.cast(labels[0], tf.int32)
+
+
+def _boxes_of(places: tf.Tensor, strength: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Returns the boxes of all pieces that there may be, most of which there are not.
+
+    Args:
+        places: int32 [g, g, k], see `_pieces`.
+        strength: float32 [g, g, k], the evidence.
+
+    Returns:
+        (float32 [m, 4]: top, left, bottom, right in places; float32 [m]: the mean over the photo
+        of the evidence of the piece, 0 where there is none; int32 [m]: its mask, of the k).
+    """
+    grid, channels = places.shape[0], places.shape[2]
+    most = grid * grid + 1
+    segment = tf.reshape(places + most * tf.range(channels), [-1])
+    total = most * channels
+    score = tf.math.unsorted_segment_sum(tf.reshape(strength, [-1]), segment, total)
+    steps = tf.range(grid, dtype=tf.float32)
+    edges = []
+    for axis in (0, 1):
+        line = tf.reshape(steps, [-1, 1, 1] if axis == 0 else [1, -1, 1])
+        line = tf.reshape(tf.broadcast_to(line, tf.shape(places)), [-1])
+        edges.append(tf.math.unsorted_segment_min(line, segment, total) - _EDGE)
+        edges.append(tf.math.unsorted_segment_max(line, segment, total) + 1 + _EDGE)
+    top, bottom, left, right = edges
+    # What lies in no piece has the number 0; two places are no garment.
+    real = tf.range(total) % most > 0
+    count = tf.math.unsorted_segment_sum(tf.ones_like(segment), segment, total)
+    score = tf.where(real & (count > 2), score / (grid * grid), 0.0)
+    boxes = tf.stack([top, left, bottom, right], axis=1)
+    boxes = tf.where((score > 0)[:, None], tf.clip_by_value(boxes, 0.0, float(grid)), 0.0)
+    return boxes, score, tf.range(total) // most
+
+
+def _categories(maps: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
+    """Returns the category that the mean of the map over a box says, int32 [m].
+
+    Args:
+        maps: float32 [m, g, g, categories].
+        boxes: float32 [m, 4], top, left, bottom, right in places.
+    """
+    middle = tf.range(maps.shape[1], dtype=tf.float32) + 0.5
+    rows = (middle >= boxes[:, :1]) & (middle <= boxes[:, 2:3])
+    columns = (middle >= boxes[:, 1:2]) & (middle <= boxes[:, 3:])
+    inside = tf.cast(rows[:, :, None] & columns[:, None, :], tf.float32)
+    return tf.argmax(tf.einsum("myx,myxc->mc", inside, maps), axis=1, output_type=tf.int32)
+
+
+def _in_photo(boxes: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
+    """Turns top, left, bottom, right of the square into left, top, width, height of the photo."""
+    size = tf.maximum(window[2:], 1e-6)
+    start = tf.clip_by_value((boxes[:, 1::-1] - window[:2]) / size, 0.0, 1.0)
+    end = tf.clip_by_value((boxes[:, 3:1:-1] - window[:2]) / size, 0.0, 1.0)
+    return tf.concat([start, end - start], axis=1)
+
+
+def open_category_map(place: str, model: str) -> Locator:
+    """Finds garments by the category map of the model that searches, or of another run or export.
+
+    Args:
+        place: str, the folder of a run, or of an export's version; empty for that of `model`.
+        model: str, the folder of the model that searches.
+
+    Raises:
+        FirError: the folder holds neither, or the model was not trained to tell categories.
+    """
+    folder = Path(place or model)
+    if not (place or model):
+        raise FirError(
+            "`locator` needs a model whose categories show where garments are. Received: a model "
+            "in hand; give --locator=category_map:<a run's folder>"
+        )
+    versions = [path for path in folder.glob("*") if path.name.isdecimal()]
+    for exported in [folder, *sorted(versions, key=lambda path: -int(path.name))]:
+        if (exported / "saved_model.pb").is_file():
+            return _Served(exported)
+    network, config, categories = load_run(folder)
+    if not config.reads("logits"):
+        raise FirError(
+            f"`locator` needs a model that was trained to tell categories, such as with "
+            f"--losses=OC+IS. Received: {folder}, trained with --losses={config.losses}"
+        )
+    return _Mapped(CategoryMap(network, config.eval_size), categories)
+
+
+class _Mapped:
+    """A run's category map as a Locator."""
+
+    def __init__(self, category_map: CategoryMap, categories: Sequence[str]) -> None:
+        self._names = categories
+        spec = tf.TensorSpec([None], tf.string)
+        self._locate = tf.function(category_map.locate, input_signature=[spec], autograph=False)
+
+    def __call__(self, photos: Sequence[bytes]) -> list[list[Garment]]:
+        if not photos:
+            return []
+        found = self._locate(tf.constant(list(photos), tf.string))
+        names = [[self._names[place] for place in row] for row in found["category"].numpy()]
+        return _garments(found["boxes"].numpy(), names, found["score"].numpy())
+
+
+class _Served:
+    """The signature `locate` of an export as a Locator."""
+
+    def __init__(self, folder: Path) -> None:
+        with without_wildcards(folder) as where:
+            # Its variables go with it.
+            self._loaded = tf.saved_model.load(str(where))
+        if "locate" not in self._loaded.signatures:
+            raise FirError(
+                f"`locator` needs an export with the signature `locate`. Received: {folder}; "
+                "export the run again, or give --locator=category_map:<the run's folder>"
+            )
+
+    def __call__(self, photos: Sequence[bytes]) -> list[list[Garment]]:
+        if not photos:
+            return []
+        contents = tf.constant(list(photos), tf.string)
+        found = self._loaded.signatures["locate"](image_bytes=contents)
+        names = [[name.decode() for name in row] for row in found["category"].numpy()]
+        return _garments(found["boxes"].numpy(), names, found["score"].numpy())
+
+
+def _garments(
+    boxes: np.ndarray, names: Sequence[Sequence[str]], scores: np.ndarray
+) -> list[list[Garment]]:
+    return [
+        [
+            Garment(tuple(box), name, score)
+            for box, name, score in zip(*row, strict=True)
+            if score > 0
+        ]
+        for row in zip(boxes.tolist(), names, scores.tolist(), strict=True)
+    ]
