@@ -112,6 +112,17 @@ class QueryOptions(FetchOptions, Improvements):
         path=True,
         alone="query.png",
     )
+    locator: str = option(
+        "",
+        "Ask with each garment that this finds in a photo, the surest first: category_map for the "
+        "model's own map, saved_model:FOLDER or onnx:FILE for a detector.",
+        path=True,
+    )
+    explain: bool = option(
+        False,
+        "Draw over the photos of the sheet what their places add to the score, and below them the "
+        "query as each of them sees it.",
+    )
     json: str = option(
         "",
         "--json prints the results as JSON instead of the table, --json=FILE writes them.",
@@ -127,6 +138,24 @@ class QueryOptions(FetchOptions, Improvements):
         _required(self, "index")
         at_least(self, 1, "k")
         self.check_fetching()
+        if self.locator:
+            check_locator(self.locator)
+            for name in ("together", "box"):
+                if getattr(self, name):
+                    raise FirError(f"`locator` asks with each garment alone. Received: --{name}")
+        if self.explain:
+            self._check_explained()
+
+    def _check_explained(self) -> None:
+        if not self.sheet:
+            raise FirError(
+                "`explain` is drawn onto the sheet. Give --sheet or --sheet=FILE as well"
+            )
+        for name in ("together", "box", "locator", "expand", "rerank"):
+            if getattr(self, name):
+                raise FirError(
+                    f"`explain` needs the score of a whole photo and another. Received: --{name}"
+                )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,6 +246,11 @@ class WebOptions(ServiceOptions, FetchOptions):
         self.check_service()
         if not 0 <= self.port <= 65535:
             raise FirError(f"`port` must be between 0 and 65535. Received: {self.port}")
+
+
+def check_locator(text: str) -> None:
+    """Raises FirError, listing the names, unless `--locator` names a part."""
+    registry.check("locator", text.partition(":")[0])
 
 
 def _required(options: Any, name: str) -> None:

@@ -260,6 +260,7 @@ def test_links_lead_somewhere(page):
         ("docs/extend.md", 8, "80 images under shop"),
         ("docs/library.md", 8, "recall@1 0.9"),
         ("docs/keras.md", 4, "learned"),
+        ("docs/garments.md", 2, "cut out: (74, 74)"),
     ],
 )
 def test_examples_run(tmp_path, page, count, shown):

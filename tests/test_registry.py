@@ -255,6 +255,7 @@ import tensorflow as tf
 
 from fir_tf.datasets.catalogue import SHOP, SPLITS, Catalogue, encode
 from fir_tf.files import write_text
+from fir_tf.locate import Garment
 from fir_tf.losses.loss import Loss
 from fir_tf.models.backbones import Backbone
 from fir_tf.registry import get, register
@@ -346,6 +347,12 @@ register("engine", "beside")(
 )
 
 
+@register("locator", "left")
+def left(place, model):
+    """The left side of a photo."""
+    return lambda photos: [[Garment((0.0, 0.0, float(place), 1.0), "", 1.0)] for _ in photos]
+
+
 @register("format", "numbers")
 def numbers(export, folder):
     """How many weights the network has."""
@@ -429,4 +436,9 @@ def test_one_file_brings_a_part_of_every_kind_to_every_script(tmp_path, monkeypa
     done("search.py", "index", f"--model={run}", "--dataset=listed", shop, index)
     out, _ = done("search.py", "query", tmp_path / "shop/6_1.jpg", index, "--json", "--nosheet")
     assert json.loads(out)[0]["results"][0]["item"] == "item 6"
+    out, _ = done(
+        *("search.py", "query", tmp_path / "shop/6_1.jpg", index, "--json", "--locator=left:0.5")
+    )
+    (answer,) = json.loads(out)
+    assert answer["garment"]["box"] == [0, 0, 0.5, 1] and answer["results"]
     assert (tmp_path / "index").is_dir()

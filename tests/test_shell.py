@@ -87,7 +87,10 @@ def test_every_path_among_the_flags_is_known_as_one():
             *("model", "images", "index", "whitening", "plugins"),
             *("photo_cache", "errors"),
         },
-        QueryOptions: {"index", "model", "images", "sheet", "json", "plugins", "photo_cache"},
+        QueryOptions: {
+            *("index", "model", "images", "sheet", "json", "plugins", "photo_cache"),
+            "locator",
+        },
         MeasureOptions: {"index", "json", "plugins"},
         WebOptions: {"index", "model", "images", "plugins", "photo_cache", "access_log"},
     }

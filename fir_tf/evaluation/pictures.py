@@ -8,7 +8,7 @@ import dataclasses
 import math
 import re
 import textwrap
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from fir_tf.datasets.walk import printable
 from fir_tf.errors import FirError
 from fir_tf.evaluation.paper import PaperResult
+from fir_tf.explain.heat import AGAINST, FOR, Heat, draw_heat
 from fir_tf.files import replacing
 from fir_tf.images.file import UnreadableImageError
 from fir_tf.images.thumbnail import thumbnail
@@ -38,6 +39,8 @@ Colour = tuple[int, int, int]
 Face = tuple[str, int]
 Size = tuple[int, int]
 Recalls = Mapping[Any, float]
+# What is drawn over a photo.
+Over = Callable[[Image.Image], Image.Image]
 Published = Mapping[str, Recalls] | Iterable[PaperResult]
 
 QUERY_COLOUR = (0, 90, 181)
@@ -297,12 +300,14 @@ class SheetMatch:
         score: float, its inner product with the query.
         correct: bool, whether it is of the query's item; None where that is not known.
         label: str, the item.
+        heat: Heat that is drawn over the photo, if any.
     """
 
     path: str | Path
     score: float
     correct: bool | None
     label: str
+    heat: Heat | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -313,11 +318,14 @@ class SheetRow:
         query: str or Path of the photo.
         label: str, the item.
         matches: list of SheetMatch, best first.
+        box: the garment of the photo that was asked with, left, top, width and height in shares of
+            the photo; None for the whole photo.
     """
 
     query: str | Path
     label: str
     matches: Sequence[SheetMatch]
+    box: Sequence[float] | None = None
 
 
 def contact_sheet(
@@ -380,15 +388,18 @@ def sheet_image(rows: Sequence[SheetRow], title: str = "", tile: Size = (168, 22
         _text(draw, (left, top - sheet.heading), heading, tile[0], colour=_MUTED)
     for number, row in enumerate(rows):
         left, top = sheet.corner(number, 0)
-        canvas.paste(_tile(row.query, tile, QUERY_COLOUR), (left, top))
+        canvas.paste(_tile(row.query, tile, QUERY_COLOUR, over=_outlined(row.box)), (left, top))
         _text(draw, (left, top + tile[1] + 4), row.label, tile[0])
         for rank, match in enumerate(row.matches, 1):
             left, top = sheet.corner(number, rank)
-            canvas.paste(_tile(match.path, tile, *_MARKS[match.correct]), (left, top))
+            colour, symbol = _MARKS[match.correct]
+            heated = _heated(match.heat)
+            canvas.paste(_tile(match.path, tile, colour, symbol, heated), (left, top))
             _text(draw, (left, top + tile[1] + 4), f"{match.score:.3f}", 46, _BOLD)
             _text(draw, (left + 46, top + tile[1] + 4), match.label, tile[0] - 46, colour=_MUTED)
     kinds = {match.correct for row in rows for match in row.matches}
-    _legend(canvas, sheet.corner(sheet.rows, 0)[1] - sheet.heading + 14, kinds)
+    hot = any(match.heat for row in rows for match in row.matches)
+    _legend(canvas, sheet.corner(sheet.rows, 0)[1] - sheet.heading + 14, kinds, hot)
     return canvas
 
 
@@ -433,24 +444,51 @@ class SheetLayout:
         return left, top + row * (self.tile[1] + self.caption)
 
 
-def _tile(path: str | Path, size: Size, colour: Colour, symbol: str = "") -> Image.Image:
+def _as_it_is(photo: Image.Image) -> Image.Image:
+    return photo
+
+
+def _heated(heat: Heat | None) -> Over:
+    return lambda photo: draw_heat(photo, heat) if heat else photo
+
+
+def _outlined(box: Sequence[float] | None) -> Over:
+    """Draws the outline of a garment over a photo, in the query's colour on white."""
+
+    def draw(photo: Image.Image) -> Image.Image:
+        if box is None:
+            return photo
+        photo = photo.copy()
+        left, top = box[0] * photo.width, box[1] * photo.height
+        edges = (left, top, left + box[2] * photo.width - 1, top + box[3] * photo.height - 1)
+        line = max(2, round(max(photo.size) / 80))
+        for colour, width in (("white", 2 * line), (QUERY_COLOUR, line)):
+            ImageDraw.Draw(photo).rectangle(edges, outline=colour, width=width)
+        return photo
+
+    return draw
+
+
+def _tile(
+    path: str | Path, size: Size, colour: Colour, symbol: str = "", over: Over = _as_it_is
+) -> Image.Image:
     """A photo in a frame of `colour`, with a badge of the same if there is a symbol for it."""
     inner = (size[0] - 2 * _FRAME, size[1] - 2 * _FRAME)
-    tile = ImageOps.expand(_photo(path, inner), _FRAME, colour)
+    tile = ImageOps.expand(_photo(path, inner, over), _FRAME, colour)
     if symbol:
         badge = _badge(colour, symbol, 26)
         tile.paste(badge, (size[0] - _FRAME - 29, _FRAME + 3), badge)
     return tile
 
 
-def _photo(path: str | Path, size: Size) -> Image.Image:
+def _photo(path: str | Path, size: Size, over: Over = _as_it_is) -> Image.Image:
     """What the model sees, letterboxed on white, or a grey tile with the photo's name.
 
     A query may be of a format that the model is given converted.
     """
     try:
         image = thumbnail(path, 2 * max(size), convert=True).image
-        return ImageOps.pad(image, size, Image.Resampling.LANCZOS, "white")
+        return ImageOps.pad(over(image), size, Image.Resampling.LANCZOS, "white")
     except UnreadableImageError:
         tile = Image.new("RGB", size, UNREADABLE_COLOUR)
         draw = ImageDraw.Draw(tile)
@@ -477,14 +515,17 @@ def _framed(colour: Colour) -> Image.Image:
     return ImageOps.expand(Image.new("RGBA", (10, 10), "white"), 4, colour)
 
 
-def _legend(canvas: Image.Image, top: int, kinds: Collection[bool | None]) -> None:
-    """Says what the frames mean of the query and of these kinds of matches."""
+def _legend(canvas: Image.Image, top: int, kinds: Collection[bool | None], hot: bool) -> None:
+    """Says what the frames mean of the query and of these kinds of matches, and the heat."""
     marks = [(_framed(QUERY_COLOUR), "query")]
     for correct, text in ((True, "same item"), (False, "another item")):
         if correct in kinds:
             marks.append((_badge(*_MARKS[correct], 18), text))
     if None in kinds:
         marks.append((_framed(UNREADABLE_COLOUR), "found"))
+    if hot:
+        marks.append((_badge(FOR, "+", 18), "speaks for the score"))
+        marks.append((_badge(AGAINST, "−", 18), "against"))
     left = SheetLayout.margin
     for mark, text in marks:
         canvas.paste(mark, (left, top), mark)

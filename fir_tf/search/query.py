@@ -1,11 +1,12 @@
 """Photos -> answers of an index: a table on the screen, JSON, a contact sheet."""
 
+import dataclasses
 import functools
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -17,11 +18,15 @@ from fir_tf.errors import FirError
 from fir_tf.evaluation.pictures import SheetMatch, SheetRow, contact_sheet
 from fir_tf.files import json_text, write_json
 from fir_tf.images.file import UnreadableImageError, opened, read
+from fir_tf.images.picture import see
+from fir_tf.input.batches import Boxes
+from fir_tf.locate import Garment, Locator, cut, open_locator, png
 from fir_tf.search.columns import SHOWN
 from fir_tf.search.conditions import Filter, combined
 from fir_tf.search.encoder import Encoder
 from fir_tf.search.engines import Engine, Hit
 from fir_tf.search.engines.base import shown
+from fir_tf.search.explained import SheetExplainer, explained
 from fir_tf.search.index import Index
 from fir_tf.search.photo_files import PhotoFiles
 from fir_tf.search.photos import not_decoded, readable
@@ -37,10 +42,25 @@ _CHUNK = 32
 _PICTURED = 50
 """int, the contact sheet shows the first queries, for a picture of thousands cannot be opened."""
 
-# Queries that are answered together: their photos, float32 [n, d], and (bad photo, reason).
-_Asked = tuple[list[list[str]], np.ndarray, list[tuple[str, str]]]
-# A query's photos, and its Hits.
-_Pictured = tuple[Sequence[str], list[Hit]]
+
+class _Asked(NamedTuple):
+    """Queries that are answered together.
+
+    Attributes:
+        groups: the photos of each.
+        vectors: float32 [n, d].
+        bad: (photo that cannot be read, reason).
+        garments: which garment of its photo each is; empty where each is a whole photo.
+    """
+
+    groups: list[list[str]]
+    vectors: np.ndarray
+    bad: list[tuple[str, str]]
+    garments: Sequence[Garment | None] = ()
+
+
+# A query's photos, its Hits, and which garment of its photo it is.
+_Pictured = tuple[Sequence[str], list[Hit], Garment | None]
 
 
 def query(options: QueryOptions, photos: Sequence[str]) -> list[dict[str, Any]]:
@@ -56,7 +76,8 @@ def query(options: QueryOptions, photos: Sequence[str]) -> list[dict[str, Any]]:
     Returns:
         list of a dict for each query: `photos`, and `results`, dicts of `rank`, `score`, `item`,
         `category`, `domain`, `path` and `metadata`; that of a photo which cannot be read says so as
-        `error`.
+        `error`. With a locator, `garment` has `box` (left, top, width and height in shares of the
+        photo), `category` and `score`; it is None where none was found and the whole photo asks.
 
     Raises:
         FirError: no photo is given, the index does not fit the model, or, after the answers to
@@ -73,6 +94,7 @@ def query(options: QueryOptions, photos: Sequence[str]) -> list[dict[str, Any]]:
         Index(options.index, options.model, options.images, options.effort) as index,
         tqdm(total=len(photos), desc="queries", unit="photo", disable=None, leave=False) as bar,
     ):
+        explainer = SheetExplainer(index) if options.explain else None
         where = combined(
             Filter(
                 _categories(options.category, index.engine),
@@ -81,22 +103,31 @@ def query(options: QueryOptions, photos: Sequence[str]) -> list[dict[str, Any]]:
             parse(options.where) if options.where.strip() else None,
         )
         ask = functools.partial(_read_and_embed, index.encoder, box=box)
-        for groups, vectors, unread in _asked(ask, photos, options.together, bar):
-            found = index.search(vectors, options.k, options.group, where, options)
-            bad += unread
-            for group, hits in zip(groups, found, strict=True):
+        locate = None
+        if options.locator:
+            locator = open_locator(options.locator, index.encoder.model)
+            locate = functools.partial(_located, index.encoder, locator)
+        for asked in _asked(ask, photos, options.together, locate, bar):
+            found = index.search(asked.vectors, options.k, options.group, where, options)
+            bad += asked.bad
+            garments = asked.garments or [None] * len(asked.groups)
+            for group, hits, garment in zip(asked.groups, found, garments, strict=True):
                 results = [_result(rank, hit) for rank, hit in enumerate(hits, 1)]
                 answers.append({"photos": group, "results": results})
+                if locate:
+                    answers[-1]["garment"] = garment and dataclasses.asdict(garment)
                 if len(pictured) < _PICTURED:
-                    pictured.append((group, hits))
+                    pictured.append((group, hits, garment))
                 if options.json != "-":
                     bar.write(_table(answers[-1]))
             answers += [
-                {"photos": [photo], "results": [], "error": reason} for photo, reason in unread
+                {"photos": [photo], "results": [], "error": reason} for photo, reason in asked.bad
             ]
             sys.stdout.flush()
         root = index.root
-    _tell(answers, pictured, root, options)
+    _write_json(answers, options)
+    if options.sheet and pictured:
+        _write_sheet(answers, pictured, root, options, explainer)
     if bad:
         lines = "\n".join(f"  {photo}: {reason}" for photo, reason in bad)
         raise FirError(f"{len(bad)} of {len(photos)} photos cannot be read:\n{lines}")
@@ -115,13 +146,18 @@ def _asked(
     embed: Callable[[Sequence[str]], tuple[np.ndarray, dict[str, str]]],
     photos: Sequence[str],
     together: bool,
+    locate: Callable[[Sequence[str]], _Asked] | None,
     bar: tqdm,
 ) -> Iterator[_Asked]:
-    """Yields queries a few at a time: (lists of photos, float32 [n, d], [(bad photo, reason)])."""
+    """Yields queries a few photos at a time."""
     vectors: list[np.ndarray] = []
     bad: dict[str, str] = {}
     for start in range(0, len(photos), _CHUNK):
         part = photos[start : start + _CHUNK]
+        if locate:
+            yield locate(part)
+            bar.update(len(part))
+            continue
         embedding, unread = embed(part)
         bar.update(len(part))
         if together:
@@ -131,17 +167,47 @@ def _asked(
             kept = [number for number, photo in enumerate(part) if photo not in unread]
             # A photo that is given twice is answered twice, a bad one too.
             lost = [(photo, unread[photo]) for photo in part if photo in unread]
-            yield [[part[number]] for number in kept], embedding[kept], lost
+            yield _Asked([[part[number]] for number in kept], embedding[kept], lost)
     if together and bad:
         lines = "; ".join(f"{photo}: {reason}" for photo, reason in bad.items())
         raise FirError(f"with --together every photo must be readable. Received: {lines}")
     if together:
-        yield [list(photos)], mean_embedding(np.concatenate(vectors))[np.newaxis], []
+        yield _Asked([list(photos)], mean_embedding(np.concatenate(vectors))[np.newaxis], [])
 
 
-def _read_and_embed(
-    encoder: Encoder, photos: Sequence[str], box: Box | None
-) -> tuple[np.ndarray, dict[str, str]]:
+def _located(encoder: Encoder, locate: Locator, photos: Sequence[str]) -> _Asked:
+    """Returns a query for each garment that is found in photos, or for a photo without any."""
+    contents, _, unread = _contents(photos)
+    groups: list[list[str]] = []
+    garments: list[Garment | None] = []
+    parts: list[bytes] = []
+    for photo, content, found in zip(photos, contents, locate(contents), strict=True):
+        try:
+            picture = see(content).image if content else None
+        except UnreadableImageError:
+            picture = None
+        if picture is None:
+            unread.setdefault(photo, not_decoded())
+            continue
+        chosen: Sequence[Garment | None] = found or [None]
+        for garment in chosen:
+            groups.append([photo])
+            garments.append(garment)
+            parts.append(png(cut(picture, garment.box)) if garment else content)
+    # As many at a time as there are photos otherwise.
+    vectors = [
+        encoder.encode(parts[start : start + _CHUNK]).embedding
+        for start in range(0, len(parts), _CHUNK)
+    ]
+    embedding = np.concatenate([np.zeros((0, encoder.dimension), np.float32), *vectors])
+    bad = [(photo, unread[photo]) for photo in photos if photo in unread]
+    return _Asked(groups, embedding, bad, garments)
+
+
+def _contents(
+    photos: Sequence[str], box: Box | None = None
+) -> tuple[list[bytes], Boxes | None, dict[str, str]]:
+    """Returns the files' contents, empty of what cannot be read, their boxes, and why that is."""
     contents, boxes, unread = [b""] * len(photos), no_boxes(len(photos)), {}
     for row, photo in enumerate(photos):
         try:
@@ -151,8 +217,15 @@ def _read_and_embed(
                 boxes[row] = _shares(found, box)
         except UnreadableImageError as error:
             unread[photo] = str(error)
-    cut = (boxes, np.ones(len(photos), bool)) if box else None
-    encoded = encoder.encode(contents, boxes=cut)
+    cut_to = (boxes, np.ones(len(photos), bool)) if box else None
+    return contents, cut_to, unread
+
+
+def _read_and_embed(
+    encoder: Encoder, photos: Sequence[str], box: Box | None
+) -> tuple[np.ndarray, dict[str, str]]:
+    contents, boxes, unread = _contents(photos, box)
+    encoded = encoder.encode(contents, boxes=boxes)
     for photo, valid in zip(photos, encoded.valid, strict=True):
         if not valid:
             unread.setdefault(photo, not_decoded())
@@ -224,25 +297,45 @@ def _result(rank: int, hit: Hit) -> dict[str, Any]:
     }
 
 
-def _draw_sheet(pictured: Sequence[_Pictured], root: Path, options: QueryOptions) -> None:
-    paths = [hit.record.path for _, hits in pictured for hit in hits]
+def _draw_sheet(
+    pictured: Sequence[_Pictured],
+    root: Path,
+    options: QueryOptions,
+    explainer: SheetExplainer | None = None,
+) -> None:
+    paths = [hit.record.path for _, hits, *_ in pictured for hit in hits]
     with PhotoFiles(root, options) as files, files.pictures(paths) as found:
-        rows = [_sheet_row(group, hits, found) for group, hits in pictured]
+        rows = [_sheet_row(*query, files=found) for query in pictured]
+        if explainer:
+            rows = explained(rows, explainer)
         contact_sheet(rows, options.sheet, f"Nearest in {shown(options.index)}")
 
 
-def _sheet_row(group: Sequence[str], hits: list[Hit], files: Mapping[str, Path]) -> SheetRow:
+def _sheet_row(
+    group: Sequence[str],
+    hits: list[Hit],
+    garment: Garment | None = None,
+    *,
+    files: Mapping[str, Path],
+) -> SheetRow:
     matches = [
         SheetMatch(files[hit.record.path], hit.score, None, hit.record.item or hit.record.path)
         for hit in hits
     ]
     more = f" and {len(group) - 1} more" if len(group) > 1 else ""
-    return SheetRow(Path(group[0]), Path(group[0]).name + more, matches)
+    box = garment.box if garment else None
+    return SheetRow(Path(group[0]), Path(group[0]).name + more, matches, box)
 
 
 def _table(answer: dict[str, Any]) -> str:
     """Returns a query's answer as text."""
     lines = [", ".join(map(printable, answer["photos"]))]
+    if answer.get("garment"):
+        left, top, width, height = answer["garment"]["box"]
+        lines[0] += (
+            f": {printable(answer['garment']['category'] or 'a garment')} at "
+            f"{left:.2f}, {top:.2f}, {width:.2f} x {height:.2f}"
+        )
     if not answer["results"]:
         lines.append("  nothing was found; is the filter too narrow?")
     for row in answer["results"]:
@@ -256,21 +349,28 @@ def _table(answer: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _tell(
-    answers: list[dict[str, Any]], pictured: list[_Pictured], root: Path, options: QueryOptions
-) -> None:
-    """Writes the answers, and then the sheet, which is only there to look at."""
-    written: list[str | Path] = []
+def _write_json(answers: list[dict[str, Any]], options: QueryOptions) -> None:
     if options.json == "-":
         print(json_text(answers), flush=True)
     elif options.json:
         write_json(options.json, answers)
-        written.append(options.json)
-    if options.sheet and pictured:
-        if not root.is_dir():
-            log.info(f"note: the photos are not in {root}: give their folder as --images")
-        if sum("error" not in answer for answer in answers) > len(pictured):
-            log.info(f"note: the sheet shows the first {len(pictured)} queries")
-        written += draw_or_note(options.sheet, lambda: _draw_sheet(pictured, root, options))
+        log.info(f"wrote {options.json}")
+
+
+def _write_sheet(
+    answers: list[dict[str, Any]],
+    pictured: list[_Pictured],
+    root: Path,
+    options: QueryOptions,
+    explainer: SheetExplainer | None,
+) -> None:
+    """Draws the sheet, which is only there to look at: what keeps it from it is a note."""
+    if not root.is_dir():
+        log.info(f"note: the photos are not in {root}: give their folder as --images")
+    if sum("error" not in answer for answer in answers) > len(pictured):
+        log.info(f"note: the sheet shows the first {len(pictured)} queries")
+    if explainer and explainer.note:
+        log.info(explainer.note)
+    written = draw_or_note(options.sheet, lambda: _draw_sheet(pictured, root, options, explainer))
     if written:
-        log.info("wrote " + ", ".join(map(str, written)))
+        log.info(f"wrote {options.sheet}")
