@@ -106,7 +106,10 @@ def test_a_page_without_a_table_is_told(pytester, run):
 def test_every_row_is_of_a_skip_that_is_there(test, reason, command):
     path, _, name = test.partition("::")
     source = (ROOT / path).read_text(encoding="utf-8")
-    common = (ROOT / "tests/conftest.py").read_text(encoding="utf-8")
+    common = "".join(
+        (ROOT / "tests" / name).read_text(encoding="utf-8")
+        for name in ("conftest.py", "browsers.py")
+    )
     assert reason in source + common and (not name or f"def {name}(" in source)
     targets = re.findall(r"`make ([a-z -]+)", command)
     assert targets or command == "the same"
