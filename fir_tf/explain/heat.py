@@ -14,7 +14,7 @@ no photo."""
 # Okabe and Ito's vermilion and blue, told apart with any colour vision.
 FOR, AGAINST = (213, 94, 0), (0, 114, 178)
 # How much of the photo's light is left under no heat, and how much of it the heat covers at most.
-_DIMMED, _COVERED = 0.45, 0.6
+_DIMMED, _COVERED = 0.45, 0.4
 
 
 @dataclasses.dataclass(frozen=True)

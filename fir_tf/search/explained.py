@@ -64,7 +64,7 @@ class SheetExplainer:
             pixels = self._pixels(match.path)
             if query is None or pixels is None:
                 matches.append(match)
-                seen.append(dataclasses.replace(match, path=row.query, correct=None))
+                seen.append(dataclasses.replace(match, path=row.query, correct=None, label=""))
                 continue
             found = self._explain(query, pixels)
             matches.append(dataclasses.replace(match, heat=Heat(found.match, self._resize)))
@@ -73,13 +73,13 @@ class SheetExplainer:
                     match,
                     path=row.query,
                     correct=None,
-                    label="the query, by this match",
+                    label="",
                     heat=Heat(found.query, self._resize),
                 )
             )
         return [
             dataclasses.replace(row, matches=matches),
-            dataclasses.replace(row, matches=seen),
+            dataclasses.replace(row, label="as each match sees it", matches=seen),
         ]
 
     def _pixels(self, photo: str | Path) -> np.ndarray | None:
