@@ -1,6 +1,9 @@
 """A run on boxes, through all scripts, against the same run on files cropped beforehand."""
 
+import csv
 import json
+import shutil
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -16,6 +19,7 @@ from fir_tf.datasets import load_training
 from fir_tf.input.batches import training_batches
 from fir_tf.models import fir
 from fir_tf.samplers.choose import make_sampler
+from fir_tf.search.index import Index
 from fir_tf.training import from_config
 
 MARGIN = 0.1
@@ -182,6 +186,44 @@ def test_a_query_has_a_box(indexes, sets, run, tmp_path):
     np.testing.assert_allclose(scores, expected, atol=1e-4)
 
 
+@pytest.mark.slow
+def test_an_index_follows_its_boxes(sets, run, tmp_path):
+    """A box that changes is another vector; what is cropped otherwise is refused."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    names = ["a.png", "b.png"]
+    for number, name in enumerate(names):
+        save(scene(number, 0, (10, 10, 40, 50)), photos / name)
+    table = photos / "photos.csv"
+
+    def index(*rows, ok=True, flags=()):
+        with open(table, "w", newline="") as file:
+            csv.writer(file).writerows([["path", "box"], *rows])
+        address = f"--index={tmp_path / 'index'}"
+        out, errors = done(
+            "search.py", "index", f"--model={run}", f"--images={table}", address, *flags, ok=ok
+        )
+        return out + errors
+
+    assert "2 embedded" in index(["a.png", "10,10,30,40"], ["b.png", ""])
+    first = stored(tmp_path / "index")
+    assert "0 embedded, 2 kept" in index(["a.png", "10,10,30,40"], ["b.png", ""])
+    assert "1 embedded, 1 kept" in index(["a.png", "10,10,30,30"], ["b.png", ""])
+    second = stored(tmp_path / "index")
+    assert np.abs(np.subtract(first["a.png"][1], second["a.png"][1])).max() > 1e-3
+    assert first["b.png"][1] == second["b.png"][1]
+    with Index(tmp_path / "index") as opened:
+        assert (opened.encoder.crop, opened.encoder.margin) == ("box", MARGIN)
+    said = index(["a.png", "10,10,30,40"], ok=False, flags=["--crop=image"])
+    assert "--crop=box --crop_margin=0.1. Received: --crop=image" in said
+    assert stored(tmp_path / "index") == second
+    # Outside of its photo: named with its line, and the other one is there.
+    text = index(["a.png", "10,10,30,30"], ["b.png", "500,1,2,2"])
+    assert "1 cannot be cropped to its box" in text
+    rows = list(csv.reader((tmp_path / "index" / "errors.csv").open()))
+    assert rows[1][:2] == ["3", "b.png"] and "72 x 80 pixels" in rows[1][2]
+
+
 def test_training_needs_boxes(sets, tmp_path):
     _, errors = done(
         "train.py",
@@ -193,3 +235,26 @@ def test_training_needs_boxes(sets, tmp_path):
     )
     assert "`crop` box needs boxes" in errors and str(sets[1]) in errors
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_box_outside_of_its_photo_is_named_with_its_line(sets, run, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(sets[0], copy)
+    path = Path(copy / "Anno" / "list_bbox_inshop.txt")
+    lines = path.read_text().splitlines()
+    place = next(row for row, line in enumerate(lines) if "id_00000006/00" in line)
+    name, *types, _, _, _, _ = lines[place].split()
+    lines[place] = " ".join([name, *types, "300", "300", "310", "320"])
+    path.write_text("\n".join(lines) + "\n")
+    out, _ = done("evaluate.py", f"--run={run}", f"--data_dir={copy}", f"--output={tmp_path}")
+    assert "list_eval_partition.txt:" in out and "photo of 72 x 80 pixels" in out
+    assert "300, 300, 10, 20" in out
+    photo = sets[0] / "Img" / name
+    address = f"--index={run.parent / 'index_whole'}"
+    _, errors = done("search.py", "query", photo, address, "--box=72,1,5,5", ok=False)
+    assert "must have an area in the photo of 72 x 80 pixels" in errors
+    _, errors = done("search.py", "query", photo, address, "--box=1,1,0,5", ok=False)
+    assert "--box: a box must be left,top,width,height" in errors
+    _, errors = done("search.py", "query", photo, photo, address, "--box=1,1,5,5", ok=False)
+    assert "`box` is that of one photo" in errors
