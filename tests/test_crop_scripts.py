@@ -8,6 +8,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from commands import done
 from PIL import Image, ImageOps
 from shallow import build_two_layers
@@ -111,7 +112,6 @@ def run(sets):
     return folder
 
 
-@pytest.mark.slow
 def test_training_sees_what_the_cropped_files_show(sets):
     base = {"backbone": "resnet50_v15", "image_size": 32, "batch_size": 8}
     base |= {"images_per_item": 2, "val_fraction": 0.2}
@@ -184,6 +184,49 @@ def test_a_query_has_a_box(indexes, sets, run, tmp_path):
     (paths, scores), (others, expected) = (zip(*answer, strict=True) for answer in answers)
     assert paths == others and paths[0] == name and scores[0] == pytest.approx(1, abs=1e-4)
     np.testing.assert_allclose(scores, expected, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_an_export_takes_boxes(indexes, sets, run):
+    done("export.py", f"--run={run}", f"--gallery=inshop:{sets[0]}")
+    folder = run / "export" / "fir" / "1"
+    facts = json.loads((folder / "assets.extra" / "export.json").read_text())
+    assert (facts["crop"], facts["crop_margin"]) == ("box", MARGIN)
+    signatures = tf.saved_model.load(str(folder)).signatures
+    own = stored(indexes[0])
+    lines = (sets[0] / "Anno" / "list_bbox_inshop.txt").read_text().splitlines()[2:]
+    names = [line.split()[0] for line in lines][::5]
+    corners = np.array([[int(part) for part in line.split()[3:]] for line in lines][::5])
+    box = np.hstack([corners[:, :2], corners[:, 2:] - corners[:, :2]]) / [72, 80, 72, 80]
+    photos = [(sets[0] / "Img" / name).read_bytes() for name in names]
+    found = signatures["embed_boxes"](
+        image_bytes=tf.constant(photos), box=tf.constant(box, tf.float32)
+    )
+    for name, vector in zip(names, found["embedding"].numpy(), strict=True):
+        np.testing.assert_allclose(vector, own[name][1], atol=1e-4)
+    # The gallery inside is cropped too: a photo of it finds itself with its box.
+    row = next(row for row, line in enumerate(lines) if "id_00000007/01" in line)
+    left, top, right, bottom = map(int, lines[row].split()[3:])
+    answer = signatures["search_boxes"](
+        image_bytes=tf.constant([(sets[0] / "Img" / lines[row].split()[0]).read_bytes()]),
+        box=tf.constant([[left / 72, top / 80, (right - left) / 72, (bottom - top) / 80]]),
+        k=tf.constant([1]),
+        category=tf.constant([""]),
+    )
+    assert answer["image_path"].numpy()[0, 0].decode() == lines[row].split()[0]
+    assert answer["score"].numpy()[0, 0] == pytest.approx(1, abs=1e-4)
+    # As an index's model it takes boxes in pixels.
+    address = run.parent / "index_export"
+    done(
+        "search.py",
+        "index",
+        f"--model={folder}",
+        f"--images={sets[0]}",
+        "--dataset=inshop",
+        f"--index={address}",
+    )
+    for path, (_, vector) in stored(address).items():
+        np.testing.assert_allclose(vector, own[path][1], atol=1e-4)
 
 
 @pytest.mark.slow
