@@ -37,7 +37,7 @@ class Explainer:
     The embedding is `e = v / |v|` with `v = head(F)`, where F is the backbone's last feature map
     of N cells. With average pooling and a neck that is affine in inference, which a projection, a
     batch normalisation and both are, `head(F)` is the mean over the cells of `A F_i + b`. So with
-    the match's embedding m
+    the match's embedding m::
 
         score = e . m = sum over i of (A F_i + b) . m / (N |v|),
 
