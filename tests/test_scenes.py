@@ -77,6 +77,7 @@ def test_what_is_written_of_scenes(tmp_path):
     root = write(tmp_path / "a", order, workers=1)
     found = json.loads((root / boutique.SCENES).read_text(encoding="utf-8"))
     assert [image["split"] for image in found["images"]] == ["train", "query"] * 3
+    assert {image["domain"] for image in found["images"]} == {"consumer"}
     catalogue = load("inshop", root)
     category_of = {
         catalogue.items[item]: catalogue.categories[category]

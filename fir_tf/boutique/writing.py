@@ -90,7 +90,8 @@ def write(root: str | Path, order: Order | None = None, workers: int | None = No
 
     With `order.scenes` there are photos of one to three garments in `Scenes/`, and `scenes.json`
     says in COCO's format (`images`, `annotations` with `bbox` in pixels, `categories`) where each
-    garment is; an annotation has its `item` as well, an image its `split`, train or query.
+    garment is; an annotation has its `item` as well, an image its `split`, train or query, and
+    its `domain`, consumer.
 
     The folder is written under a temporary name and renamed, so an interrupted call leaves
     nothing behind. With the same versions of Pillow and NumPy the files are the same byte for byte
@@ -220,6 +221,7 @@ def _annotated(
             "width": size,
             "height": size,
             "split": scene.split,
+            "domain": "consumer",
         }
         for number, scene in enumerate(scenes)
     ]
