@@ -417,9 +417,16 @@ def test_the_sheet_shows_what_the_scores_come_from(index, portrait, tmp_path):
     query(QueryOptions(index=index, k=2, sheet=str(explained), explain=True), [portrait])
     with Image.open(plain) as before, Image.open(explained) as after:
         assert after.width == before.width and after.height == before.height + 224 + 42
-        # The query's second row has its heat, which is dark where it adds nothing.
-        tops = [np.asarray(image.convert("L"), int)[80:280, 220:380] for image in (before, after)]
-    assert tops[1].mean() < tops[0].mean()
+        before, after = (np.asarray(image.convert("RGB"), int) for image in (before, after))
+    # The first match is grey all over, and every place of it speaks for the score: orange.
+    match = np.s_[80:280, 220:380]
+    warmth = [(image[match][..., 0] - image[match][..., 2]).mean() for image in (before, after)]
+    assert warmth[0] == 0 and warmth[1] > 20
+    # Below it stands the query as this match sees it.
+    row = 224 + 42
+    seen = after[80 + row : 280 + row, 220:380]
+    assert np.abs(seen - after[match]).mean() > 5
+    assert (np.ptp(seen, axis=2) > 60).any()
 
 
 def test_what_cannot_be_explained_is_said(run, index, portrait, tmp_path):
