@@ -6,6 +6,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import onnx
 import pytest
 import tensorflow as tf
 from commands import done
@@ -280,8 +281,6 @@ def test_a_saved_model_of_another_takes_its_place(tmp_path):
 
 @pytest.mark.parametrize("form", ["tensorflow", "torchvision"])
 def test_an_onnx_file_of_another_takes_its_place(tmp_path, form):
-    onnx = pytest.importorskip("onnx")
-    pytest.importorskip("onnxruntime")
     (tmp_path / "labels.txt").write_text("red thing\n")
     constant = onnx.numpy_helper.from_array
     if form == "tensorflow":
