@@ -13,8 +13,10 @@ import time
 import numpy as np
 import psutil
 import requests
-import tensorflow as tf
 from tqdm import tqdm
+
+import fir_tf  # noqa: F401, isort:skip  # before TensorFlow: it switches oneDNN on
+import tensorflow as tf
 
 # Scores come rounded to four digits.
 TOLERANCE = 2e-4

@@ -371,14 +371,15 @@ def test_boxes_stay_with_their_photos_when_sources_are_merged(tmp_path):
 
 
 def test_a_training_copy_keeps_its_boxes_at_its_size(tmp_path):
-    header = "path,item,split,box"
+    root, header = tmp_path / "photos", "path,item,split,box"
+    root.mkdir()
     exif = Image.Exif()
     exif[0x0112] = 6
-    write_jpeg(tmp_path / "a.jpg", 1, (200, 100))
-    write_jpeg(tmp_path / "b.jpg", 2, (100, 200), exif=exif)
-    write_jpeg(tmp_path / "c.jpg", 3, (40, 30))
+    write_jpeg(root / "a.jpg", 1, (200, 100))
+    write_jpeg(root / "b.jpg", 2, (100, 200), exif=exif)
+    write_jpeg(root / "c.jpg", 3, (40, 30))
     rows = ["a.jpg,x,train,20 10 80 60", "b.jpg,x,train,20 10 80 60", "c.jpg,y,query,"]
-    path = write_table(tmp_path, header, *rows)
+    path = write_table(root, header, *rows)
     prepare(load("table", path), tmp_path / "copy", max_side=100, workers=1)
     copy = load("table", tmp_path / "copy" / "catalogue.csv")
     assert list(boxes(copy).values()) == [[10, 5, 40, 30], [10, 5, 40, 30], None]
