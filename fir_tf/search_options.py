@@ -105,6 +105,12 @@ class QueryOptions(FetchOptions, Improvements):
     category: str = option("", "Only these categories of the index, separated by commas.")
     domain: str = option("", "Only shop or only consumer photos.", ("", "shop", "consumer"))
     where: str = option("", _WHERE_HELP)
+    min_confidence: float = option(
+        0.0,
+        "Leave out results that are less sure: 0.5 for those of a score at which half of the first "
+        "answers are right. Needs a model that evaluate.py has learned this of.",
+        within="[0, 1]",
+    )
     sheet: str = option(
         "",
         "--sheet draws the results of the first queries into query.png, --sheet=FILE into a PNG, "
@@ -138,6 +144,13 @@ class QueryOptions(FetchOptions, Improvements):
         _required(self, "index")
         at_least(self, 1, "k")
         self.check_fetching()
+        check_share("min_confidence", self.min_confidence)
+        for name in ("expand", "rerank"):
+            if self.min_confidence and getattr(self, name):
+                raise FirError(
+                    f"`min_confidence` is known of plain scores. Received: --{name}, which makes "
+                    "other ones"
+                )
         if self.locator:
             check_locator(self.locator)
             for name in ("together", "box"):

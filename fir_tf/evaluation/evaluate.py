@@ -1,4 +1,4 @@
-"""What a trained run is worth: metrics.json, the recall curve, the contact sheet, the report."""
+"""What a trained run is worth: metrics.json, recall curve, contact sheet, report, calibration."""
 
 import dataclasses
 import logging
@@ -9,11 +9,12 @@ from urllib.parse import quote
 
 import numpy as np
 
-from fir_tf import datasets
+from fir_tf import calibration, datasets
 from fir_tf.config import Config
 from fir_tf.datasets.catalogue import Catalogue, split_off_validation, take_fold
 from fir_tf.datasets.published import is_published_test_set
 from fir_tf.errors import FirError
+from fir_tf.evaluation.calibrate import Learned, error_of, how_of, learn_from, learn_on
 from fir_tf.evaluation.compared import Other, compare, load_other
 from fir_tf.evaluation.embedder import Embedder
 from fir_tf.evaluation.headline import Headline, headline
@@ -40,7 +41,8 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
 
     metrics.json has the metrics by name at the top level (fractions, `recall@1` ... `recall@50`,
     `mAP@R`, `R-precision`, `category_top1` ...), what they mean under `protocol`, and under
-    `not_measured` why those that are missing are.
+    `not_measured` why those that are missing are. On the validation part, where that is another
+    one, it is learned how often a first answer of each score is right: calibration.json, and `ECE`.
 
     Args:
         options: EvaluateOptions.
@@ -64,13 +66,21 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
         gallery_scope=options.gallery_scope or config.gallery_scope,
         **options.cropping(config.crop, config.crop_margin),
     )
-    catalogue = _load(config, run, options.split).with_categories(categories)
+    whole = _load(config, run, options.split)
+    catalogue = _part(whole, config, options.split).with_categories(categories)
     output = Path(options.output) if options.output else run
     embedder = embedder_of(model, config, options.flip, options.scales)
-    found = _measure(embedder, catalogue, config, options, output)
+    procedure = _procedure(embedder, catalogue, config, options, output)
+    found = _measure(embedder, catalogue, procedure, options.split)
+    learned, error = _learn(embedder, whole, config, options, procedure, found)
     metrics = {
         **found.values,
-        "protocol": {**_conditions(config, options, found), **found.protocol},
+        **error,
+        "protocol": {
+            **_conditions(config, options, found),
+            **found.protocol,
+            "confidence": learned.text,
+        },
         "not_measured": found.reasons,
         "run": {"folder": str(run), "backbone": config.backbone, "losses": config.losses},
     }
@@ -83,7 +93,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
         log.info(f"skipped {len(found.skipped)} images that cannot be decoded:{skipped}")
     top = headline(found, catalogue, read_history(run), _is_validated(options))
     log.info("\n".join(["", *top.sentences] if top else []))
-    shown = _Shown(run, catalogue, found, config, metrics, paper, top)
+    shown = _Shown(run, catalogue, found, config, metrics, paper, top, learned)
     log.info(f"wrote {', '.join(map(str, _write(shown, output, options, other)))}")
     return metrics
 
@@ -95,6 +105,11 @@ def _load(config: Config, run: Path, split: str) -> Catalogue:
     catalogue = catalogue.with_crop(config.crop)
     for note in catalogue.notes:
         log.info(note)
+    return catalogue
+
+
+def _part(catalogue: Catalogue, config: Config, split: str) -> Catalogue:
+    """Returns what the run calls that split; its validation part is split off as in training."""
     if split != "test" and config.cv_fold:
         catalogue, measured = take_fold(catalogue, config.cv_fold)
         if split == "cv_fold":
@@ -102,16 +117,16 @@ def _load(config: Config, run: Path, split: str) -> Catalogue:
     return split_off_validation(catalogue, config.val_fraction) if split == "val" else catalogue
 
 
-def _measure(
+def _procedure(
     embedder: Embedder, catalogue: Catalogue, config: Config, options: EvaluateOptions, output: Path
-) -> Measured:
+) -> Procedure:
     space = None
     if options.whiten:
         space = _learn_whitening(embedder, catalogue, options)
         write_whitening(output / "whitening.npz", *space)
     # What was left out of training stands where the validation part stands.
     split = "test" if options.split == "test" else "val"
-    procedure = Procedure(
+    return Procedure(
         split,
         config.gallery_scope,
         config.reads("logits"),
@@ -119,13 +134,38 @@ def _measure(
         better_search(options),
         options.batch_size,
     )
+
+
+def _measure(
+    embedder: Embedder, catalogue: Catalogue, procedure: Procedure, asked: str
+) -> Measured:
     found = measure(embedder, catalogue, procedure)
     if found is None:
         raise FirError(
             f"there is nothing to measure: {catalogue.source} has no image in "
-            f"{', '.join(CLASSIFIED[split])}. Received: --split={options.split}"
+            f"{', '.join(CLASSIFIED[procedure.split])}. Received: --split={asked}"
         )
     return found
+
+
+def _learn(
+    embedder: Embedder,
+    whole: Catalogue,
+    config: Config,
+    options: EvaluateOptions,
+    procedure: Procedure,
+    found: Measured,
+) -> tuple[Learned, dict[str, float]]:
+    """Returns what scores are worth, learned where nothing was trained, and its error elsewhere."""
+    part = "cv_fold" if config.cv_fold else "val"
+    text = "the fold that training left out" if config.cv_fold else "the validation part"
+    if found.reordered or options.expand:
+        text = "no confidence is learned: --expand and --rerank make other scores"
+        return Learned(text=text), {}
+    if options.split == part:
+        return learn_from(found, text), {}
+    learned = learn_on(embedder, lambda: _part(whole, config, part), procedure, text)
+    return learned, error_of(learned, found)
 
 
 def _learn_whitening(
@@ -211,6 +251,7 @@ class _Shown:
     metrics: dict[str, Any]
     paper: list[PaperResult]
     headline: Headline | None
+    learned: Learned
 
     @property
     def title(self) -> str:
@@ -232,6 +273,7 @@ def _write(
     if queries is not None:
         written.append(output / "queries.csv")
         queries.save(written[-1])
+    written += _write_calibration(shown, output, options)
     # Behind what was measured, which a refusal must not lose.
     compared = compare(queries, shown.metrics, other) if other else None
     if compared:
@@ -254,6 +296,24 @@ def _write(
         write_projector(output / "projector", shown.catalogue, rows, embedding)
         written.append(output / "projector")
     return written
+
+
+def _write_calibration(shown: _Shown, output: Path, options: EvaluateOptions) -> list[Path]:
+    """Writes what scores are worth, where that was learned; returns what was written."""
+    learned, config = shown.learned, shown.config
+    if not learned.blocks:
+        return []
+    views = {name: getattr(config, name) for name in ("crop", "crop_margin")}
+    views |= {name: getattr(options, name) for name in ("flip", "scales")}
+    found = calibration.Calibration(
+        learned.blocks,
+        {"dataset": config.dataset, "data_dir": str(config.data_dir), **learned.counts},
+        how_of(views, options.whiten),
+        calibration.model_checksum(shown.run),
+    )
+    path = output / calibration.NAME
+    write_json(path, found.to_json())
+    return [path]
 
 
 def _links(run: Path, output: Path) -> list[tuple[str, str]]:

@@ -16,6 +16,7 @@ from fir_tf.datasets.labels import read_labels
 from fir_tf.datasets.walk import listed
 from fir_tf.errors import FirError
 from fir_tf.options import FetchOptions
+from fir_tf.search.calibrated import kept
 from fir_tf.search.columns import check_names, described, plain_metadata
 from fir_tf.search.conditions import FIELDS
 from fir_tf.search.encoder import Encoder
@@ -129,7 +130,7 @@ def write_photos(
         photos = list(photos)
         # Relative paths are those of the current folder.
         records, root = _with_paths(metadata, photos), Path.cwd()
-    info = {"dimension": encoder.dimension, "root": str(root), "how": {}}
+    info = {"dimension": encoder.dimension, "root": str(root), "how": {}, **kept(encoder, {})}
     engine.set_info({**info, "model": encoder.fingerprint(), "columns": described([records])})
     bad = dict[str, str]()
     with (

@@ -13,6 +13,7 @@ from fir_tf.errors import FirError
 from fir_tf.evaluation.rerank import expanded, reranked
 from fir_tf.options import FetchOptions, Improvements
 from fir_tf.search import encoder as encoders
+from fir_tf.search.calibrated import calibration_of, check_calibrated, with_confidence
 from fir_tf.search.columns import kinds_of
 from fir_tf.search.conditions import Condition, check_columns, combined
 from fir_tf.search.engines import Hit, open_engine
@@ -38,6 +39,7 @@ class Index:
     Attributes:
         engine: Engine.
         root: Path, the photos' folder.
+        calibration: Calibration, what its scores are worth; None where that is not known.
 
     Raises:
         FirError: there is no index, or `model` is another one than it was made with.
@@ -64,6 +66,7 @@ class Index:
             if "root" not in info:
                 what = "was not written to its end" if info else "is empty"
                 raise FirError(f"the index {shown(address)} {what}. Fill it with search.py index")
+            self.calibration = calibration_of(info, shown(address))
             self._encoder = _encoder(info, model, address)
         except BaseException:
             self.engine.close()
@@ -144,7 +147,8 @@ class Index:
         except BaseException:
             index.close()
             raise
-        index.root = Path(index.engine.info()["root"])
+        info = index.engine.info()
+        index.root, index.calibration = Path(info["root"]), calibration_of(info, str(address))
         return index
 
     @property
@@ -205,7 +209,9 @@ class Index:
             improvements: Improvements; none when not given.
 
         Returns:
-            list of at most k Hits for one vector or photo, otherwise a list of such lists.
+            list of at most k Hits for one vector or photo, otherwise a list of such lists. Each
+            has its `confidence` where the index knows what its scores are worth; scores of
+            `improvements` are other ones and have none.
 
         Raises:
             FirError: vectors of another length, a photo that cannot be read, or a condition on
@@ -215,8 +221,22 @@ class Index:
         if condition is not None:
             check_columns(condition, kinds_of(self.engine.info()))
         vectors, single = self._vectors(queries)
-        found = self._search(vectors, k, group, condition, improvements or Improvements())
+        how = improvements or Improvements()
+        found = self._search(vectors, k, group, condition, how)
+        if self.calibration and not (how.expand or how.rerank):
+            found = with_confidence(found, self.calibration)
         return found[0] if single else found
+
+    def confident(self, hits: Sequence[Hit], least: float) -> list[Hit]:
+        """Returns the Hits whose confidence is at least `least`, in their order; 0 leaves all.
+
+        Raises:
+            FirError: the index does not know what its scores are worth.
+        """
+        if not least:
+            return list(hits)
+        check_calibrated(self.calibration, shown(self._address))
+        return [hit for hit in hits if hit.confidence is not None and hit.confidence >= least]
 
     def _vectors(self, queries: Any) -> tuple[np.ndarray, bool]:
         """Returns (float32 [q, d], whether one query was asked)."""

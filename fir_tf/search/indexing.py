@@ -16,6 +16,7 @@ from fir_tf.datasets.walk import listed, printable
 from fir_tf.errors import FirError
 from fir_tf.options import find_run
 from fir_tf.search import encoder as encoders
+from fir_tf.search.calibrated import kept
 from fir_tf.search.columns import described
 from fir_tf.search.cropped import boxes_of, why_not_cropped
 from fir_tf.search.engines import Engine, Record, folder_of, open_engine
@@ -83,7 +84,9 @@ def _prepared(
         most = 1.0 if options.remove else options.max_removed
         what = f"the index {shown(options.index)}"
         check_removal(listing.gone(before), len(before), most, what, options.images)
+        info.pop("calibration", None)
         info.update(
+            **kept(encoder, how),
             root=str(listing.root.resolve()),
             how=how,
             model={**info["model"], "model": str(Path(encoder.model).resolve())},

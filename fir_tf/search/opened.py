@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
+from fir_tf.calibration import NAME as CALIBRATION
 from fir_tf.errors import FirError
 from fir_tf.evaluation.embedder import Embedded, Embedder, Network, as_network
 from fir_tf.evaluation.views import averaged, embedder_of, parse_scales
@@ -23,6 +24,7 @@ from fir_tf.shell import fault
 # What an export holds: the model, and how it was made.
 _SAVED_MODEL, _OPENVINO = "saved_model.pb", "model.xml"
 FACTS = "assets.extra/export.json"
+EXPORTED_CALIBRATION = f"assets.extra/{CALIBRATION}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +88,13 @@ def open_model(folder: Path, views: Views) -> OpenedModel:
     if saved:
         return _Served(saved, views)
     return _open_openvino(intermediate, views) if intermediate else _open_run(folder, views)
+
+
+def calibration_place(folder: Path) -> Path:
+    """Returns where a model's folder keeps what its scores are worth; it need not be there."""
+    exports = (_export(folder, name) for name in (_SAVED_MODEL, _OPENVINO))
+    export = next((found for found in exports if found), None)
+    return export / EXPORTED_CALIBRATION if export else folder / CALIBRATION
 
 
 def _export(folder: Path, name: str) -> Path | None:

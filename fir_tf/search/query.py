@@ -75,9 +75,10 @@ def query(options: QueryOptions, photos: Sequence[str]) -> list[dict[str, Any]]:
 
     Returns:
         list of a dict for each query: `photos`, and `results`, dicts of `rank`, `score`, `item`,
-        `category`, `domain`, `path` and `metadata`; that of a photo which cannot be read says so as
-        `error`. With a locator, `garment` has `box` (left, top, width and height in shares of the
-        photo), `category` and `score`; it is None where none was found and the whole photo asks.
+        `category`, `domain`, `path` and `metadata`, and `confidence` where it is known; that of a
+        photo which cannot be read says so as `error`. With a locator, `garment` has `box` (left,
+        top, width and height in shares of the photo), `category` and `score`; it is None where none
+        was found and the whole photo asks.
 
     Raises:
         FirError: no photo is given, the index does not fit the model, or, after the answers to
@@ -94,6 +95,8 @@ def query(options: QueryOptions, photos: Sequence[str]) -> list[dict[str, Any]]:
         Index(options.index, options.model, options.images, options.effort) as index,
         tqdm(total=len(photos), desc="queries", unit="photo", disable=None, leave=False) as bar,
     ):
+        # A refusal comes before the photos are read.
+        index.confident([], options.min_confidence)
         explainer = SheetExplainer(index) if options.explain else None
         where = combined(
             Filter(
@@ -111,7 +114,8 @@ def query(options: QueryOptions, photos: Sequence[str]) -> list[dict[str, Any]]:
             found = index.search(asked.vectors, options.k, options.group, where, options)
             bad += asked.bad
             garments = asked.garments or [None] * len(asked.groups)
-            for group, hits, garment in zip(asked.groups, found, garments, strict=True):
+            for group, nearest, garment in zip(asked.groups, found, garments, strict=True):
+                hits = index.confident(nearest, options.min_confidence)
                 results = [_result(rank, hit) for rank, hit in enumerate(hits, 1)]
                 answers.append({"photos": group, "results": results})
                 if locate:
@@ -119,7 +123,7 @@ def query(options: QueryOptions, photos: Sequence[str]) -> list[dict[str, Any]]:
                 if len(pictured) < _PICTURED:
                     pictured.append((group, hits, garment))
                 if options.json != "-":
-                    bar.write(_table(answers[-1]))
+                    bar.write(_table(answers[-1], nearest))
             answers += [
                 {"photos": [photo], "results": [], "error": reason} for photo, reason in asked.bad
             ]
@@ -290,9 +294,11 @@ def mean_embedding(vectors: np.ndarray) -> np.ndarray:
 
 def _result(rank: int, hit: Hit) -> dict[str, Any]:
     fields = ("item", "category", "domain", "path", "metadata")
+    known = {} if hit.confidence is None else {"confidence": hit.confidence}
     return {
         "rank": rank,
         "score": hit.score,
+        **known,
         **{name: getattr(hit.record, name) for name in fields},
     }
 
@@ -327,8 +333,8 @@ def _sheet_row(
     return SheetRow(Path(group[0]), Path(group[0]).name + more, matches, box)
 
 
-def _table(answer: dict[str, Any]) -> str:
-    """Returns a query's answer as text."""
+def _table(answer: dict[str, Any], nearest: Sequence[Hit]) -> str:
+    """Returns a query's answer as text; `nearest` is what was found, however sure it is."""
     lines = [", ".join(map(printable, answer["photos"]))]
     if answer.get("garment"):
         left, top, width, height = answer["garment"]["box"]
@@ -336,11 +342,17 @@ def _table(answer: dict[str, Any]) -> str:
             f": {printable(answer['garment']['category'] or 'a garment')} at "
             f"{left:.2f}, {top:.2f}, {width:.2f} x {height:.2f}"
         )
-    if not answer["results"]:
+    if not nearest:
         lines.append("  nothing was found; is the filter too narrow?")
-    for row in answer["results"]:
+    elif not answer["results"]:
         lines.append(
-            f"{row['rank']:4d}  {row['score']:.4f}  {printable(row['item'] or '-'):30s}  "
+            f"  nothing alike: the confidence of the nearest is {nearest[0].confidence:.2f}, "
+            f"{printable(nearest[0].record.path)}"
+        )
+    for row in answer["results"]:
+        sure = f"{100 * row['confidence']:3.0f} %  " if "confidence" in row else ""
+        lines.append(
+            f"{row['rank']:4d}  {row['score']:.4f}  {sure}{printable(row['item'] or '-'):30s}  "
             f"{printable(row['category'] or '-'):20s}  {printable(row['path'])}"
         )
         told = [str(row["metadata"][name]) for name in SHOWN if name in row["metadata"]]

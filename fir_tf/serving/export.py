@@ -7,12 +7,13 @@ from pathlib import Path
 import tensorflow as tf
 
 from fir_tf import __version__
+from fir_tf.calibration import NAME, Calibration, model_checksum
 from fir_tf.errors import FirError
 from fir_tf.files import replacing, write_json, write_text
 from fir_tf.models.fir import search_model
 from fir_tf.options import ExportOptions, find_run
 from fir_tf.run import CARD, load_run
-from fir_tf.search.opened import FACTS
+from fir_tf.search.opened import EXPORTED_CALIBRATION, FACTS
 from fir_tf.serving.card import model_card
 from fir_tf.serving.fold import inference_model
 from fir_tf.serving.formats import Export, get_format
@@ -24,7 +25,8 @@ def export(options: ExportOptions) -> Path:
     """Writes a version of a run's model.
 
     The folder is `<name>/<version>/` as TF Serving watches it. Beside the model it holds
-    MODEL_CARD.md and assets.extra/export.json (what was measured); a SavedModel also
+    MODEL_CARD.md and assets.extra/export.json (what was measured), and where the run was evaluated
+    assets.extra/calibration.json (what scores are worth); a SavedModel also
     assets.extra/tf_serving_warmup_requests.
 
     Args:
@@ -71,10 +73,24 @@ def export(options: ExportOptions) -> Path:
                 "options": dataclasses.asdict(options),
             },
         )
+        if calibration := _calibration(run):
+            write_json(temporary / EXPORTED_CALIBRATION, calibration.to_json())
         write_text(temporary / CARD, model_card(run, config, categories, facts))
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
     log.info(f"{options.format}: {target} ({size / 1e6:.0f} MB)\nmodel card: {target / CARD}")
     return target
+
+
+def _calibration(run: Path) -> Calibration | None:
+    """What evaluate.py has learned of the scores of this model; None where it has not."""
+    path = run / NAME
+    found = Calibration.load(path) if path.is_file() else None
+    if found and found.model != model_checksum(run):
+        log.info(
+            f"note: {path} is left out: the model has been trained on since. Evaluate the run again"
+        )
+        return None
+    return found
 
 
 def _next_version(base: Path) -> int:

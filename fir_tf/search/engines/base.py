@@ -65,10 +65,13 @@ class Hit:
     Attributes:
         score: float, inner product of its vector and the query.
         record: Record.
+        confidence: float in [0, 1], how often a first answer of that score is right, see
+            `fir_tf.calibration`; None where unknown.
     """
 
     score: float
     record: Record
+    confidence: float | None = None
 
 
 class Engine(abc.ABC):

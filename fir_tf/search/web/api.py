@@ -1,6 +1,7 @@
 """The page's JSON API, declared once: requests are checked by it, and its OpenAPI is made of it."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,8 +23,8 @@ class Parameter:
 
     Attributes:
         name: str.
-        schema: dict, JSON Schema: a string, an integer with `minimum` and `maximum`, a boolean, or
-            an array of strings, which is given once for each of its values.
+        schema: dict, JSON Schema: a string, an integer or number with `minimum` and `maximum`, a
+            boolean, or an array of strings, which is given once for each of its values.
         text: str, what it means.
     """
 
@@ -52,6 +53,13 @@ class Parameter:
             if not least <= number <= most:
                 raise HTTPException(400, f"{self.name} must be between {least} and {most}.")
             return number
+        if kind == "number":
+            least, most = self.schema["minimum"], self.schema["maximum"]
+            # Digits alone, no "nan" and no "1_0".
+            amount = float(text) if re.fullmatch(r"\d{1,9}(\.\d*)?|\.\d+", text, re.A) else -1.0
+            if not least <= amount <= most:
+                raise HTTPException(400, f"{self.name} must be between {least} and {most}.")
+            return amount
         if kind == "boolean":
             if text.lower() not in _WORDS:
                 raise HTTPException(400, f"{self.name} must be 1, true, 0 or false.")
@@ -113,6 +121,13 @@ def _list(of: Any) -> dict[str, Any]:
     return {"type": "array", "items": of}
 
 
+_CONFIDENCE = {
+    "type": "number",
+    "minimum": 0,
+    "maximum": 1,
+    "description": "How often a first answer of this score is right, for a photo of an item that "
+    "is in the catalogue; absent where the index does not know.",
+}
 _RESULT = _object(
     score={"type": "number", "description": "Cosine similarity, -1 to 1."},
     path={"type": "string", "description": "The photo, below the index's folder."},
@@ -124,6 +139,8 @@ _RESULT = _object(
         "description": "The columns of the feed or table: text, numbers, booleans, lists of them.",
     },
 )
+# Not always there.
+_RESULT["properties"]["confidence"] = _CONFIDENCE
 _COLUMN = {
     "type": "object",
     "properties": {
@@ -209,6 +226,12 @@ SEARCH = Operation(
             _TEXT,
             "Only what this allows, such as: price < 50 and brand in ('A', 'B'). It is what "
             "`search.py query --where` takes.",
+        ),
+        Parameter(
+            "min_confidence",
+            {"type": "number", "minimum": 0, "maximum": 1, "default": 0},
+            "Leaves out results of less confidence; no result is nothing alike. Refused where the "
+            "index knows of none.",
         ),
     ),
     _object(results=_list(_RESULT)),

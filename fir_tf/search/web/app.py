@@ -98,7 +98,8 @@ class _Endpoints:
             Filter(tuple(values["category"]), tuple(values["domain"])),
             parse(values["where"]) if values["where"].strip() else None,
         )
-        work = self._app.service.search(photo, like, values["k"], where, values["group"])
+        how = values["k"], where, values["group"], values["min_confidence"]
+        work = self._app.service.search(photo, like, *how)
         found = await _unless_left(request, work)
         with told.stage("answer"):
             return JSONResponse({"results": found})

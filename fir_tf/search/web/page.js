@@ -176,7 +176,10 @@ function card(hit) {
   const foot = element("div", "foot"), alike = element("button", "like", "More like this");
   alike.append(element("span", "unseen", ": " + title));
   alike.onclick = () => like(hit.path);
-  foot.append(alike, element("span", "score", `Similarity ${hit.score.toFixed(2)}`));
+  const similarity = `Similarity ${hit.score.toFixed(2)}`, known = hit.confidence !== undefined;
+  const score = element("span", "score", known ? `${Math.round(100 * hit.confidence)} % sure` : similarity);
+  if (known) score.title = similarity;
+  foot.append(alike, score);
   entry.append(product, facts, foot);
   entry.path = hit.path;
   return entry;

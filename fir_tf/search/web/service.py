@@ -20,7 +20,7 @@ from fir_tf.errors import FirError
 from fir_tf.images.file import UnreadableImageError
 from fir_tf.images.thumbnail import thumbnail
 from fir_tf.search.conditions import Condition
-from fir_tf.search.engines import Engine
+from fir_tf.search.engines import Engine, Hit
 from fir_tf.search.index import Index
 from fir_tf.search.opened import Encoded
 from fir_tf.search.photo_files import PhotoFiles
@@ -213,39 +213,37 @@ class Service:
         return upload
 
     async def search(
-        self, photo: str, like: str, k: int, where: Condition | None, group: bool
+        self, photo: str, like: str, k: int, where: Condition | None, group: bool, least: float
     ) -> list[dict[str, Any]]:
         """Returns the results for an uploaded or an indexed photo, see `api.SEARCH`.
 
         Raises:
             HTTPException: 404, there is no such photo.
+            FirError: `least`, a confidence, is asked of an index that knows of none.
         """
         vector = self.uploaded(photo).vector if photo else None
-        return await self._in_thread(self._search, vector, like, k, where, group)
+        return await self._in_thread(self._search, vector, like, k, where, group, least)
 
     def _search(
-        self, vector: np.ndarray | None, like: str, k: int, where: Condition | None, group: bool
+        self,
+        vector: np.ndarray | None,
+        like: str,
+        k: int,
+        where: Condition | None,
+        group: bool,
+        least: float,
     ) -> list[dict[str, Any]]:
         with told.stage("search"):
             if vector is None:
                 vector = self.index.engine.vector(like)
             if vector is None:
                 raise HTTPException(404, "This image is not in the index any more.")
-            hits = self.index.search(vector[np.newaxis], k, group, where)[0]
+            found = self.index.search(vector[np.newaxis], k, group, where)[0]
+            hits = self.index.confident(found, least)
         note = told.current()
         note.k, note.results = k, len(hits)
         note.top_score = round(hits[0].score, 4) if hits else None
-        return [
-            {
-                "score": round(hit.score, 4),
-                "path": hit.record.path,
-                "item": hit.record.item,
-                "category": hit.record.category,
-                "domain": hit.record.domain,
-                "metadata": hit.record.metadata,
-            }
-            for hit in hits
-        ]
+        return [_result(hit) for hit in hits]
 
     async def picture(self, path: str) -> bytes:
         """Returns a small JPEG of a photo of the index.
@@ -276,6 +274,20 @@ class Service:
 
     async def _in_thread(self, function: Callable[..., _T], *arguments: Any) -> _T:
         return await anyio.to_thread.run_sync(function, *arguments, limiter=self._turn)
+
+
+def _result(hit: Hit) -> dict[str, Any]:
+    """Returns a result as `api.SEARCH` has it."""
+    known = {} if hit.confidence is None else {"confidence": round(hit.confidence, 4)}
+    return {
+        "score": round(hit.score, 4),
+        **known,
+        "path": hit.record.path,
+        "item": hit.record.item,
+        "category": hit.record.category,
+        "domain": hit.record.domain,
+        "metadata": hit.record.metadata,
+    }
 
 
 def _seen(contents: bytes) -> tuple[bytes, bytes]:
