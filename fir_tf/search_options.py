@@ -172,6 +172,118 @@ class QueryOptions(FetchOptions, Improvements):
 
 
 @dataclasses.dataclass(frozen=True)
+class NewModelOptions(FetchOptions, Views):
+    """What is told of an index and the model that it is to have."""
+
+    index: str = option("", _INDEX_HELP, path=True)
+    model: str = option("", "The new model: a run's folder or an exported SavedModel.", path=True)
+    images: str = option("", _IMAGES_HELP, path=True)
+    queries: str = option(
+        "",
+        "Photos to compare the models' answers by: a folder, a table or feed (labels of items make "
+        "recall known), or a log, the JSON of search.py query or a text file of a path a line; "
+        "photos of the index, drawn at random, when not given.",
+        path=True,
+    )
+    drawn: int = option(200, "How many photos of the index are drawn as queries.")
+    k: int = option(10, "Answers of each query that are compared.")
+    group: bool = option(True, "An answer is an item, by its best view; otherwise an image.")
+    fail_below: str = option(
+        "",
+        "Least values, such as overlap=.5,rbo=.5,recall=.8 (recall is that of the new model): "
+        "below one the exit status is 2, and the index is not switched.",
+    )
+    batch_size: int = option(64, "Images in a batch.")
+    whitening: str = option(
+        "", "PCA-whiten embeddings by this file, which evaluate.py --whiten wrote.", path=True
+    )
+    plugins: str = option("", _PLUGINS_HELP, path=True)
+
+    def __post_init__(self) -> None:
+        registry.load_plugins(self.plugins)
+        _required(self, "index")
+        at_least(self, 1, "drawn", "k", "batch_size")
+        self.check_fetching()
+        least_values(self.fail_below)
+
+
+def least_values(text: str) -> dict[str, float]:
+    """Reads --fail_below.
+
+    Args:
+        text: str, such as "overlap=.5,recall=.8".
+
+    Returns:
+        dict of float by `overlap`, `rbo` or `recall`.
+
+    Raises:
+        FirError: another name, or no number in [0, 1].
+    """
+    values = {}
+    for part in filter(None, map(str.strip, text.split(","))):
+        name, _, number = part.partition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            value = -1
+        if name.strip() not in ("overlap", "rbo", "recall") or not 0 <= value <= 1:
+            raise FirError(
+                "`fail_below` must be overlap=, rbo= or recall= with a number in [0, 1], separated "
+                f"by commas. Received: {part!r}"
+            )
+        values[name.strip()] = value
+    return values
+
+
+@dataclasses.dataclass(frozen=True)
+class CompareOptions(NewModelOptions):
+    """What `search.py compare` is told. Each field is a flag of the same name."""
+
+    changed: int = option(20, "Queries whose answers changed most, on the page and in the JSON.")
+    page: str = option(
+        "",
+        "--page writes compare.html with those queries, old answers beside new ones, --page=FILE "
+        "another file.",
+        path=True,
+        alone="compare.html",
+    )
+    json: str = option(
+        "",
+        "--json prints the numbers as JSON instead of the table, --json=FILE writes them.",
+        path=True,
+        alone="-",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _required(self, "model")
+        at_least(self, 0, "changed")
+
+
+@dataclasses.dataclass(frozen=True)
+class MigrateOptions(NewModelOptions):
+    """What `search.py migrate` is told. Each field is a flag of the same name."""
+
+    max_removed: float = option(
+        REMOVED_MAX,
+        "Largest share of the index that may be lost because its photos cannot be read any more.",
+    )
+    rollback: bool = option(
+        False,
+        "After the switch: the old model answers again. Before it: what was built is removed.",
+    )
+    finish: bool = option(False, "Remove the old vectors: there is no way back then.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_share("max_removed", self.max_removed)
+        if self.rollback and self.finish:
+            raise FirError("give one of --rollback and --finish. Received: both")
+        if not self.rollback and not self.finish:
+            _required(self, "model")
+
+
+@dataclasses.dataclass(frozen=True)
 class MeasureOptions:
     """What `search.py measure` is told. Each field is a flag of the same name."""
 

@@ -17,6 +17,7 @@ from test_index import make_photos, make_run, options, stored
 from fir_tf.errors import FirError
 from fir_tf.search import cluster, indexing
 from fir_tf.search import encoder as encoder_module
+from fir_tf.search.engines import open_engine
 from fir_tf.search.indexing import build
 
 BAD = ["Dresses/item2/empty.jpg", "Tops/item1/broken.jpg"]
@@ -102,7 +103,7 @@ def test_only_what_has_changed_is_embedded(shop, threads, tmp_path):
         assert sorted(theirs[name]) == sorted(ours[name])
         assert sorted(ours[name]) == ["Dresses/item2/0.jpg", "Dresses/item2/1.jpg"]
     assert_equal(tmp_path / "b", tmp_path / "a")
-    columns = [indexing.open_engine(address).info()["columns"] for address in places]
+    columns = [open_engine(address).info()["columns"] for address in places]
     assert columns[0] == columns[1] and "price" in columns[0]
 
 

@@ -13,7 +13,7 @@ from fir_tf.explain import Explainer, Heat
 from fir_tf.images.decode import decode_and_fit
 from fir_tf.images.file import UnreadableImageError, read
 from fir_tf.run import load_run
-from fir_tf.search.index import Index
+from fir_tf.search.generation import Generation
 from fir_tf.search.photos import readable
 
 
@@ -21,20 +21,20 @@ class SheetExplainer:
     """Explains the scores of an index's model.
 
     Args:
-        index: Index, opened.
+        generation: Generation of an index.
 
     Raises:
         FirError: the scores are not those of a run's model on photos as they are.
     """
 
-    def __init__(self, index: Index) -> None:
-        folder = index.encoder.model
+    def __init__(self, generation: Generation) -> None:
+        folder = generation.encoder.model
         if not folder or not (Path(folder) / "config.json").is_file():
             raise FirError(
                 "`explain` needs the run that the index was made with: --model=<the run's folder>. "
                 f"Received: {folder or 'a model in hand'}"
             )
-        how = index.engine.info()["how"]
+        how = generation.engine.info()["how"]
         plain = {"flip": False, "scales": "1", "whitening": "", "crop": "image"}
         changed = [name for name, value in plain.items() if how.get(name, value) != value]
         if changed:

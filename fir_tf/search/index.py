@@ -1,30 +1,24 @@
 """An index with its model, ready to be asked."""
 
+import contextlib
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-import keras
 import numpy as np
 from numpy.typing import ArrayLike
 
+from fir_tf.calibration import Calibration
 from fir_tf.errors import FirError
-from fir_tf.evaluation.rerank import expanded, reranked
 from fir_tf.options import FetchOptions, Improvements
 from fir_tf.search import encoder as encoders
-from fir_tf.search.calibrated import calibration_of, check_calibrated, with_confidence
-from fir_tf.search.columns import kinds_of
-from fir_tf.search.conditions import Condition, check_columns, combined
-from fir_tf.search.engines import Hit, open_engine
-from fir_tf.search.engines.base import best_of_items, shown
+from fir_tf.search.conditions import Condition
+from fir_tf.search.engines import Engine, Hit, generations_of, open_engine
+from fir_tf.search.engines.base import shown
 from fir_tf.search.filling import records_of, write_arrays, write_photos
-from fir_tf.search.in_hand import ImageFunction
-from fir_tf.search.photos import contents_of, is_photo
-from fir_tf.search.where import parse
-
-Model: TypeAlias = str | Path | keras.Model | ImageFunction
-"""A run's or an export's folder, or a model in hand: what `fir_tf.search.encoder.Encoder` takes."""
+from fir_tf.search.following import Following
+from fir_tf.search.generation import Generation, Model, open_generation
 
 
 class Index:
@@ -36,10 +30,8 @@ class Index:
         images: str or Path, the photos' folder; empty for the one it was made from.
         effort: float, see `open_engine`.
 
-    Attributes:
-        engine: Engine.
-        root: Path, the photos' folder.
-        calibration: Calibration, what its scores are worth; None where that is not known.
+    When `search.py migrate` switches the index to another model, the next question is answered by
+    that one, which is opened beside. A question that has begun ends as it began.
 
     Raises:
         FirError: there is no index, or `model` is another one than it was made with.
@@ -60,18 +52,14 @@ class Index:
     ) -> None:
         self._address: str | Path = address
         self._temporary: tempfile.TemporaryDirectory | None = None
-        self.engine = open_engine(address, effort=effort)
-        try:
-            info = self.engine.info()
-            if "root" not in info:
-                what = "was not written to its end" if info else "is empty"
-                raise FirError(f"the index {shown(address)} {what}. Fill it with search.py index")
-            self.calibration = calibration_of(info, shown(address))
-            self._encoder = _encoder(info, model, address)
-        except BaseException:
-            self.engine.close()
-            raise
-        self.root = Path(images or info["root"])
+        first = open_generation(open_engine(address, effort=effort), address, model, images)
+
+        def open_other(name: str) -> Generation:
+            engine = open_engine(address, effort=effort, generation=name)
+            # A model that was given is that of the generation it was given for.
+            return open_generation(engine, address, model if name == first.name else "", images)
+
+        self._following = Following(first, generations_of(address), open_other)
 
     @classmethod
     def from_arrays(
@@ -138,32 +126,67 @@ class Index:
     def _new(cls, fill: Any, encoder: encoders.Encoder | None = None) -> "Index":
         temporary = tempfile.TemporaryDirectory(prefix="fir_tf_index_")
         address = Path(temporary.name) / "index"
-        index = cls.__new__(cls)
-        index._address, index._temporary, index._encoder = address, temporary, encoder
-        index.engine = open_engine(address, create=True)
+        engine = open_engine(address, create=True)
         try:
-            fill(index.engine)
-            index.engine.flush()
+            fill(engine)
+            engine.flush()
         except BaseException:
-            index.close()
+            engine.close()
+            temporary.cleanup()
             raise
-        info = index.engine.info()
-        index.root, index.calibration = Path(info["root"]), calibration_of(info, str(address))
+        index = cls.__new__(cls)
+        index._address, index._temporary = address, temporary
+        root = Path(engine.info()["root"])
+        index._following = Following(Generation(engine, address, root, encoder))
         return index
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[Generation]:
+        """Yields the generation that is current now, open to the end of the block.
+
+        What belongs together is asked of one generation: an embedding, and the search for it.
+
+        Example:
+            >>> index = Index.from_arrays(np.eye(2, dtype=np.float32))
+            >>> with index.held() as generation:
+            ...     len(generation.engine), len(generation.search(np.eye(2)))
+            (2, 2)
+            >>> index.close()
+        """
+        with self._following.held() as generation:
+            yield generation
+
+    def prepare_next(self, prepare: Callable[[Generation], None]) -> None:
+        """Has each generation that the index is switched to prepared before it answers.
+
+        Args:
+            prepare: callable of a Generation, opened, such as one that asks it once.
+        """
+        self._following.prepare = prepare
+
+    @property
+    def engine(self) -> Engine:
+        """The engine of the generation that answered last, see `held`."""
+        return self._following.last.engine
+
+    @property
+    def root(self) -> Path:
+        """The photos' folder."""
+        return self._following.last.root
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What the scores of the generation that answered last are worth; None where unknown."""
+        return self._following.last.calibration
 
     @property
     def encoder(self) -> encoders.Encoder:
-        """The model that photos are embedded with.
+        """The model of the generation that answered last, see `held`.
 
         Raises:
             FirError: the index was made of vectors, or of a model that was no folder.
         """
-        if self._encoder is None:
-            raise FirError(
-                f"the index {shown(self._address)} does not say where its model is. Give the "
-                "model, or ask it with vectors"
-            )
-        return self._encoder
+        return self._following.last.encoder
 
     def save(self, address: str | Path) -> None:
         """Copies the index to a new address, such as a folder.
@@ -173,15 +196,15 @@ class Index:
         Raises:
             FirError: the address is unknown, or has an index already.
         """
-        info = self.engine.info()
-        with open_engine(address, create=True) as target:
+        with self.held() as generation, open_engine(address, create=True) as target:
+            info = generation.engine.info()
             if target.info():
                 raise FirError(
                     f"`address` must be a new one. Received: {shown(address)}, which holds an "
                     "index already. Delete it first, or save to another"
                 )
             target.set_info({"dimension": info["dimension"]})
-            for records, vectors in self.engine.scan(vectors=True):
+            for records, vectors in generation.engine.scan(vectors=True):
                 if vectors is not None:
                     target.upsert(records, vectors)
             target.flush()
@@ -217,15 +240,8 @@ class Index:
             FirError: vectors of another length, a photo that cannot be read, or a condition on
                 columns that the index does not have.
         """
-        condition = combined(parse(where) if isinstance(where, str) else where)
-        if condition is not None:
-            check_columns(condition, kinds_of(self.engine.info()))
-        vectors, single = self._vectors(queries)
-        how = improvements or Improvements()
-        found = self._search(vectors, k, group, condition, how)
-        if self.calibration and not (how.expand or how.rerank):
-            found = with_confidence(found, self.calibration)
-        return found[0] if single else found
+        with self.held() as generation:
+            return generation.search(queries, k, group, where, improvements)
 
     def confident(self, hits: Sequence[Hit], least: float) -> list[Hit]:
         """Returns the Hits whose confidence is at least `least`, in their order; 0 leaves all.
@@ -233,76 +249,12 @@ class Index:
         Raises:
             FirError: the index does not know what its scores are worth.
         """
-        if not least:
-            return list(hits)
-        check_calibrated(self.calibration, shown(self._address))
-        return [hit for hit in hits if hit.confidence is not None and hit.confidence >= least]
-
-    def _vectors(self, queries: Any) -> tuple[np.ndarray, bool]:
-        """Returns (float32 [q, d], whether one query was asked)."""
-        if is_photo(queries):
-            return self._embedded([queries]), True
-        if isinstance(queries, list | tuple) and not queries:
-            return np.empty([0, self.engine.info()["dimension"]], np.float32), False
-        if isinstance(queries, list | tuple) and is_photo(queries[0]):
-            return self._embedded(queries), False
-        try:
-            array = np.asarray(queries)
-        except ValueError:
-            array = np.empty(0, object)
-        if array.dtype.kind != "f" or array.ndim not in (1, 2):
-            raise FirError(
-                "`queries` must be vectors, float [q, d] or [d], or photos. Received: "
-                f"{type(queries).__name__} of {array.dtype} {array.shape}"
-            )
-        return np.atleast_2d(array).astype(np.float32), array.ndim == 1
-
-    def _embedded(self, photos: Sequence[Any]) -> np.ndarray:
-        encoded = self.encoder.encode([contents_of(photo) for photo in photos])
-        bad = np.flatnonzero(~encoded.valid)
-        if len(bad):
-            raise FirError(
-                f"{len(bad)} of {len(photos)} photos cannot be decoded, the first is number "
-                f"{bad[0]}. JPEG, PNG, GIF and BMP are read"
-            )
-        return encoded.embedding
-
-    def _search(
-        self,
-        vectors: np.ndarray,
-        k: int,
-        group: bool,
-        where: Condition | None,
-        improvements: Improvements,
-    ) -> list[list[Hit]]:
-        def find(queries: np.ndarray, count: int) -> list[list[Hit]]:
-            return self.engine.search(queries, count, where)
-
-        def vectors_of(hits: list[Hit]) -> np.ndarray:
-            stored = self.engine.fetch([hit.record.path for hit in hits])
-            return np.array([vector for _, vector in stored]).reshape(-1, vectors.shape[1])
-
-        if improvements.expand:
-            near = map(vectors_of, find(vectors, improvements.expand))
-            vectors = expanded(vectors, near, improvements.expand_alpha)
-        if not improvements.rerank:
-            nearest = self.engine.search_items if group else self.engine.search
-            return nearest(vectors, k, where)
-
-        def find_reranked(count: int) -> list[list[Hit]]:
-            found = find(vectors, max(count, improvements.rerank))
-            return [
-                reranked(vector, hits, vectors_of, improvements.rerank)
-                for vector, hits in zip(vectors, found, strict=True)
-            ]
-
-        if group:
-            return best_of_items(find_reranked, k, len(self.engine))
-        return [hits[:k] for hits in find_reranked(k)]
+        with self.held() as generation:
+            return generation.confident(hits, least)
 
     def close(self) -> None:
         """Closes the engine; what was not saved is gone."""
-        self.engine.close()
+        self._following.close()
         if self._temporary:
             self._temporary.cleanup()
 
@@ -311,35 +263,3 @@ class Index:
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-
-def _encoder(info: dict[str, Any], model: Model, address: str | Path) -> encoders.Encoder | None:
-    """Opens the model an index was made with, or the one that is given in its place."""
-    made_with, how = info["model"], dict(info["how"])
-    stored = made_with["model"] if made_with else ""
-    if not isinstance(model, str | Path) or (not model and not stored):
-        encoder = encoders.Encoder(model) if model else None
-    elif not model and not Path(stored).exists():
-        raise FirError(
-            f"the index {shown(address)} was made with the model {stored}, which is no longer "
-            "there. Give its folder as --model"
-        )
-    else:
-        how["whitening"] = _whitening(how.get("whitening", ""), Path(model or stored), address)
-        encoder = encoders.Encoder(model or stored, **how)
-    if encoder and made_with:
-        encoder.check(made_with, f"the index {shown(address)}")
-    return encoder
-
-
-def _whitening(path: str, model: Path, address: str | Path) -> str:
-    """Returns where the whitening's file is: where it was, or in the model's folder."""
-    beside = model / Path(path).name
-    if not path or Path(path).is_file():
-        return path
-    if beside.is_file():
-        return str(beside)
-    raise FirError(
-        f"the index {shown(address)} was made with --whitening={path}, which is no longer "
-        f"there. Put the file back, or into the model's folder as {beside}"
-    )

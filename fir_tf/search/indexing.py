@@ -18,13 +18,13 @@ from fir_tf.options import find_run
 from fir_tf.search import encoder as encoders
 from fir_tf.search.calibrated import kept
 from fir_tf.search.columns import described
-from fir_tf.search.cropped import boxes_of, why_not_cropped
-from fir_tf.search.engines import Engine, Record, folder_of, open_engine
+from fir_tf.search.cropped import boxes_of, cropped_alike, cropping_of, why_not_cropped
+from fir_tf.search.engines import Engine, Record, folder_of, writing_to
 from fir_tf.search.engines.base import in_pieces, shown
 from fir_tf.search.failures import UNCROPPED, UNDECODED, UNOPENED, Failure, by_kind, write_errors
 from fir_tf.search.listing import Listing, read_catalogue
 from fir_tf.search.photo_files import PhotoFiles, Seen, why_unopened
-from fir_tf.search_options import IndexOptions
+from fir_tf.search_options import IndexOptions, NewModelOptions
 
 log = logging.getLogger(__package__)
 
@@ -37,11 +37,19 @@ _ERRORS = "errors.csv"
 _LISTED = 20
 
 
-def embedding_options(options: IndexOptions) -> dict[str, Any]:
+def embedding_options(options: IndexOptions | NewModelOptions) -> dict[str, Any]:
     """Returns how photos are embedded: `Encoder`'s arguments behind the model, ready for JSON."""
     whitening = str(Path(options.whitening).resolve()) if options.whitening else ""
     views = ("flip", "scales", "crop", "crop_margin")
     return {"whitening": whitening, **{name: getattr(options, name) for name in views}}
+
+
+def how_embedded(
+    encoder: encoders.Encoder, options: IndexOptions | NewModelOptions
+) -> dict[str, Any]:
+    """Returns `embedding_options` with what the model was trained with where nothing is told."""
+    crop = {"crop": encoder.crop, "crop_margin": encoder.margin}
+    return {**embedding_options(options), **crop}
 
 
 @contextlib.contextmanager
@@ -61,14 +69,13 @@ def _prepared(
             `options` allow. The index is then as it was.
     """
     listing = read_catalogue(options.images, options.dataset, options.split, options.columns)
-    how = embedding_options(options)
-    encoder = encoders.Encoder(options.model or find_run(""), **how)
-    how |= {"crop": encoder.crop, "crop_margin": encoder.margin}
+    encoder = encoders.Encoder(options.model or find_run(""), **embedding_options(options))
+    how = how_embedded(encoder, options)
     if encoder.crop == "box":
         listing = listing.cropped()
     for note in listing.notes:
         log.info(note)
-    with open_engine(options.index, create=True) as engine:
+    with writing_to(options.index) as engine:
         info = engine.info()
         if info and not info.get("model"):
             raise FirError(
@@ -97,11 +104,8 @@ def _prepared(
 
 def _check_crop(before: Mapping[str, Any], now: Mapping[str, Any], index: str) -> None:
     """Raises FirError if photos are cropped otherwise than those that an index has already."""
-    own = {"crop": before.get("crop", "image"), "crop_margin": before.get("crop_margin", 0.0)}
-    differs = own["crop"] != now["crop"] or (
-        own["crop"] == "box" and own["crop_margin"] != now["crop_margin"]
-    )
-    if differs:
+    own = cropping_of(before)
+    if not cropped_alike(before, now):
         raise FirError(
             f"`crop` must be that of the index {index}: --crop={own['crop']} "
             f"--crop_margin={own['crop_margin']:g}. Received: --crop={now['crop']} "
@@ -187,7 +191,7 @@ def fill(
         Done.
     """
     with PhotoFiles(listing.root, options) as files:
-        update = _Update(store, encoder, files, before, options.batch_size)
+        update = Update(store, encoder, files, before, options.batch_size)
         max_age = options.photo_max_age * 3600
         for part in files.look(listing.records, before, max_age, options.reread):
             update.add(part)
@@ -237,8 +241,16 @@ def build(options: IndexOptions, fill: Fill = fill) -> dict[str, Any]:
     return _concluded(counts, listing, options)
 
 
-class _Update:
-    """Brings what is stored up to date, a piece of the catalogue at a time."""
+class Update:
+    """Brings what is stored up to date, a piece of the catalogue at a time.
+
+    Args:
+        store: Store.
+        encoder: encoders.Encoder.
+        files: PhotoFiles, where the photos come from.
+        before: dict of Record by path, what is stored.
+        batch_size: int, photos embedded at a time.
+    """
 
     def __init__(
         self,

@@ -17,12 +17,13 @@ from fir_tf.datasets.walk import printable
 from fir_tf.errors import FirError
 from fir_tf.evaluation.pictures import SheetMatch, SheetRow, contact_sheet
 from fir_tf.files import json_text, write_json
-from fir_tf.images.file import UnreadableImageError, opened, read
+from fir_tf.images.file import UnreadableImageError, read
 from fir_tf.images.picture import see
 from fir_tf.input.batches import Boxes
 from fir_tf.locate import Garment, Locator, cut, open_locator, png
 from fir_tf.search.columns import SHOWN
 from fir_tf.search.conditions import Filter, combined
+from fir_tf.search.cropped import as_shares
 from fir_tf.search.encoder import Encoder
 from fir_tf.search.engines import Engine, Hit
 from fir_tf.search.engines.base import shown
@@ -93,29 +94,30 @@ def query(options: QueryOptions, photos: Sequence[str]) -> list[dict[str, Any]]:
     bad: list[tuple[str, str]] = []
     with (
         Index(options.index, options.model, options.images, options.effort) as index,
+        index.held() as generation,
         tqdm(total=len(photos), desc="queries", unit="photo", disable=None, leave=False) as bar,
     ):
         # A refusal comes before the photos are read.
-        index.confident([], options.min_confidence)
-        explainer = SheetExplainer(index) if options.explain else None
+        generation.confident([], options.min_confidence)
+        explainer = SheetExplainer(generation) if options.explain else None
         where = combined(
             Filter(
-                _categories(options.category, index.engine),
+                _categories(options.category, generation.engine),
                 (options.domain,) if options.domain else (),
             ),
             parse(options.where) if options.where.strip() else None,
         )
-        ask = functools.partial(_read_and_embed, index.encoder, box=box)
+        ask = functools.partial(_read_and_embed, generation.encoder, box=box)
         locate = None
         if options.locator:
-            locator = open_locator(options.locator, index.encoder.model)
-            locate = functools.partial(_located, index.encoder, locator)
+            locator = open_locator(options.locator, generation.encoder.model)
+            locate = functools.partial(_located, generation.encoder, locator)
         for asked in _asked(ask, photos, options.together, locate, bar):
-            found = index.search(asked.vectors, options.k, options.group, where, options)
+            found = generation.search(asked.vectors, options.k, options.group, where, options)
             bad += asked.bad
             garments = asked.garments or [None] * len(asked.groups)
             for group, nearest, garment in zip(asked.groups, found, garments, strict=True):
-                hits = index.confident(nearest, options.min_confidence)
+                hits = generation.confident(nearest, options.min_confidence)
                 results = [_result(rank, hit) for rank, hit in enumerate(hits, 1)]
                 answers.append({"photos": group, "results": results})
                 if locate:
@@ -128,7 +130,7 @@ def query(options: QueryOptions, photos: Sequence[str]) -> list[dict[str, Any]]:
                 {"photos": [photo], "results": [], "error": reason} for photo, reason in asked.bad
             ]
             sys.stdout.flush()
-        root = index.root
+        root = generation.root
     _write_json(answers, options)
     if options.sheet and pictured:
         _write_sheet(answers, pictured, root, options, explainer)
@@ -218,7 +220,7 @@ def _contents(
             found = read(photo)
             contents[row] = readable(found)
             if box:
-                boxes[row] = _shares(found, box)
+                boxes[row] = as_shares(found, box)
         except UnreadableImageError as error:
             unread[photo] = str(error)
     cut_to = (boxes, np.ones(len(photos), bool)) if box else None
@@ -234,26 +236,6 @@ def _read_and_embed(
         if not valid:
             unread.setdefault(photo, not_decoded())
     return encoded.embedding, unread
-
-
-def _shares(contents: bytes, box: Box) -> list[float]:
-    """Returns a box in pixels as shares of the photo's sides: it may be converted to another size.
-
-    Raises:
-        FirError: it has no area in the photo.
-        UnreadableImageError: the photo cannot be read.
-    """
-    with opened(contents) as (_, header):
-        width, height = header.width, header.height
-        if header.orientation >= 5:
-            width, height = height, width
-    left, top, *size, _ = box
-    if left >= width or top >= height:
-        raise FirError(
-            f"`box` must have an area in the photo of {width} x {height} pixels. "
-            f"Received: {left:g},{top:g},{size[0]:g},{size[1]:g}"
-        )
-    return [left / width, top / height, size[0] / width, size[1] / height]
 
 
 def _categories(text: str, engine: Engine) -> tuple[str, ...]:

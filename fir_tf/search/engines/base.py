@@ -6,13 +6,16 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from fir_tf.errors import FirError
 from fir_tf.search.conditions import Condition
+
+if TYPE_CHECKING:
+    from fir_tf.search.engines.generations import Generations
 
 DOMAIN_NAMES = ("", "shop", "consumer")
 
@@ -51,11 +54,15 @@ class Scheme:
             --help.
         open: callable of (variant: str, place: str, create: bool, effort: float), see
             `fir_tf.search.engines.open_engine`, that returns an Engine.
+        generations: callable of (variant: str, place: str) that returns
+            `fir_tf.search.engines.generations.Generations`; None for an engine without, whose
+            indexes `search.py migrate` refuses.
     """
 
     description: str
     addresses: Sequence[tuple[str, str]]
     open: Callable[[str, str, bool, float], "Engine"]
+    generations: "Callable[[str, str], Generations] | None" = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +87,13 @@ class Engine(abc.ABC):
     A record is known by its path. What `upsert` and `delete` have returned from survives the
     death of the process; what they were interrupted in is there wholly or not at all for each
     record. One process writes, others may read at the same time.
+
+    Attributes:
+        generation: str, which of the index's generations this is, see
+            `fir_tf.search.engines.generations`.
     """
+
+    generation: str = ""
 
     @abc.abstractmethod
     def info(self) -> dict[str, Any]:

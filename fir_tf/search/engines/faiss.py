@@ -16,6 +16,7 @@ from fir_tf.errors import FirError
 from fir_tf.extras import require
 from fir_tf.files import replacing, write_json
 from fir_tf.search.engines.base import Scheme, in_pieces
+from fir_tf.search.engines.generations import FolderGenerations
 from fir_tf.search.engines.local import LocalEngine, Nearest
 
 KINDS = ("flat", "ivfpq", "hnsw")
@@ -170,4 +171,8 @@ FAISS = Scheme(
         ("faiss+hnsw:FOLDER", "  or a graph (up to tens of millions)"),
     ],
     lambda variant, place, create, effort: FaissEngine(place, variant or "flat", create, effort),
+    generations=lambda variant, place: FolderGenerations(
+        place,
+        lambda folder, create, effort: FaissEngine(folder, variant or "flat", create, effort),
+    ),
 )

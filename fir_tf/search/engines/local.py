@@ -28,6 +28,7 @@ from fir_tf.search.engines.base import (
     in_order,
     in_pieces,
 )
+from fir_tf.search.engines.generations import FolderGenerations
 from fir_tf.search.engines.sql import SqliteDialect
 
 _SCHEMA = """
@@ -443,4 +444,7 @@ FOLDER = Scheme(
     "Exact search in this process, in a folder",
     [("FOLDER", "exact search in this process (up to a few million vectors)")],
     lambda variant, place, create, effort: LocalEngine(place, create),
+    generations=lambda variant, place: FolderGenerations(
+        place, lambda folder, create, effort: LocalEngine(folder, create)
+    ),
 )

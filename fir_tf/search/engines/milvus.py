@@ -24,6 +24,7 @@ from fir_tf.search.engines.base import (
     in_order,
     in_pieces,
 )
+from fir_tf.search.engines.generations import Generations
 
 KINDS = ("flat", "hnsw")
 # Milvus' own limits: results of one search, bytes of a string; and messages of some megabytes.
@@ -59,14 +60,8 @@ class MilvusEngine(Engine):
         self.kind, self.collection = kind, collection
         self._notes = f"{collection}_info"
         self._fields = [*_SIZES, "metadata"]
-        try:
-            self._client = self._pymilvus.MilvusClient(
-                uri, token=os.environ.get("MILVUS_TOKEN", ""), timeout=60
-            )
-            there = self._client.has_collection(self._notes)
-        except Exception as error:
-            # The client raises its own errors, gRPC's and, for milvus-lite, many others.
-            raise FirError(f"no Milvus answers at {uri}. Received: {error}") from error
+        self._client = _client(uri)
+        there = self._client.has_collection(self._notes)
         if not there and not create:
             raise FirError(
                 f"`index` must be an index. Received: {uri}, which has no collection "
@@ -213,6 +208,81 @@ class MilvusEngine(Engine):
         self._client.close()
 
 
+class MilvusGenerations(Generations):
+    """Generations of an index in Milvus: collections side by side, a row names the current.
+
+    Milvus has no locks: what `search.py index` writes during the switch is in the old generation,
+    and the command says so at its end.
+
+    Args:
+        uri: str, see `MilvusEngine`.
+        collection: str, see `MilvusEngine`.
+        kind: str, see `MilvusEngine`.
+    """
+
+    _ROWS = 'name like "generations-%"'
+
+    def __init__(self, uri: str, collection: str, kind: str) -> None:
+        self._uri, self._collection, self._kind = uri, collection, kind
+        self._notes = f"{collection}_info"
+        self._client = _client(uri)
+        self._loaded = False
+
+    def stored(self) -> Mapping[str, Any]:
+        """See `Generations`."""
+        if not self._loaded:
+            if not self._client.has_collection(self._notes):
+                return {}
+            self._client.load_collection(self._notes)
+            self._loaded = True
+        rows = self._client.query(self._notes, filter=self._ROWS, output_fields=["name", "value"])
+        return json.loads(max(rows, key=lambda row: row["name"])["value"]) if rows else {}
+
+    def store(self, values: dict[str, Any]) -> None:
+        """See `Generations`."""
+        # A row of its own for each state: there is no moment without one, and the last counts.
+        name = f"generations-{values['number']:012d}"
+        row = {"name": name, "value": json.dumps(values), "vector": [0.0, 0.0]}
+        self._client.upsert(self._notes, [row])
+        rows = self._client.query(self._notes, filter=self._ROWS, output_fields=["name"])
+        old = [row["name"] for row in rows if row["name"] < name]
+        if old:
+            self._client.delete(self._notes, ids=old)
+
+    def engine(self, name: str, create: bool, effort: float) -> MilvusEngine:
+        """See `Generations`."""
+        return MilvusEngine(self._uri, self._named(name), self._kind, create)
+
+    def _named(self, name: str) -> str:
+        return f"{self._collection}_{name}" if name else self._collection
+
+    def drop(self, name: str) -> None:
+        """See `Generations`."""
+        collection = self._named(name)
+        self._client.drop_collection(collection)
+        if name:
+            self._client.drop_collection(f"{collection}_info")
+        else:
+            # The collection beside it has the row that names the current.
+            self._client.delete(self._notes, ids=["info"])
+
+    def close(self) -> None:
+        """See `Generations`."""
+        self._client.close()
+
+
+def _client(uri: str) -> Any:
+    """Connects with Milvus; the connection is tried."""
+    pymilvus = require("pymilvus", "milvus")
+    try:
+        client = pymilvus.MilvusClient(uri, token=os.environ.get("MILVUS_TOKEN", ""), timeout=60)
+        client.list_collections()
+        return client
+    except Exception as error:
+        # The client raises its own errors, gRPC's and, for milvus-lite, many others.
+        raise FirError(f"no Milvus answers at {uri}. Received: {error}") from error
+
+
 class _Expressions(Dialect[str]):
     """Milvus' language."""
 
@@ -291,7 +361,8 @@ def _record(row: Mapping[str, Any]) -> Record:
     return Record(**{**fields, "path": path})
 
 
-def _open(variant: str, place: str, create: bool, effort: float) -> MilvusEngine:
+def _parsed(variant: str, place: str) -> tuple[str, str, str]:
+    """Returns (URI, collection, kind) of an address."""
     if variant not in ("", "http", "https"):
         raise FirError(
             f"`index` must be milvus+http://HOST:PORT/NAME. Received: milvus+{variant}:{place}"
@@ -303,8 +374,7 @@ def _open(variant: str, place: str, create: bool, effort: float) -> MilvusEngine
         (uri, _, query), name = place.partition("?"), ""
         if not uri.endswith(".db"):
             raise FirError(f"`index` must be milvus:FILE.db. Received: milvus:{place!r}")
-    kind = parse_qs(query).get("kind", ["flat"])[0]
-    return MilvusEngine(uri, name or "catalogue", kind, create)
+    return uri, name or "catalogue", parse_qs(query).get("kind", ["flat"])[0]
 
 
 MILVUS = Scheme(
@@ -317,5 +387,6 @@ MILVUS = Scheme(
         ),
         ("", "  variable MILVUS_TOKEN logs in); ?kind=hnsw for a graph"),
     ],
-    _open,
+    lambda variant, place, create, effort: MilvusEngine(*_parsed(variant, place), create),
+    generations=lambda variant, place: MilvusGenerations(*_parsed(variant, place)),
 )

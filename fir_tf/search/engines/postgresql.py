@@ -8,7 +8,8 @@ import contextlib
 import json
 import logging
 import re
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -28,6 +29,7 @@ from fir_tf.search.engines.base import (
     in_order,
     shown,
 )
+from fir_tf.search.engines.generations import Generations, refuse_or_tell
 from fir_tf.search.engines.sql import Sql, SqlDialect
 
 KINDS = ("", "hnsw")
@@ -72,26 +74,34 @@ class PostgresqlEngine(Engine):
         kind: str, "" (exact) or "hnsw".
         create: bool, whether to make a new index where there is none.
         effort: float > 0, multiplies the nodes of the graph that are looked at.
+        generation: str, see `fir_tf.search.engines.generations`.
 
     Raises:
         FirError: psycopg is not installed, no database answers, it has no pgvector, or there is
             no such index.
     """
 
-    def __init__(self, url: str, kind: str = "", create: bool = False, effort: float = 1.0) -> None:
-        if kind not in KINDS:
-            raise FirError(f"`index` must be postgresql: or postgresql+hnsw:. Received: +{kind}")
+    def __init__(
+        self,
+        url: str,
+        kind: str = "",
+        create: bool = False,
+        effort: float = 1.0,
+        generation: str = "",
+    ) -> None:
+        _check_kind(kind)
         if not effort > 0:
             raise FirError(f"`effort` must be > 0. Received: {effort}")
         self._psycopg = require("psycopg", "postgresql")
         self._vectors = require("pgvector.psycopg", "postgresql")
         pool = require("psycopg_pool", "postgresql")
         self.kind, self.effort = kind, effort
-        self._url, self._name = _parsed(url)
+        self._url, name = _parsed(url)
+        self._name = _table(name, generation)
         self._errors = (self._psycopg.Error, pool.PoolTimeout)
         # Of its attempts to reach the database the last is told as an error.
         logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
-        with self._told():
+        with _told(self._url, self._errors):
             self._prepare(create)
             self._pool = pool.ConnectionPool(
                 self._url,
@@ -121,23 +131,9 @@ class PostgresqlEngine(Engine):
                 )
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        """Turns the database's errors into messages."""
-        try:
-            yield
-        except self._errors as error:
-            # Of the classes of errors these say that the connection is gone.
-            state = getattr(error, "sqlstate", None) or "08"
-            advice = ""
-            if state.startswith(("08", "57P")):
-                advice = ". Is it running? The same command goes on when it answers"
-            text = " ".join(str(error).split())
-            raise FirError(f"the database {shown(self._url)} says: {text}{advice}") from error
-
-    @contextlib.contextmanager
     def _transaction(self) -> Iterator[Any]:
         """Lends a connection; what is done with it happens wholly or not at all."""
-        with self._told(), self._pool.connection() as connection:
+        with _told(self._url, self._errors), self._pool.connection() as connection:
             yield connection
 
     def _rows(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
@@ -361,6 +357,112 @@ class PostgresqlDialect(SqlDialect):
         return found, [path, given]
 
 
+class PostgresqlGenerations(Generations):
+    """Generations of an index in a database: tables side by side, a row names the current.
+
+    Args:
+        url: str, see `PostgresqlEngine`.
+        kind: str, see `PostgresqlEngine`.
+    """
+
+    def __init__(self, url: str, kind: str = "") -> None:
+        _check_kind(kind)
+        self._psycopg = require("psycopg", "postgresql")
+        self._given, self._kind = url, kind
+        self._url, self._name = _parsed(url)
+        self._lock = threading.Lock()
+        # Opened when something is asked.
+        self._connection: Any = None
+
+    def _connected(self) -> Any:
+        return self._psycopg.connect(self._url, connect_timeout=10, autocommit=True)
+
+    def _execute(self, query: str, values: Sequence[Any] | None = None) -> Any:
+        """Asks the database; over a new connection where the old one has broken since."""
+        with self._lock, _told(self._url, (self._psycopg.Error,)):
+            if self._connection is not None and not self._connection.closed:
+                try:
+                    return self._connection.execute(query, values)
+                except self._psycopg.OperationalError:
+                    self._connection.close()
+            self._connection = self._connected()
+            return self._connection.execute(query, values)
+
+    def stored(self) -> Mapping[str, Any]:
+        """See `Generations`."""
+        info = f"{self._name}_info"
+        if self._execute("SELECT to_regclass(%s)", [info]).fetchone() == (None,):
+            return {}
+        row = self._execute(f"SELECT value FROM {info} WHERE name = 'generations'").fetchone()
+        return json.loads(row[0]) if row else {}
+
+    def store(self, values: dict[str, Any]) -> None:
+        """See `Generations`."""
+        self._execute(
+            f"INSERT INTO {self._name}_info VALUES ('generations', %s) "
+            "ON CONFLICT (name) DO UPDATE SET value = EXCLUDED.value",
+            [json.dumps(values)],
+        )
+
+    def engine(self, name: str, create: bool, effort: float) -> PostgresqlEngine:
+        """See `Generations`."""
+        return PostgresqlEngine(self._given, self._kind, create, effort, name)
+
+    def drop(self, name: str) -> None:
+        """See `Generations`."""
+        table = _table(self._name, name)
+        # The first one's other table has the row that names the current.
+        own = f"DROP TABLE IF EXISTS {table}_info"
+        rest = own if name else f"DELETE FROM {table}_info WHERE name = 'info'"
+        self._execute(f"DROP TABLE IF EXISTS {table}; {rest}")
+
+    @contextlib.contextmanager
+    def holding(self, what: str, alone: bool = False) -> Iterator[None]:
+        """See `Generations`."""
+        shared = "" if alone else "_shared"
+        key = [f"fir_tf {what} {self._name}"]
+        with _told(self._url, (self._psycopg.Error,)):
+            connection = self._connected()
+        # It holds the lock until it is closed, or its process is dead.
+        with contextlib.closing(connection):
+            with _told(self._url, (self._psycopg.Error,)):
+                tried = f"SELECT pg_try_advisory_lock{shared}(hashtext(%s))"
+                if connection.execute(tried, key).fetchone() == (False,):
+                    refuse_or_tell(what)
+                    connection.execute(f"SELECT pg_advisory_lock{shared}(hashtext(%s))", key)
+            yield
+
+    def close(self) -> None:
+        """See `Generations`."""
+        if self._connection is not None:
+            self._connection.close()
+
+
+@contextlib.contextmanager
+def _told(url: str, errors: tuple[type[Exception], ...]) -> Iterator[None]:
+    """Turns the database's errors into messages."""
+    try:
+        yield
+    except errors as error:
+        # Of the classes of errors these say that the connection is gone.
+        state = getattr(error, "sqlstate", None) or "08"
+        advice = ""
+        if state.startswith(("08", "57P")):
+            advice = ". Is it running? The same command goes on when it answers"
+        text = " ".join(str(error).split())
+        raise FirError(f"the database {shown(url)} says: {text}{advice}") from error
+
+
+def _check_kind(kind: str) -> None:
+    if kind not in KINDS:
+        raise FirError(f"`index` must be postgresql: or postgresql+hnsw:. Received: +{kind}")
+
+
+def _table(name: str, generation: str) -> str:
+    """Returns the name of a generation's table."""
+    return f"{name}_{generation}" if generation else name
+
+
 def _parsed(url: str) -> tuple[str, str]:
     """Returns the database's URL and the table's name."""
     parts = urlsplit(url)
@@ -384,4 +486,5 @@ POSTGRESQL = Scheme(
     lambda variant, place, create, effort: PostgresqlEngine(
         f"postgresql:{place}", variant, create, effort
     ),
+    generations=lambda variant, place: PostgresqlGenerations(f"postgresql:{place}", variant),
 )

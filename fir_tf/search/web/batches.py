@@ -21,12 +21,14 @@ class Embedded:
         valid: bool, whether the photo could be read.
         waited: float, seconds until its batch was begun.
         took: float, seconds of its batch.
+        generation: str, whose model it was embedded by.
     """
 
     vector: np.ndarray
     valid: bool
     waited: float
     took: float
+    generation: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +42,8 @@ class Batcher:
     """Embeds photos in a thread of its own, as many at a time as wait for it.
 
     Args:
-        encode: callable, list of bytes -> Encoded, one row for each.
+        encode: callable, list of bytes -> (Encoded, one row for each; str, the name of the
+            generation whose model it was): all of a batch are embedded by one.
         most: int, photos in a batch.
         wait: float, seconds that a photo may wait for others although nothing is being embedded.
         seen: callable of an int, told the size of each batch.
@@ -48,7 +51,7 @@ class Batcher:
 
     def __init__(
         self,
-        encode: Callable[[Sequence[bytes]], Encoded],
+        encode: Callable[[Sequence[bytes]], tuple[Encoded, str]],
         most: int,
         wait: float,
         seen: Callable[[int], None],
@@ -109,7 +112,7 @@ class Batcher:
     def _embed(self, batch: list[_Waiting]) -> None:
         begin = time.monotonic()
         try:
-            found = self._encode([one.contents for one in batch])
+            found, name = self._encode([one.contents for one in batch])
         # Whatever it is, it is for whom it concerns: the others are embedded without it.
         except Exception as error:
             if len(batch) == 1:
@@ -121,4 +124,4 @@ class Batcher:
         took = time.monotonic() - begin
         for row, one in enumerate(batch):
             vector, valid = found.embedding[row], bool(found.valid[row])
-            one.future.set_result(Embedded(vector, valid, begin - one.arrived, took))
+            one.future.set_result(Embedded(vector, valid, begin - one.arrived, took, name))

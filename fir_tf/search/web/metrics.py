@@ -1,14 +1,12 @@
 """What the server counts, for Prometheus; nothing is counted without its package."""
 
 import contextlib
-import hashlib
-import json
 import math
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from fir_tf.errors import FirError
-from fir_tf.search.engines import Engine
+from fir_tf.search.generation import Generation
 from fir_tf.search.index import Index
 from fir_tf.search.web.told import Told
 
@@ -22,19 +20,15 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 _PHOTOS = (1, 2, 4, 8, 16, 32, 64)
 
 
-def generation(engine: Engine) -> str:
-    """Returns what tells an index from one that was made anew: a digest of what it is made from.
-
-    The model's fingerprint, the photos' folder and the columns are in it, the records are not.
-    """
-    text = json.dumps(engine.info(), sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+def generation_name(generation: Generation) -> str:
+    """Returns what a generation is called here: the first one has no name in its index."""
+    return generation.name or "first"
 
 
-def model_name(index: Index) -> str:
-    """Returns the fingerprint of an index's model, "" where it is asked with vectors alone."""
+def model_name(asked: Index | Generation) -> str:
+    """Returns the fingerprint of the model, "" where an index is asked with vectors alone."""
     try:
-        return index.encoder.fingerprint()["name"]
+        return asked.encoder.fingerprint()["name"]
     except FirError:
         return ""
 
@@ -161,14 +155,14 @@ class _Watched:
         """Yields the index's and its model's families, none before the index is there."""
         if self.index is None:
             return
-        engine, name = self.index.engine, model_name(self.index)
-        yield InfoMetricFamily("fir_model", "Fingerprint of the model.", {"fingerprint": name})
-        records, told = math.nan, ""
+        records, told, name = math.nan, "", model_name(self.index)
         # A database that is away for a while must not take the other numbers with it.
-        with contextlib.suppress(Exception):
-            records, told = float(len(engine)), generation(engine)
+        with contextlib.suppress(Exception), self.index.held() as generation:
+            told, name = generation_name(generation), model_name(generation)
+            records = float(len(generation.engine))
+        yield InfoMetricFamily("fir_model", "Fingerprint of the model.", {"fingerprint": name})
         yield GaugeMetricFamily("fir_index_records", "Photos in the index.", records)
-        yield InfoMetricFamily("fir_index", "Which making of the index.", {"generation": told})
+        yield InfoMetricFamily("fir_index", "Which generation answers.", {"generation": told})
 
 
 def open_metrics() -> Metrics:

@@ -21,6 +21,7 @@ from fir_tf.images.file import UnreadableImageError
 from fir_tf.images.thumbnail import thumbnail
 from fir_tf.search.conditions import Condition
 from fir_tf.search.engines import Engine, Hit
+from fir_tf.search.generation import Generation
 from fir_tf.search.index import Index
 from fir_tf.search.opened import Encoded
 from fir_tf.search.photo_files import PhotoFiles
@@ -34,6 +35,8 @@ _T = TypeVar("_T")
 
 # Links to uploaded photos keep working until this many later uploads, or a restart.
 _LINKS = 1000
+# Bytes of their contents, the newest ones', which a switch to another model needs.
+_CONTENTS = 2**28
 # Small pictures of the index's photos that are kept, of about 40 KB each.
 _PICTURES = 1000
 # Of the pictures that the page shows: the longest side in pixels, and the quality as JPEGs.
@@ -56,12 +59,17 @@ class Upload:
     """A photo that was uploaded.
 
     Attributes:
+        generation: str, whose model embedded it.
         vector: float32 [d], its embedding.
         picture: bytes, a small JPEG of it.
+        contents: bytes, to embed it again when the index has another model; empty where that was
+            too long ago.
     """
 
+    generation: str
     vector: np.ndarray
     picture: bytes
+    contents: bytes
 
 
 class _Kept(Generic[_T]):
@@ -93,6 +101,19 @@ class _Kept(Generic[_T]):
                 self._values.popitem(last=False)
 
 
+class _Uploads(_Kept[Upload]):
+    """The uploads that were used last, the newest of them with their contents."""
+
+    def put(self, key: Hashable, value: Upload) -> None:
+        super().put(key, value)
+        room = _CONTENTS
+        with self._lock:
+            for name, upload in reversed(self._values.items()):
+                room -= len(upload.contents)
+                if room < 0 and upload.contents:
+                    self._values[name] = dataclasses.replace(upload, contents=b"")
+
+
 class Service:
     """What the requests share. Its coroutines hand what blocks to threads.
 
@@ -109,13 +130,14 @@ class Service:
         self.index, self._files, self._metrics = index, files, metrics
         self.max_upload = options.max_upload_mb * 1_000_000
         self._most = options.max_batch
-        self._uploads: _Kept[Upload] = _Kept(_LINKS, functools.partial(metrics.cache, "uploads"))
+        self._uploads = _Uploads(_LINKS, functools.partial(metrics.cache, "uploads"))
         self._pictures: _Kept[bytes] = _Kept(
             _PICTURES, functools.partial(metrics.cache, "pictures")
         )
         self._turn = anyio.CapacityLimiter(_AT_A_TIME)
         self._picture_turn = anyio.CapacityLimiter(_PICTURES_AT_A_TIME)
-        self._least = 1
+        # Photos that the model of a generation is given at least.
+        self._least: dict[str, int] = {}
         self._batches = Batcher(
             self._encode,
             options.max_batch,
@@ -124,7 +146,7 @@ class Service:
         )
         self._labels: dict[str, dict[str, int]] = {}
         self._labels_at = 0.0
-        self._drawn: dict[str, Any] = {}
+        self._drawn: dict[str, dict[str, Any]] = {}
 
     @property
     def waiting(self) -> int:
@@ -132,9 +154,17 @@ class Service:
         return self._batches.waiting
 
     def warm(self) -> None:
-        """Embeds and searches once in each way, so that no request waits for what is made once."""
+        """Embeds and searches once in each way, so that no request waits for what is made once.
+
+        The same is done with each generation that the index comes to be switched to, beforehand.
+        """
+        with self.index.held() as generation:
+            self._warm(generation)
+        self.index.prepare_next(self._warm)
+
+    def _warm(self, generation: Generation) -> None:
         try:
-            encoder = self.index.encoder
+            encoder = generation.encoder
         except FirError:
             # It is asked with vectors alone.
             return
@@ -149,15 +179,20 @@ class Service:
                 encoder.encode([contents] * size)
                 took.append(time.perf_counter() - begin)
             seconds[size] = min(took)
-        self._least = 2 if seconds[2] < _FASTER * seconds[1] else 1
+        self._least[generation.name] = 2 if seconds[2] < _FASTER * seconds[1] else 1
         embedding = encoder.encode([contents] * self._most).embedding
-        self.index.search(embedding[:1], 1)
+        generation.search(embedding[:1], 1)
 
-    def _encode(self, photos: Sequence[bytes]) -> Encoded:
-        """Embeds a batch with the model of this moment; a photo given twice has two rows."""
-        if len(photos) < self._least:
+    def _encode(self, photos: Sequence[bytes]) -> tuple[Encoded, str]:
+        """Embeds a batch with the model of this moment; returns whose it is."""
+        with self.index.held() as generation:
+            return self._encode_by(generation, photos), generation.name
+
+    def _encode_by(self, generation: Generation, photos: Sequence[bytes]) -> Encoded:
+        """Embeds photos; a photo given twice has two rows."""
+        if len(photos) < self._least.get(generation.name, 1):
             photos = [*photos, *photos]
-        return self.index.encoder.encode(photos)
+        return generation.encoder.encode(photos)
 
     def close(self) -> None:
         """Ends the thread that embeds."""
@@ -169,20 +204,23 @@ class Service:
 
     def _info(self) -> dict[str, Any]:
         now = time.monotonic()
-        fresh = bool(self._labels) and now - self._labels_at <= _LABELS_FOR_SECONDS
-        self._metrics.cache("labels", fresh)
-        if not fresh:
-            self._labels, self._labels_at = self.index.engine.labels(), now
-            self._drawn = self._drawn or drawn(self.index.engine)
-        return {
-            "images": len(self.index.engine),
-            "categories": [name for name in self._labels["category"] if name],
-            "domains": [name for name in self._labels["domain"] if name],
-            "columns": self.index.engine.info().get("columns", {}),
-            **self._drawn,
-            "formats": formats(),
-            "max_upload": self.max_upload,
-        }
+        with self.index.held() as index:
+            same = index.name in self._drawn
+            fresh = same and now - self._labels_at <= _LABELS_FOR_SECONDS
+            self._metrics.cache("labels", fresh)
+            if not fresh:
+                self._labels, self._labels_at = index.engine.labels(), now
+            if not same:
+                self._drawn = {index.name: drawn(index.engine)}
+            return {
+                "images": len(index.engine),
+                "categories": [name for name in self._labels["category"] if name],
+                "domains": [name for name in self._labels["domain"] if name],
+                "columns": index.engine.info().get("columns", {}),
+                **self._drawn[index.name],
+                "formats": formats(),
+                "max_upload": self.max_upload,
+            }
 
     async def upload(self, contents: bytes) -> str:
         """Embeds a photo; returns the name it can be asked for by.
@@ -198,7 +236,7 @@ class Service:
         if not found.valid:
             raise _refusal(UnreadableImageError("unreadable", ""))
         name = secrets.token_urlsafe(12)
-        self._uploads.put(name, Upload(found.vector, picture))
+        self._uploads.put(name, Upload(found.generation, found.vector, picture, contents))
         return name
 
     def uploaded(self, name: str) -> Upload:
@@ -221,29 +259,43 @@ class Service:
             HTTPException: 404, there is no such photo.
             FirError: `least`, a confidence, is asked of an index that knows of none.
         """
-        vector = self.uploaded(photo).vector if photo else None
-        return await self._in_thread(self._search, vector, like, k, where, group, least)
+        upload = self.uploaded(photo) if photo else None
+        return await self._in_thread(self._search, photo, upload, like, k, where, group, least)
 
     def _search(
         self,
-        vector: np.ndarray | None,
+        photo: str,
+        upload: Upload | None,
         like: str,
         k: int,
         where: Condition | None,
         group: bool,
         least: float,
     ) -> list[dict[str, Any]]:
-        with told.stage("search"):
-            if vector is None:
-                vector = self.index.engine.vector(like)
-            if vector is None:
-                raise HTTPException(404, "This image is not in the index any more.")
-            found = self.index.search(vector[np.newaxis], k, group, where)[0]
-            hits = self.index.confident(found, least)
+        with self.index.held() as generation:
+            if upload and upload.generation != generation.name:
+                upload = self._embedded_again(generation, upload)
+                self._uploads.put(photo, upload)
+            with told.stage("search"):
+                vector = upload.vector if upload else generation.engine.vector(like)
+                if vector is None:
+                    raise HTTPException(404, "This image is not in the index any more.")
+                found = generation.search(vector[np.newaxis], k, group, where)[0]
+                hits = generation.confident(found, least)
         note = told.current()
         note.k, note.results = k, len(hits)
         note.top_score = round(hits[0].score, 4) if hits else None
         return [_result(hit) for hit in hits]
+
+    def _embedded_again(self, generation: Generation, upload: Upload) -> Upload:
+        """Embeds an uploaded photo by the model of another generation."""
+        if not upload.contents:
+            raise HTTPException(404, "This photo is no longer kept here. Upload it again.")
+        with told.stage("embed"):
+            found = self._encode_by(generation, [upload.contents])
+        if not found.valid[0]:
+            raise _refusal(UnreadableImageError("unreadable", ""))
+        return dataclasses.replace(upload, generation=generation.name, vector=found.embedding[0])
 
     async def picture(self, path: str) -> bytes:
         """Returns a small JPEG of a photo of the index.
@@ -255,7 +307,8 @@ class Service:
 
     def _picture(self, path: str) -> bytes:
         # Only what the index names, so a path cannot lead anywhere else.
-        found = self.index.engine.fetch([path])
+        with self.index.held() as generation:
+            found = generation.engine.fetch([path])
         if not found:
             raise HTTPException(404, "This image is not in the index.")
         record = found[0][0]
