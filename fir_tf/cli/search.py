@@ -1,4 +1,4 @@
-"""search.py: command and flags -> fir_tf.search.indexing, .query, .accuracy or .web."""
+"""search.py: command and flags -> a function of fir_tf.search, see _FUNCTIONS."""
 
 import dataclasses
 import functools
@@ -14,7 +14,14 @@ from fir_tf import messages
 from fir_tf.cli.common import define_flags, load_library, read_flags, run_script
 from fir_tf.errors import FirError
 from fir_tf.search.engines import addresses
-from fir_tf.search_options import IndexOptions, MeasureOptions, QueryOptions, WebOptions
+from fir_tf.search_options import (
+    CompareOptions,
+    IndexOptions,
+    MeasureOptions,
+    MigrateOptions,
+    QueryOptions,
+    WebOptions,
+)
 from fir_tf.shell import given_path, run_command
 
 USAGE = """Visual search: index a catalogue's photos, ask with a photo.
@@ -22,6 +29,8 @@ USAGE = """Visual search: index a catalogue's photos, ask with a photo.
   python search.py index   --images=photos --index=catalogue      embeds the photos
   python search.py query   photo.jpg --index=catalogue            finds the nearest items
   python search.py measure --index=faiss+hnsw:catalogue           recall and speed against exact
+  python search.py compare --index=catalogue --model=runs/new     old and new model's answers
+  python search.py migrate --index=catalogue --model=runs/new     another model, while asked
   python search.py web     --index=catalogue                      the same in a browser
 
 python search.py COMMAND --help lists the flags.
@@ -58,6 +67,25 @@ results as JSON and nothing else, --sheet draws them into query.png.""",
     "measure": """Compares an index's engine with exact search: recall@k, queries a second.
 
   python search.py measure --index=faiss+ivfpq:catalogue""",
+    "compare": """Compares the answers of an index with those that another model would give.
+
+  python search.py compare --index=catalogue --model=runs/new --queries=photos --page
+
+Embeds the catalogue with the new model beside the old vectors, which go on answering; migrate
+takes over what was embedded, and migrate --rollback removes it. Then it asks both: overlap@k, the
+share of answers that both have; rank-biased overlap, the same with more weight on the first ranks;
+recall@k of both where the queries' items are known, the difference with a 95 % interval; time and
+size.""",
+    "migrate": """Changes the model of an index while it is asked.
+
+  python search.py migrate --index=catalogue --model=runs/new
+  python search.py migrate --index=catalogue --rollback           the old model answers again
+  python search.py migrate --index=catalogue --finish             removes the old vectors
+
+Embeds the photos of the index with the new model beside the old vectors, as often as search.py
+index changes something meanwhile, and checks what was written. Then all readers, search.py web
+among them, have the new model's answers from their next question on. Interrupted, it goes on when
+the command is given again; the old answers stay until the switch.""",
     "web": """Serves a page to search with a photo; needs pip install 'fir_tf[web]'.
 
   python search.py web --index=catalogue""",
@@ -66,12 +94,16 @@ _OPTIONS = {
     "index": IndexOptions,
     "query": QueryOptions,
     "measure": MeasureOptions,
+    "compare": CompareOptions,
+    "migrate": MigrateOptions,
     "web": WebOptions,
 }
 _FUNCTIONS = {
     "index": ("indexing", "build"),
     "query": ("query", "query"),
     "measure": ("accuracy", "measure_engine"),
+    "compare": ("comparing", "compare"),
+    "migrate": ("migrating", "migrate"),
     "web": ("web", "serve"),
 }
 
