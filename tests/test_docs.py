@@ -40,6 +40,8 @@ OPTIONS = {
     "search.py index": "fir_tf.search_options.IndexOptions",
     "search.py query": "fir_tf.search_options.QueryOptions",
     "search.py measure": "fir_tf.search_options.MeasureOptions",
+    "search.py compare": "fir_tf.search_options.CompareOptions",
+    "search.py migrate": "fir_tf.search_options.MigrateOptions",
     "search.py web": "fir_tf.search_options.WebOptions",
 }
 OTHER_MODULES = ("pytest", "venv")

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -9,8 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+import valid_html
+from commands import call, done
 from databases import place_of
 from small_sets import write_jpeg
+from test_docs import commands
 from two_models import build, contents, expected, make_models, migration, two_models
 
 from fir_tf.errors import FirError
@@ -495,3 +499,38 @@ def test_killed_before_any_write_it_answers_and_goes_on(form, command, photos, t
         assert before == first and again == 0 and end == last
         # The switch is the last write of a migration, and the only one of a rollback.
         assert after == (first if killed else last)
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_page(tmp_path, monkeypatch):
+    """docs/migrate.md, with two runs."""
+    from test_index import make_photos, make_run
+
+    for name, seed in (("shop", 0), ("new", 1)):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        make_run(tmp_path / "runs" / name, seed)
+    make_photos(tmp_path / "photos")
+    shutil.copytree(tmp_path / "photos", tmp_path / "asked")
+    monkeypatch.chdir(tmp_path)
+    answered = []
+    for _, script, *words in commands("docs/migrate.md"):
+        done(script, *words)
+        with open_engine("catalogue") as engine:
+            answered.append((words[0], Path(engine.info()["model"]["model"]).name))
+    assert answered == [
+        *(("index", "shop"), ("compare", "shop"), ("compare", "shop"), ("migrate", "new")),
+        *(("index", "new"), ("migrate", "shop"), ("migrate", "new"), ("migrate", "new")),
+    ]
+    assert valid_html.page(Path("compare.html").read_text())
+    values = json.loads(Path("compare.json").read_text())
+    assert values["recall@10"]["queries"] == 10 and values["changed"]
+    assert {path.name for path in Path("catalogue").iterdir()} == {
+        *("generations.json", "gen1", "migrate.lock"),
+    }
+    # What a script is told, and a mistake.
+    status, out, err = call(
+        *("search.py", "compare", "--index=catalogue", "--model=runs/shop", "--json"),
+        "--fail_below=rbo=1",
+    )
+    assert status == 2 and json.loads(out)["queries"] == 10 and "--fail_below=rbo=1" in err
+    done("search.py", "query", "--index=catalogue", "--model=runs/shop", "asked/a.jpg", ok=False)

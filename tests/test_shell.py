@@ -23,7 +23,14 @@ from fir_tf.errors import FirError
 from fir_tf.evaluation.pictures import SheetMatch, SheetRow, contact_sheet
 from fir_tf.files import open_file, read_json, replacing, without_wildcards, write_json
 from fir_tf.options import EvaluateOptions, ExportOptions
-from fir_tf.search_options import IndexOptions, MeasureOptions, QueryOptions, WebOptions
+from fir_tf.search_options import (
+    CompareOptions,
+    IndexOptions,
+    MeasureOptions,
+    MigrateOptions,
+    QueryOptions,
+    WebOptions,
+)
 from fir_tf.shell import draw_or_note, explain, given_path, run_command
 
 ROOT = Path(__file__).parent.parent
@@ -92,6 +99,13 @@ def test_every_path_among_the_flags_is_known_as_one():
             "locator",
         },
         MeasureOptions: {"index", "json", "plugins"},
+        CompareOptions: {
+            *("index", "model", "images", "queries", "whitening", "page", "json"),
+            *("plugins", "photo_cache"),
+        },
+        MigrateOptions: {
+            *("index", "model", "images", "queries", "whitening", "plugins", "photo_cache"),
+        },
         WebOptions: {"index", "model", "images", "plugins", "photo_cache", "access_log"},
     }
     for options, names in expected.items():

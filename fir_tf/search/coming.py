@@ -14,6 +14,7 @@ from typing import Any
 
 from fir_tf.errors import FirError
 from fir_tf.search import encoder as encoders
+from fir_tf.search.calibrated import kept
 from fir_tf.search.columns import described
 from fir_tf.search.cropped import cropped_alike, cropping_of, unread, without_box
 from fir_tf.search.engines import Engine, Generations, Record, generations_of
@@ -115,8 +116,9 @@ def _claim(engine: Engine, encoder: encoders.Encoder, options: NewModelOptions) 
     """Says in a new generation which model it is of, or compares what it says."""
     info = engine.info()
     if not info:
-        info = {"model": encoder.fingerprint(), "dimension": encoder.dimension}
-        engine.set_info({**info, "how": how_embedded(encoder, options)})
+        how = how_embedded(encoder, options)
+        info = {"model": encoder.fingerprint(), "dimension": encoder.dimension, "how": how}
+        engine.set_info({**info, **kept(encoder, how)})
         return
     if not _is_of(encoder, info):
         crop = cropping_of(info["how"])
