@@ -101,6 +101,7 @@ def test_the_numbers_are_those_of_a_plain_loop(shop, group):
     assert contents(shop[3]) == expected(photos, old)
 
 
+@pytest.mark.slow
 def test_queries_are_a_folder_a_table_or_a_log(shop, tmp_path):
     photos = shop[0]
     for number in range(6):
@@ -139,6 +140,7 @@ def test_queries_are_a_folder_a_table_or_a_log(shop, tmp_path):
             compare(options(shop, queries=str(path)))
 
 
+@pytest.mark.slow
 def test_the_page_has_the_most_changed_queries_old_beside_new(shop, tmp_path):
     page, numbers = tmp_path / "p.html", tmp_path / "n.json"
     compare(options(shop, changed=3, page=str(page), json=str(numbers), group=False))

@@ -160,7 +160,7 @@ def check_least(values: dict[str, Any], text: str) -> None:
         elif value < least:
             problems.append(f"{what} is {value:.4f}, below {least:g}")
     if problems:
-        raise BelowError(f"{'; '.join(problems)} (--fail_below={text}). Nothing was switched")
+        raise BelowError(f"{'; '.join(problems)} (--fail_below={text})")
 
 
 def told(values: dict[str, Any]) -> str:
@@ -179,10 +179,10 @@ def _rows(values: dict[str, Any]) -> list[tuple[str, str]]:
         rows += [
             (f"recall@{k}, old -> new", f"{recall['old']:.4f} -> {recall['new']:.4f}"),
             (
-                "  difference, 95 % interval",
+                "difference of recall, 95 % interval",
                 "{difference:+.4f}, {low:+.4f} to {high:+.4f}".format(**recall),
             ),
-            ("  queries whose item is known", f"{recall['queries']:,}"),
+            ("queries whose item is known", f"{recall['queries']:,}"),
         ]
     rows.append(("numbers of a vector, old -> new", f"{old['dimension']} -> {new['dimension']}"))
     rows.append(("megabytes of vectors", _both(old, new, "vector_bytes", 1e-6)))
