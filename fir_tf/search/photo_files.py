@@ -11,17 +11,13 @@ from tqdm import tqdm
 from fir_tf.datasets.catalogue import is_address
 from fir_tf.errors import FirError
 from fir_tf.files import open_file
-from fir_tf.models.pretrained.download import cache_folder
 from fir_tf.options import FetchOptions
-from fir_tf.remote.cache import PhotoCache
-from fir_tf.remote.fetch import Limits
+from fir_tf.remote.opened import open_photos, photo_folder
 from fir_tf.remote.photos import Found, RemotePhotos
 from fir_tf.search.cropped import known_contents, with_contents
 from fir_tf.search.engines import Record
 from fir_tf.search.failures import UNOPENED, Failure
 from fir_tf.search.remembered import FileChecksums
-
-_GIGABYTE = 1e9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,16 +57,7 @@ class PhotoFiles:
     def _remote(self) -> RemotePhotos:
         with self._lock:
             if self._opened is None:
-                options = self._options
-                cache = PhotoCache(_folder(options), options.photo_cache_gb * _GIGABYTE)
-                limits = Limits(
-                    seconds=options.photo_timeout,
-                    per_host=options.host_connections,
-                    connections=options.connections,
-                    allow_private=options.allow_private,
-                    user_agent=options.user_agent,
-                )
-                self._opened = RemotePhotos(cache, limits)
+                self._opened = open_photos(self._options)
             return self._opened
 
     def look(
@@ -157,17 +144,10 @@ def _seen(record: Record, found: Found) -> Seen:
     return Seen(seen, found.file or Path(), None, found if found.file else None)
 
 
-def _folder(options: FetchOptions) -> Path:
-    try:
-        return Path(options.photo_cache) if options.photo_cache else cache_folder() / "photos"
-    except FirError as error:
-        raise FirError(f"{error}, or give --photo_cache") from error
-
-
 def _table(options: FetchOptions) -> Path | None:
     """Returns where checksums of files are remembered; without a home folder they are not."""
     try:
-        return _folder(options) / "files.sqlite"
+        return photo_folder(options) / "files.sqlite"
     except FirError:
         return None
 

@@ -12,6 +12,7 @@ import requests
 from filelock import FileLock
 from tqdm import tqdm
 
+from fir_tf.cache_folder import cache_folder
 from fir_tf.errors import FirError
 from fir_tf.models.pretrained import Weights
 
@@ -20,23 +21,6 @@ TIMEOUT_SECONDS = (10, 20)
 # Attempts in a row that bring nothing.
 ATTEMPTS = 4
 PAUSE_SECONDS = 1.0
-
-
-def cache_folder() -> Path:
-    """Returns the Path of the folder that downloads are kept in.
-
-    It is the environment variable FIR_TF_CACHE, or `fir_tf` in the user's own cache folder.
-
-    Raises:
-        FirError: the user has no home.
-    """
-    try:
-        return Path(os.environ.get("FIR_TF_CACHE") or pooch.os_cache("fir_tf")).expanduser()
-    except RuntimeError as error:
-        raise FirError(
-            "there is no home folder to keep downloads in: set HOME, or the environment variable "
-            "FIR_TF_CACHE to a folder"
-        ) from error
 
 
 def imagenet_file(weights: Weights) -> Path:
