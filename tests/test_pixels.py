@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from fir_tf.config import Config
 from fir_tf.evaluation.pictures import _photo
 from fir_tf.hygiene.check import inspect
-from fir_tf.hygiene.prepare import convert
+from fir_tf.hygiene.copying import convert
 from fir_tf.images.decode import decode_and_fit, guarded_rows
 from fir_tf.images.file import UnreadableImageError
 from fir_tf.images.picture import claimed_size, see

@@ -28,7 +28,8 @@ from small_sets import clean_set, write_jpeg, write_set
 from fir_tf.datasets import load
 from fir_tf.datasets.__main__ import main
 from fir_tf.hygiene import prepare
-from fir_tf.hygiene.prepare import convert, copy_names
+from fir_tf.hygiene.copying import convert
+from fir_tf.hygiene.prepare import copy_names
 from fir_tf.images.file import UnreadableImageError
 from fir_tf.registry import get
 from fir_tf.search.listing import read_catalogue

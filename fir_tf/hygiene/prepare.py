@@ -9,16 +9,14 @@ table is written last.
 import collections
 import contextlib
 import csv
-import dataclasses
 import fcntl
-import hashlib
 import json
 import logging
 import os
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import numpy as np
 import PIL
@@ -32,9 +30,9 @@ from fir_tf.datasets.removal import check_removal
 from fir_tf.datasets.walk import listed
 from fir_tf.errors import FirError
 from fir_tf.files import replacing, write_json, write_text
+from fir_tf.hygiene.copying import Entry, Task, convert_file, sha256
 from fir_tf.hygiene.findings import BAD_SHARE_MAX, too_many_unreadable
 from fir_tf.images.file import UnreadableImageError, opened, read
-from fir_tf.images.picture import see_or_convert
 from fir_tf.options import check_share
 
 log = logging.getLogger(__package__)
@@ -58,9 +56,6 @@ COLUMNS = (
     "width",
     "height",
 )
-
-Entry = dict[str, Any]
-"""What the journal has of an image, see `convert_file`; its settings alike."""
 
 # Raised whenever the pixels or the names change, so that an old copy is not gone on with.
 VERSION = 2
@@ -102,107 +97,7 @@ def copy_names(paths: Sequence[str]) -> list[str]:
 def _hashed_name(path: str) -> str:
     folder, slash, name = path.rpartition("/")
     name = name.encode()[:_NAME_KEPT].decode(errors="ignore")
-    return f"{folder}{slash}{name}-{_sha256(path.encode())[:16]}.jpg"
-
-
-def convert(contents: bytes, max_side: int, quality: int) -> tuple[bytes, int, int]:
-    """Makes the training copy of one image: the picture that training sees in the original.
-
-    A JPEG that is upright, of three colours and small enough already is passed on as it is:
-    encoding it again would only lose detail.
-
-    Args:
-        contents: bytes, the image file.
-        max_side: int, bound of the longest side in pixels; smaller images are not enlarged.
-        quality: int, of JPEG, 1 to 100.
-
-    Returns:
-        (bytes of a JPEG, its width, its height).
-
-    Raises:
-        UnreadableImageError: if it cannot be decoded whole.
-    """
-    picture, fault = see_or_convert(contents, max_side)
-    sides = (picture.width, picture.height)
-    if not fault and picture.orientation == 1 and max(sides) <= max_side and _is_plain(contents):
-        return contents, *sides
-    copy = picture.jpeg(quality=quality, subsampling="4:2:0", optimize=True)
-    return copy, *picture.image.size
-
-
-def _is_plain(contents: bytes) -> bool:
-    """Returns whether a file is one RGB JPEG and nothing else."""
-    with contextlib.suppress(UnreadableImageError), opened(contents) as (_, header):
-        return header.single and header.mode == "RGB"
-    return False
-
-
-def _sha256(contents: bytes) -> str:
-    return hashlib.sha256(contents).hexdigest()
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """One copy that is wanted.
-
-    Attributes:
-        source: str, the image file.
-        target: str, the copy.
-        max_side, quality: int, see `convert`.
-        known: the journal's entry of the source, None without one.
-    """
-
-    source: str
-    target: str
-    max_side: int
-    quality: int
-    known: Entry | None
-
-    def is_there(self) -> bool:
-        """Returns whether the copy is what the journal says, or there can be none."""
-        if not self.known or "error" in self.known:
-            return bool(self.known)
-        try:
-            with open(self.target, "rb") as file:
-                return _sha256(file.read()) == self.known["sha256"]
-        except OSError:
-            return False
-
-
-def convert_file(task: Task) -> Entry:
-    """Makes one copy, unless it is there already.
-
-    Args:
-        task: Task.
-
-    Returns:
-        dict, the entry for the journal without the path: `source_sha256` with `sha256`, `width`
-        and `height`, or with `error`; `done`, whether anything was written; and `held`, why the
-        source cannot be read now, where an earlier copy stays for that reason.
-
-    Raises:
-        OSError: if the copy cannot be written.
-    """
-    known = task.known or {}
-    try:
-        contents = read(task.source)
-    except UnreadableImageError as error:
-        # The share may be offline: a copy is no reason to believe that its source is gone.
-        if "error" not in known and task.is_there():
-            return known | {"done": False, "held": error.reason}
-        return {"source_sha256": "", "error": error.reason, "done": False}
-    digest = _sha256(contents)
-    up_to_date = known.get("source_sha256") == digest and not known.get("outdated")
-    if up_to_date and task.is_there():
-        return known | {"done": False}
-    try:
-        copy, width, height = convert(contents, task.max_side, task.quality)
-    except UnreadableImageError as error:
-        return {"source_sha256": digest, "error": error.reason, "done": False}
-    with replacing(task.target) as temporary:
-        temporary.write_bytes(copy)
-    size = {"width": width, "height": height}
-    return {"source_sha256": digest, "sha256": _sha256(copy), **size, "done": True}
+    return f"{folder}{slash}{name}-{sha256(path.encode())[:16]}.jpg"
 
 
 def prepare(
