@@ -1,14 +1,16 @@
 """One function over many files in processes, with a progress bar."""
 
+import collections
 import contextlib
 import functools
 import importlib
+import itertools
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
@@ -21,6 +23,8 @@ from fir_tf.shell import quiet_import
 # hundreds of small photos.
 _TASKS_IN_PLACE = 1000
 _CHUNK = 16
+# Chunks that a worker has in hand or before it.
+_AHEAD = 4
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -32,16 +36,23 @@ def cores() -> int:
 
 
 def run(
-    function: Callable[[Task], Result], tasks: Sequence[Task], workers: int, desc: str
+    function: Callable[[Task], Result],
+    tasks: Collection[Task] | Iterator[Task],
+    workers: int,
+    desc: str,
+    total: int = 0,
 ) -> Iterator[Result]:
     """Calls a function on every task and yields the results in the tasks' order.
 
+    Tasks are taken a few ahead of their results.
+
     Args:
         function: callable of one argument, at the top level of a module.
-        tasks: list of arguments, one an image.
+        tasks: list of arguments, one an image, or an iterator of them.
         workers: int >= 1, processes; 0 for one a core, and none for a few tasks. With more than
             one, a script has to call this under `if __name__ == "__main__":`.
         desc: str, what the progress bar says.
+        total: int, how many tasks an iterator yields.
 
     Yields:
         What the function returned.
@@ -51,9 +62,11 @@ def run(
     """
     if workers < 0:
         raise FirError(f"`workers` must be >= 0 (0 is one a core). Received: {workers}")
+    if isinstance(tasks, Collection):
+        total = len(tasks)
     if workers == 0:
-        workers = 1 if len(tasks) < _TASKS_IN_PLACE else cores()
-    bar = functools.partial(tqdm, total=len(tasks), unit="image", desc=desc, disable=None)
+        workers = 1 if total < _TASKS_IN_PLACE else cores()
+    bar = functools.partial(tqdm, total=total, unit="image", desc=desc, disable=None)
     if workers == 1:
         yield from bar(map(function, tasks))
         return
@@ -63,9 +76,7 @@ def run(
         workers, mp_context=context, initializer=_start_worker, initargs=(function.__module__,)
     )
     try:
-        with _interrupts_held_back():
-            results = pool.map(function, tasks, chunksize=_CHUNK)
-        yield from bar(results)
+        yield from bar(_mapped(pool, function, tasks, workers * _AHEAD))
     except BrokenProcessPool as error:
         raise FirError(
             "`workers` must be 1 in a script that is not guarded by "
@@ -74,6 +85,27 @@ def run(
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _mapped(
+    pool: ProcessPoolExecutor,
+    function: Callable[[Task], Result],
+    tasks: Iterable[Task],
+    ahead: int,
+) -> Iterator[Result]:
+    """Yields what the function returns; at most `ahead` chunks of tasks wait for it."""
+    rest, window = iter(tasks), collections.deque[Future[list[Result]]]()
+    while chunk := list(itertools.islice(rest, _CHUNK)):
+        with _interrupts_held_back():
+            window.append(pool.submit(_each, function, chunk))
+        while window and (len(window) > ahead or window[0].done()):
+            yield from window.popleft().result()
+    while window:
+        yield from window.popleft().result()
+
+
+def _each(function: Callable[[Task], Result], tasks: Sequence[Task]) -> list[Result]:
+    return [function(task) for task in tasks]
 
 
 @contextlib.contextmanager
