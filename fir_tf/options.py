@@ -97,6 +97,22 @@ class FetchOptions:
             raise FirError(f"`user_agent` must be printable ASCII. Received: {self.user_agent!r}")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RefreshOptions(FetchOptions):
+    """How photos at addresses are fetched, and when a server is asked for them again."""
+
+    photo_max_age: float = option(
+        24.0,
+        "Hours after which a server is asked again whether a photo has changed.",
+        within="[0, inf)",
+    )
+
+    def check_fetching(self) -> None:
+        """Raises FirError unless each field has a value that it may have."""
+        super().check_fetching()
+        check_within("photo_max_age", self.photo_max_age, "[0, inf)")
+
+
 @dataclasses.dataclass(frozen=True)
 class EvaluateOptions(Improvements, Views):
     """What evaluate.py is told. Each field is a flag of the same name."""

@@ -6,7 +6,14 @@ from typing import Any
 from fir_tf import registry
 from fir_tf.config import PHOTO_RULE, REMOVED_MAX
 from fir_tf.errors import FirError
-from fir_tf.options import FetchOptions, Improvements, Views, at_least, check_share
+from fir_tf.options import (
+    FetchOptions,
+    Improvements,
+    RefreshOptions,
+    Views,
+    at_least,
+    check_share,
+)
 from fir_tf.settings import COLUMNS_HELP, PLUGINS_HELP, check_parts, check_within, option
 
 _INDEX_HELP = "Address of the index: a folder, or what python search.py lists."
@@ -24,7 +31,7 @@ _EFFORT_HELP = "How far an approximate FAISS index searches: 2 looks at twice as
 
 
 @dataclasses.dataclass(frozen=True)
-class IndexOptions(FetchOptions, Views):
+class IndexOptions(RefreshOptions, Views):
     """What `search.py index` is told. Each field is a flag of the same name."""
 
     model: str = option(
@@ -53,9 +60,6 @@ class IndexOptions(FetchOptions, Views):
         "Largest share of the index that is removed without --remove; a larger one is refused. The "
         "same share of photos may be impossible to open or fetch before the command fails.",
     )
-    photo_max_age: float = option(
-        24.0, "Hours after which a server is asked again whether a photo has changed."
-    )
     reread: bool = option(
         False, "Read and fetch all photos, whatever is known of them from the last time."
     )
@@ -80,7 +84,6 @@ class IndexOptions(FetchOptions, Views):
         _required(self, "images")
         _required(self, "index")
         at_least(self, 1, "batch_size")
-        at_least(self, 0, "photo_max_age")
         self.check_fetching()
         check_share("max_removed", self.max_removed)
 
