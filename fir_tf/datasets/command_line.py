@@ -1,14 +1,20 @@
 """What the commands of `python -m fir_tf.datasets` share."""
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from fir_tf import registry
 from fir_tf.config import PHOTO_RULE
 from fir_tf.errors import FirError
 from fir_tf.settings import COLUMNS_HELP, PLUGINS_HELP
 from fir_tf.shell import given_path
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Options = TypeVar("Options", bound="DataclassInstance")
 
 
 class Parser(argparse.ArgumentParser):
@@ -55,3 +61,22 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=int, default=0, help="processes; 0 is one a core (%(default)s)"
     )
+
+
+def add_options(parser: argparse.ArgumentParser, cls: type[Options], title: str) -> None:
+    """Adds the fields of a dataclass as options of their names, below a title of the help."""
+    group = parser.add_argument_group(title)
+    for field in dataclasses.fields(cls):
+        default: Any = field.default
+        kind: dict[str, Any] = {"type": type(default)}
+        if isinstance(default, bool):
+            kind = {"action": argparse.BooleanOptionalAction}
+        text = field.metadata["help"].replace("%", "%%")
+        text = f"{text[0].lower()}{text[1:].rstrip('.')}"
+        shown = "" if default == "" else " (%(default)s)"
+        group.add_argument(f"--{field.name}", default=default, help=text + shown, **kind)
+
+
+def options_of(args: argparse.Namespace, cls: type[Options]) -> Options:
+    """Returns the dataclass that `add_options` added, filled from what was given."""
+    return cls(**{field.name: getattr(args, field.name) for field in dataclasses.fields(cls)})

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fir_tf.config import REMOVED_MAX
-from fir_tf.datasets.command_line import Parser, add_source
+from fir_tf.datasets.command_line import Parser, add_options, add_source, options_of
+from fir_tf.options import RefreshOptions
 from fir_tf.shell import quiet_import
 
 log = logging.getLogger(__package__)
@@ -64,7 +65,8 @@ def _prepare_parser() -> Parser:
         prog="python -m fir_tf.datasets prepare",
         description="Makes a training copy of a data set: upright RGB JPEGs of a bounded size "
         "and a table with checksums. JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF and, with the extra "
-        "`heic`, HEIC come in. A killed run goes on when its command is given again.",
+        "`heic`, HEIC come in; photos at addresses (https://, s3://, gs://) are fetched. A killed "
+        "run goes on when its command is given again.",
         epilog="Exit status: 0 the copy is complete; 1 bad usage, no room, or more than 1 % of "
         "the images cannot be read. JPEGs that need no change are copied as they are, with their "
         "metadata.",
@@ -91,6 +93,7 @@ def _prepare_parser() -> Parser:
         default=REMOVED_MAX,
         help="largest share of the copy that is removed without --remove (%(default)s)",
     )
+    add_options(parser, RefreshOptions, "photos at addresses")
     return parser
 
 
@@ -107,7 +110,9 @@ def prepare(argv: Sequence[str] | None = None) -> int:
     with quiet_import():
         from fir_tf.datasets.loading import load_unchecked
         from fir_tf.hygiene import prepare as preparing
-    catalogue = load_unchecked(args.dataset, args.data_dir, args.columns, with_others=True)
+    catalogue = load_unchecked(
+        args.dataset, args.data_dir, args.columns, with_addresses=True, with_others=True
+    )
     log.info(catalogue.describe())
     converted, kept, bad = preparing.prepare(
         catalogue,
@@ -116,6 +121,7 @@ def prepare(argv: Sequence[str] | None = None) -> int:
         quality=args.quality,
         workers=args.workers,
         max_removed=1.0 if args.remove else args.max_removed,
+        fetch=options_of(args, RefreshOptions),
     )
     log.info(f"{converted:,} images written, {kept:,} were there, {bad:,} cannot be read")
     log.info(

@@ -55,10 +55,14 @@ class Task:
     """One copy that is wanted.
 
     Attributes:
-        source: str, the image file.
+        source: str, the image file; of an address empty where it is not needed or not to be had.
         target: str, the copy.
         max_side, quality: int, see `convert`.
         known: the journal's entry of the source, None without one.
+        address: str, where the image is fetched from; empty for a file.
+        contents: str, what tells the image that the address leads to from others; empty where it
+            cannot be had.
+        fault: str, why it cannot be had.
     """
 
     source: str
@@ -66,6 +70,9 @@ class Task:
     max_side: int
     quality: int
     known: Entry | None
+    address: str = ""
+    contents: str = ""
+    fault: str = ""
 
     def is_there(self) -> bool:
         """Returns whether the copy is what the journal says, or there can be none."""
@@ -76,6 +83,48 @@ class Task:
                 return sha256(file.read()) == self.known["sha256"]
         except OSError:
             return False
+
+    def is_up_to_date(self) -> bool:
+        """Returns whether nothing is to be done if the address leads to what it led to before."""
+        known = self.known or {}
+        return "contents" in known and "outdated" not in known and self.is_there()
+
+    def read(self) -> bytes:
+        """Returns the image file's bytes, or raises UnreadableImageError."""
+        if self.fault:
+            raise UnreadableImageError("missing", self.fault)
+        return read(self.source)
+
+    def without_copy(self, reason: str, digest: str = "") -> Entry:
+        """Returns the entry of an image that cannot be read, or whose earlier copy stays.
+
+        Args:
+            reason: str.
+            digest: str, of the file, empty where there is none.
+        """
+        known = self.known or {}
+        # The share or the server may be down: a copy is no reason to believe that its source is
+        # gone. A server in trouble may also send anything.
+        if (self.address or not digest) and "error" not in known and self.is_there():
+            return known | {"done": False, "held": reason}
+        found = {"contents": self.contents} if self.address and digest else {}
+        return {"source_sha256": digest, "error": reason, **found, "done": False}
+
+    def origin(self, contents: bytes) -> Entry:
+        """Returns what an entry keeps of an image at an address, which is not read again."""
+        if not self.address:
+            return {}
+        return {"contents": self.contents, "source_sides": upright_sides(contents)}
+
+
+def upright_sides(contents: bytes) -> list[int] | None:
+    """Returns width and height of an image file as it is seen, None where they are unknown."""
+    try:
+        with opened(contents) as (_, header):
+            sides = [header.width, header.height]
+    except UnreadableImageError:
+        return None
+    return sides[::-1] if header.orientation >= 5 else sides
 
 
 def convert_file(task: Task) -> Entry:
@@ -93,13 +142,12 @@ def convert_file(task: Task) -> Entry:
         OSError: if the copy cannot be written.
     """
     known = task.known or {}
+    if task.contents and not task.source:
+        return known | {"done": False}
     try:
-        contents = read(task.source)
+        contents = task.read()
     except UnreadableImageError as error:
-        # The share may be offline: a copy is no reason to believe that its source is gone.
-        if "error" not in known and task.is_there():
-            return known | {"done": False, "held": error.reason}
-        return {"source_sha256": "", "error": error.reason, "done": False}
+        return task.without_copy(error.reason)
     digest = sha256(contents)
     up_to_date = known.get("source_sha256") == digest and not known.get("outdated")
     if up_to_date and task.is_there():
@@ -107,8 +155,8 @@ def convert_file(task: Task) -> Entry:
     try:
         copy, width, height = convert(contents, task.max_side, task.quality)
     except UnreadableImageError as error:
-        return {"source_sha256": digest, "error": error.reason, "done": False}
+        return task.without_copy(error.reason, digest)
     with replacing(task.target) as temporary:
         temporary.write_bytes(copy)
-    size = {"width": width, "height": height}
+    size = {"width": width, "height": height, **task.origin(contents)}
     return {"source_sha256": digest, "sha256": sha256(copy), **size, "done": True}

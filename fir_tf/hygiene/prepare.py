@@ -24,16 +24,17 @@ import tensorflow as tf
 
 from fir_tf import parallel
 from fir_tf.config import REMOVED_MAX
-from fir_tf.datasets.catalogue import CONSUMER, SHOP, Catalogue
+from fir_tf.datasets.catalogue import CONSUMER, SHOP, Catalogue, is_address
 from fir_tf.datasets.metadata import Column
 from fir_tf.datasets.removal import check_removal
 from fir_tf.datasets.walk import listed
 from fir_tf.errors import FirError
 from fir_tf.files import replacing, write_json, write_text
-from fir_tf.hygiene.copying import Entry, Task, convert_file, sha256
+from fir_tf.hygiene.copying import Entry, Task, convert_file, sha256, upright_sides
+from fir_tf.hygiene.fetching import FetchedTasks
 from fir_tf.hygiene.findings import BAD_SHARE_MAX, too_many_unreadable
-from fir_tf.images.file import UnreadableImageError, opened, read
-from fir_tf.options import check_share
+from fir_tf.images.file import UnreadableImageError, read
+from fir_tf.options import RefreshOptions, check_share
 
 log = logging.getLogger(__package__)
 
@@ -94,6 +95,12 @@ def copy_names(paths: Sequence[str]) -> list[str]:
     ]
 
 
+def place_of(address: str) -> str:
+    """Returns what an image at an address is called in the copy, whatever letters that has."""
+    digest = sha256(address.encode())
+    return f"addresses/{digest[:2]}/{digest[:32]}"
+
+
 def _hashed_name(path: str) -> str:
     folder, slash, name = path.rpartition("/")
     name = name.encode()[:_NAME_KEPT].decode(errors="ignore")
@@ -108,6 +115,7 @@ def prepare(
     quality: int = 92,
     workers: int = 0,
     max_removed: float = REMOVED_MAX,
+    fetch: RefreshOptions | None = None,
 ) -> tuple[int, int, int]:
     """Makes a training copy of a catalogue's images and the table that describes it.
 
@@ -125,6 +133,7 @@ def prepare(
         workers: int, processes; 0 for one a core.
         max_removed: float in [0, 1], the largest share of an earlier copy that may be removed
             because the catalogue lists it no more.
+        fetch: RefreshOptions, how photos at addresses are fetched; its defaults when not given.
 
     Returns:
         (converted, kept, unreadable): ints, how many images were written, were there already, and
@@ -134,7 +143,7 @@ def prepare(
         FirError: for a value out of range, a folder of something else, a full disk, more to be
             removed than is allowed, or if more than 1 % of the images cannot be read. In the last
             case the copy of the others is complete all the same, and earlier copies of images
-            that cannot be opened now stay.
+            that cannot be opened or fetched now stay.
     """
     for name, value, low, high in (
         ("max_side", max_side, 32, 8192),
@@ -143,8 +152,10 @@ def prepare(
         if not low <= value <= high:
             raise FirError(f"`{name}` must be between {low} and {high}. Received: {value}")
     check_share("max_removed", max_removed)
+    fetch = fetch or RefreshOptions()
+    fetch.check_fetching()
     out = Path(out)
-    _check_apart(catalogue.root, out)
+    _check_apart(catalogue, out)
     settings = {
         "version": VERSION,
         "max_side": max_side,
@@ -159,7 +170,8 @@ def prepare(
             copy = _Copy(catalogue, out)
             copy.check_removal(max_removed)
             known = _read_journal(journal)
-            copy.make(copy.tasks(max_side, quality, known), workers, journal)
+            with FetchedTasks(copy.tasks(max_side, quality, known), fetch) as tasks:
+                copy.make(tasks, workers, journal)
             return copy.finish()
     except OSError as error:
         raise FirError(
@@ -168,9 +180,11 @@ def prepare(
         ) from error
 
 
-def _check_apart(root: Path, out: Path) -> None:
-    root, target = root.resolve(), out.resolve()
-    if root == target or root in target.parents or target in root.parents:
+def _check_apart(catalogue: Catalogue, out: Path) -> None:
+    root, target = catalogue.root.resolve(), out.resolve()
+    # A feed of addresses has no photos in its folder that a copy could be taken for.
+    below = root in target.parents and not all(map(is_address, catalogue.path))
+    if root == target or below or target in root.parents:
         raise FirError(
             f"`out` must be a folder apart from the images' ({root}), so that the copy is not "
             f"taken for photos. Received: {out}"
@@ -260,7 +274,8 @@ class _Copy:
 
     def __init__(self, catalogue: Catalogue, out: Path) -> None:
         self.catalogue, self.out = catalogue, out
-        self.names = [f"{IMAGES}/{name}" for name in copy_names(list(catalogue.path))]
+        places = [place_of(path) if is_address(path) else path for path in catalogue.path]
+        self.names = [f"{IMAGES}/{name}" for name in copy_names(places)]
         self.entries: list[Entry] = []
         self.held: list[str] = []
         self.converted = 0
@@ -275,16 +290,24 @@ class _Copy:
     def tasks(self, max_side: int, quality: int, known: Mapping[str, Entry]) -> list[Task]:
         """Returns what is to be done, by what the journal knows."""
         return [
-            Task(source, str(self.out / name), max_side, quality, known.get(path))
+            Task(
+                source,
+                str(self.out / name),
+                max_side,
+                quality,
+                known.get(path),
+                address=path if is_address(path) else "",
+            )
             for source, name, path in zip(
                 self.catalogue.files(), self.names, self.catalogue.path, strict=True
             )
         ]
 
-    def make(self, tasks: Sequence[Task], workers: int, journal: TextIO) -> None:
+    def make(self, tasks: FetchedTasks, workers: int, journal: TextIO) -> None:
         """Converts what is not there yet and notes it in the journal."""
-        found = parallel.run(convert_file, tasks, workers, "prepare")
-        for path, task, entry in zip(self.catalogue.path, tasks, found, strict=True):
+        found = parallel.run(convert_file, iter(tasks), workers, "prepare", len(tasks))
+        for path, entry in zip(self.catalogue.path, found, strict=True):
+            task = tasks.done()
             self.converted += entry.pop("done")
             if "held" in entry:
                 self.held.append(f"{path}: {entry.pop('held')}")
@@ -310,9 +333,9 @@ class _Copy:
             log.info(f"{told} cannot be read now; their earlier copies were kept")
         if too_many_unreadable(len(self.held), count):
             raise FirError(
-                f"{len(self.held):,} of {count:,} images cannot be read now; is a share offline? "
-                f"Their earlier copies were kept, and the copy of the others is complete: "
-                f"{out / TABLE}"
+                f"{len(self.held):,} of {count:,} images cannot be read now; is a share or a "
+                f"server offline? Their earlier copies were kept, and the copy of the others is "
+                f"complete: {out / TABLE}"
             )
         if too_many_unreadable(len(bad), count):
             raise FirError(
@@ -379,14 +402,22 @@ class _Copy:
             return ""
         sides: Sequence[float] = (1.0, 1.0)
         if not catalogue.box_in_shares[row]:
-            try:
-                with opened(read(catalogue.root / catalogue.path[row])) as (_, header):
-                    sides = (header.width, header.height)
-            except UnreadableImageError:
+            known = self._source_sides(row)
+            if not known:
                 return ""
-            sides = sides[::-1] if header.orientation >= 5 else sides
+            sides = known
         scale = [entry["width"] / sides[0], entry["height"] / sides[1]] * 2
         return ",".join(f"{number:.6g}" for number in catalogue.box[row] * scale)
+
+    def _source_sides(self, row: int) -> Sequence[float] | None:
+        """Returns an upright image's width and height, None where they are unknown."""
+        catalogue = self.catalogue
+        if is_address(catalogue.path[row]):
+            return self.entries[row]["source_sides"]
+        try:
+            return upright_sides(read(catalogue.root / catalogue.path[row]))
+        except UnreadableImageError:
+            return None
 
     def _row(self, row: int) -> tuple[object, ...]:
         """Returns the cells of a copy, see `COLUMNS`."""
