@@ -592,7 +592,7 @@ def annotation(path, header, rows):
 
 def test_a_loader_that_can_list_what_training_cannot_read_is_asked_to(monkeypatch):
     monkeypatch.setattr(registry, "_registered", {})
-    monkeypatch.setattr("fir_tf.datasets.loading.local_photos", lambda catalogue: catalogue)
+    monkeypatch.setattr("fir_tf.datasets.loading.local_photos", lambda catalogue, _: catalogue)
 
     @registry.register("dataset", "photos")
     def load_photos(data_dir, with_others=False):

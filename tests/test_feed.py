@@ -247,9 +247,11 @@ def test_addresses_wait_for_what_fetches_them(tmp_path):
     with pytest.raises(
         FirError, match=rf"feed.xml:{line}: the photo is an address.*2.jpg \(1 of 8"
     ):
-        local_photos(catalogue)
-    with pytest.raises(FirError, match="the photo is an address"):
-        load("feed", path)
+        local_photos(catalogue, {})
+    with pytest.raises(FirError, match="the photo is an address") as refused:
+        load("feed", path, "item=id")
+    told = f"prepare --dataset=feed --data_dir={path} --columns=item=id --out=copy\n"
+    assert told in str(refused.value)
     assert read_catalogue(path).records[4].path == "https://shop.example//2/../2.jpg"
 
 

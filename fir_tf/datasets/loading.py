@@ -67,7 +67,10 @@ def load_unchecked(
             f"Received: {columns!r}"
         )
     catalogue = loader(data_dir, **options, **({"columns": columns} if columns else {}))
-    return catalogue if with_addresses else local_photos(catalogue)
+    if with_addresses:
+        return catalogue
+    source = {"dataset": dataset, "data_dir": str(data_dir), "columns": columns}
+    return local_photos(catalogue, source | {"plugins": registry.loaded()})
 
 
 def layout_of(path: str | Path) -> str:
