@@ -652,6 +652,15 @@ def test_the_library_takes_photos_at_addresses(server, tmp_path, monkeypatch, ca
     names = {"path": list("abcdef")}
     with Index.from_model(mean_colours, mixed, names, fetch=fetch) as index:
         ((_, some),) = index.engine.scan(vectors=True)
+        hits = index.search([where[5], files[2]], 1, fetch=fetch)
+        assert [found[0].record.path for found in hits] == ["e", "b"]
+        assert index.search(where[5], 1, fetch=fetch)[0].record.path == "e"
+        with pytest.raises(FirError, match="/no is no photo that can be read: 404 Not Found"):
+            index.search([where[5], f"{server.url}/no"], fetch=fetch)
+        with pytest.raises(FirError, match="private address: 127.0.0.1"):
+            index.search(where[5])
+        with pytest.raises(FirError, match="`connections` must be"):
+            index.search(where[5], fetch=FetchOptions(connections=0))
     with Index.from_model(mean_colours, list(files.values())) as index:
         ((_, expected),) = index.engine.scan(vectors=True)
     np.testing.assert_array_equal(vectors, expected)

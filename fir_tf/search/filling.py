@@ -140,7 +140,7 @@ def write_photos(
         for start in range(0, len(records), _AHEAD):
             part = slice(start, start + _AHEAD)
             left = iter(records[part])
-            with _at_hand(files, photos[part], bad) as here:
+            with at_hand(files, photos[part], bad) as here:
                 for encoded in _encoded(encoder, here, batch_size):
                     pairs = [(next(left), valid) for valid in encoded.valid]
                     good = [record for record, valid in pairs if valid]
@@ -161,10 +161,16 @@ def write_photos(
 
 
 @contextlib.contextmanager
-def _at_hand(
+def at_hand(
     files: PhotoFiles, photos: Sequence[Any], bad: dict[str, str]
 ) -> Iterator[Sequence[Any]]:
-    """Yields photos with files in place of addresses; notes in `bad` why one cannot be had."""
+    """Yields photos with files in place of addresses, which are fetched.
+
+    Args:
+        files: PhotoFiles.
+        photos: sequence of photos; a str that is an address is one.
+        bad: dict of str by address, to note in why one cannot be had.
+    """
     texts = dict.fromkeys(photo for photo in photos if isinstance(photo, str))
     addresses = [Record(text, "", "", "", "") for text in texts if is_address(text)]
     if not addresses:

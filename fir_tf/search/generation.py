@@ -9,14 +9,16 @@ import numpy as np
 
 from fir_tf.errors import FirError
 from fir_tf.evaluation.rerank import expanded, reranked
-from fir_tf.options import Improvements
+from fir_tf.options import FetchOptions, Improvements
 from fir_tf.search import encoder as encoders
 from fir_tf.search.calibrated import calibration_of, check_calibrated, with_confidence
 from fir_tf.search.columns import kinds_of
 from fir_tf.search.conditions import Condition, check_columns, combined
 from fir_tf.search.engines import Engine, Hit
 from fir_tf.search.engines.base import best_of_items, shown
+from fir_tf.search.filling import at_hand
 from fir_tf.search.in_hand import ImageFunction
+from fir_tf.search.photo_files import PhotoFiles
 from fir_tf.search.photos import contents_of, is_photo
 from fir_tf.search.where import parse
 
@@ -76,31 +78,13 @@ class Generation:
         group: bool = True,
         where: Condition | str | None = None,
         improvements: Improvements | None = None,
+        fetch: FetchOptions | None = None,
     ) -> list[Any]:
-        """Finds the nearest items or images.
-
-        Args:
-            queries: vectors float [q, d] or one [d], unit length; or a photo or a list of photos,
-                each a path, an image file's bytes, a PIL image or an array uint8 [height, width,
-                3].
-            k: int, results for each query.
-            group: bool, one result for each item, its best view. An image of no item stands for
-                itself.
-            where: what may be found, a Condition or text such as "price < 50 and item != 'a'", see
-                `fir_tf.search.where`.
-            improvements: Improvements; none when not given.
-
-        Returns:
-            list of at most k Hits for one vector or photo, otherwise a list of such lists.
-
-        Raises:
-            FirError: vectors of another length, a photo that cannot be read, or a condition on
-                columns that the index does not have.
-        """
+        """Finds the nearest items or images, see `fir_tf.search.index.Index.search`."""
         condition = combined(parse(where) if isinstance(where, str) else where)
         if condition is not None:
             check_columns(condition, kinds_of(self.engine.info()))
-        vectors, single = self._vectors(queries)
+        vectors, single = self._vectors(queries, fetch or FetchOptions())
         how = improvements or Improvements()
         found = self._search(vectors, k, group, condition, how)
         if self.calibration and not (how.expand or how.rerank):
@@ -118,14 +102,14 @@ class Generation:
         check_calibrated(self.calibration, shown(self._address))
         return [hit for hit in hits if hit.confidence is not None and hit.confidence >= least]
 
-    def _vectors(self, queries: Any) -> tuple[np.ndarray, bool]:
+    def _vectors(self, queries: Any, fetch: FetchOptions) -> tuple[np.ndarray, bool]:
         """Returns (float32 [q, d], whether one query was asked)."""
         if is_photo(queries):
-            return self._embedded([queries]), True
+            return self._embedded([queries], fetch), True
         if isinstance(queries, list | tuple) and not queries:
             return np.empty([0, self.engine.info()["dimension"]], np.float32), False
         if isinstance(queries, list | tuple) and is_photo(queries[0]):
-            return self._embedded(queries), False
+            return self._embedded(queries, fetch), False
         try:
             array = np.asarray(queries)
         except ValueError:
@@ -137,13 +121,20 @@ class Generation:
             )
         return np.atleast_2d(array).astype(np.float32), array.ndim == 1
 
-    def _embedded(self, photos: Sequence[Any]) -> np.ndarray:
-        encoded = self.encoder.encode([contents_of(photo) for photo in photos])
-        bad = np.flatnonzero(~encoded.valid)
-        if len(bad):
+    def _embedded(self, photos: Sequence[Any], fetch: FetchOptions) -> np.ndarray:
+        fetch.check_fetching()
+        bad = dict[str, str]()
+        with PhotoFiles(self.root, fetch) as files, at_hand(files, photos, bad) as here:
+            if bad:
+                address, reason = next(iter(bad.items()))
+                raise FirError(f"{address} is no photo that can be read: {reason}")
+            contents = [contents_of(photo) for photo in here]
+        encoded = self.encoder.encode(contents)
+        broken = np.flatnonzero(~encoded.valid)
+        if len(broken):
             raise FirError(
-                f"{len(bad)} of {len(photos)} photos cannot be decoded, the first is number "
-                f"{bad[0]}. JPEG, PNG, GIF and BMP are read"
+                f"{len(broken)} of {len(photos)} photos cannot be decoded, the first is number "
+                f"{broken[0]}. JPEG, PNG, GIF and BMP are read"
             )
         return encoded.embedding
 

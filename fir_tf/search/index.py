@@ -217,19 +217,22 @@ class Index:
         group: bool = True,
         where: Condition | str | None = None,
         improvements: Improvements | None = None,
+        fetch: FetchOptions | None = None,
     ) -> list[Any]:
         """Finds the nearest items or images.
 
         Args:
             queries: vectors float [q, d] or one [d], unit length; or a photo or a list of photos,
-                each a path, an image file's bytes, a PIL image or an array uint8 [height, width,
-                3].
+                each a path, an address (`https://...`), an image file's bytes, a PIL image or an
+                array uint8 [height, width, 3].
             k: int, results for each query.
             group: bool, one result for each item, its best view. An image of no item stands for
                 itself.
             where: what may be found, a Condition or text such as "price < 50 and item != 'a'", see
                 `fir_tf.search.where`.
             improvements: Improvements; none when not given.
+            fetch: FetchOptions, how photos at addresses are fetched; as `search.py index` does
+                when not given.
 
         Returns:
             list of at most k Hits for one vector or photo, otherwise a list of such lists. Each
@@ -241,7 +244,7 @@ class Index:
                 columns that the index does not have.
         """
         with self.held() as generation:
-            return generation.search(queries, k, group, where, improvements)
+            return generation.search(queries, k, group, where, improvements, fetch)
 
     def confident(self, hits: Sequence[Hit], least: float) -> list[Hit]:
         """Returns the Hits whose confidence is at least `least`, in their order; 0 leaves all.
