@@ -1,5 +1,6 @@
 """Photos at addresses become a training copy, from servers on loopback that do everything wrong."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -9,13 +10,17 @@ import time
 from pathlib import Path
 
 import pytest
+from feeds import products, write_xml
 from odd_images import encoded, picture, transparent, turned
 from photo_server import PhotoServer, jpeg
 from small_sets import write_set
+from test_docs import commands
 from test_prepare import read_rows, tree
 
+from fir_tf.config import Config
 from fir_tf.datasets import load
 from fir_tf.datasets.__main__ import main
+from fir_tf.datasets.loading import load_training, load_unchecked
 from fir_tf.errors import FirError
 from fir_tf.hygiene import prepare
 from fir_tf.remote import http
@@ -96,6 +101,34 @@ def test_addresses_give_the_copy_that_files_give(server, tmp_path, capsys):
     capsys.readouterr()
     assert run(mixed, tmp_path / "files/copy") == 1
     assert "must be a folder apart from the images'" in capsys.readouterr().err
+
+
+def test_the_commands_of_the_page(server, tmp_path, monkeypatch, capsys):
+    """Training names the first of them, and takes what it has made."""
+    shown = [words[2:] for words in commands("docs/feed.md") if "fir_tf.datasets" in words]
+    (fetch,), (look,) = (
+        [words[1:] for words in shown if words[1] == name and told in words]
+        for name, told in (("prepare", "--out=copy"), ("check", "--data_dir=copy/catalogue.csv"))
+    )
+    monkeypatch.chdir(tmp_path)
+    rows = products(40, 1, server.url)
+    write_xml(Path("shop/feed.xml"), rows)
+    server.photos = {f"/{n}-0.jpg": jpeg(n) for n in range(40)}
+    feed = Config(dataset="feed", data_dir="shop/feed.xml", backbone="efficientnet_lite0")
+    with pytest.raises(FirError, match="the photo is an address") as refused:
+        load_training(feed)
+    assert f"python -m fir_tf.datasets {' '.join(fetch)}\n" in str(refused.value)
+    assert main([*fetch, "--allow_private", "--photo_cache=cache"]) == 0
+    copy = dataclasses.replace(feed, dataset="table", data_dir="copy/catalogue.csv")
+    assert f"--dataset={copy.dataset} --data_dir={copy.data_dir}\n" in str(refused.value)
+    found, expected = load_training(copy), load_unchecked("feed", "shop/feed.xml", "", True)
+    assert len(found) == 40 and found.items == expected.items
+    prices = [float(row["price"].removesuffix(" EUR")) for row in rows]
+    assert [found.metadata(row)["price"] for row in range(40)] == prices
+    capsys.readouterr()
+    # One colour each: many are near-duplicates.
+    assert main(look) in (0, 2)
+    assert "Check of table: copy/catalogue.csv" in capsys.readouterr().out
 
 
 def test_what_is_here_is_not_fetched_again(server, tmp_path, capsys):
