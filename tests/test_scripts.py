@@ -259,15 +259,20 @@ def test_simple_mistakes_are_told_before_tensorflow_is_imported():
         ("train", "--losses=OC+XY"),
         ("evaluate", "--run=no/such/run"),
         ("export", "--run=no/such/run"),
+        ("search", "query no/such/photo.jpg --index=x"),
+        ("search", "query README.md --index=no/such/index"),
+        ("search", "web --index=no/such/index"),
+        ("search", "migrate --index=no/such/index --model=x"),
+        ("search", "measure --index=docs"),
     ):
         code = (
             "import sys\nsys.modules['tensorflow'] = None\n"
             f"from fir_tf.cli.{name} import run\nrun()"
         )
         told = subprocess.run(
-            [sys.executable, "-c", code, flag], capture_output=True, text=True, cwd=ROOT
+            [sys.executable, "-c", code, *flag.split()], capture_output=True, text=True, cwd=ROOT
         )
-        assert told.returncode == 1 and told.stderr.startswith("error: ")
+        assert told.returncode == 1 and told.stderr.startswith("error: "), told.stderr
 
 
 @pytest.mark.parametrize("name", ["train.py", "evaluate.py", "export.py"])

@@ -13,6 +13,7 @@ from absl import flags
 from fir_tf import messages
 from fir_tf.cli.common import define_flags, load_library, read_flags, run_script
 from fir_tf.errors import FirError
+from fir_tf.search import early
 from fir_tf.search.engines import addresses
 from fir_tf.search_options import (
     CompareOptions,
@@ -127,14 +128,24 @@ def _call(command: str, photos: Sequence[str] = ()) -> None:
     if "-" in (getattr(options, "json", ""), getattr(options, "access_log", "")):
         # Nothing but JSON is on stdout then.
         messages.show("stderr")
+    photos = [given_path("photo", photo) for photo in photos]
+    _check_early(command, options, photos)
     module, name = _FUNCTIONS[command]
     if command == "index" and options.dask.strip():
         module = "cluster"
     function = getattr(load_library(f"fir_tf.search.{module}"), name)
+    function(options, photos) if command == "query" else function(options)
+
+
+def _check_early(command: str, options: Any, photos: Sequence[str]) -> None:
+    """Tells the mistakes that need no TensorFlow."""
     if command == "query":
-        function(options, [given_path("photo", photo) for photo in photos])
-    else:
-        function(options)
+        early.check_photos(photos)
+    if command != "index":
+        early.check_index(options.index)
+    if command == "web":
+        with early.listening(options.host, options.port):
+            pass
 
 
 def _print_usage(command: str) -> int:

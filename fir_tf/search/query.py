@@ -24,6 +24,7 @@ from fir_tf.locate import Garment, Locator, cut, open_locator, png
 from fir_tf.search.columns import SHOWN
 from fir_tf.search.conditions import Filter, combined
 from fir_tf.search.cropped import as_shares
+from fir_tf.search.early import check_photos
 from fir_tf.search.encoder import Encoder
 from fir_tf.search.engines import Engine, Hit
 from fir_tf.search.engines.base import shown
@@ -85,7 +86,7 @@ def query(options: QueryOptions, photos: Sequence[str]) -> list[dict[str, Any]]:
         FirError: no photo is given, the index does not fit the model, or, after the answers to
             the others, a photo cannot be read.
     """
-    _check_photos(photos)
+    check_photos(photos)
     box = read_box("--box", options.box)
     if box and len(photos) > 1:
         raise FirError(f"`box` is that of one photo. Received: {options.box} and {len(photos)}")
@@ -138,14 +139,6 @@ def query(options: QueryOptions, photos: Sequence[str]) -> list[dict[str, Any]]:
         lines = "\n".join(f"  {photo}: {reason}" for photo, reason in bad)
         raise FirError(f"{len(bad)} of {len(photos)} photos cannot be read:\n{lines}")
     return answers
-
-
-def _check_photos(photos: Sequence[str]) -> None:
-    if not photos:
-        raise FirError("no photo was given: python search.py query photo.jpg --index=...")
-    for photo in photos:
-        if not Path(photo).is_file():
-            raise FirError(f"{photo} is no file. Give the photo to search with")
 
 
 def _asked(

@@ -105,6 +105,15 @@ def folder_of(address: str | Path) -> Path | None:
     return place if place.is_dir() else None
 
 
+def is_default(address: str | Path) -> bool:
+    """Whether the engine of an address is the one of an address without a scheme.
+
+    Raises:
+        FirError: the address is unknown.
+    """
+    return _parsed(address)[0] is registry.get("engine", DEFAULT)
+
+
 def _parsed(address: str | Path) -> tuple[Scheme, str, str]:
     """Returns (Scheme, variant, place) of an address."""
     address = str(address)
@@ -133,6 +142,7 @@ __all__ = [
     "addresses",
     "folder_of",
     "generations_of",
+    "is_default",
     "open_engine",
     "writing_to",
 ]

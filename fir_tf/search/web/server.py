@@ -3,14 +3,13 @@
 import contextlib
 import logging
 import os
-import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from types import FrameType
 
 from fir_tf.errors import FirError
+from fir_tf.search.early import listening
 from fir_tf.search.index import Index
 from fir_tf.search.photo_files import PhotoFiles
 from fir_tf.search.web.app import App
@@ -124,7 +123,7 @@ def serve(options: WebOptions) -> None:
         FirError: the index cannot be opened, the port is taken, or requests were not finished when
             the server had to end.
     """
-    with _listening(options.host, options.port) as listener:
+    with listening(options.host, options.port) as listener:
         app = App(options)
         server = _Server(app, options.stop_seconds)
         host = "127.0.0.1" if options.host == "0.0.0.0" else options.host
@@ -138,14 +137,3 @@ def serve(options: WebOptions) -> None:
             raise opening.error
     if server.cut_off:
         raise FirError(_cut_off(f"{server.cut_off} requests", options.stop_seconds))
-
-
-@contextlib.contextmanager
-def _listening(host: str, port: int) -> Iterator[socket.socket]:
-    with contextlib.closing(socket.socket()) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((host, port))
-        except OSError as error:
-            raise FirError(f"`port` must be free at {host}. Received: {port} ({error})") from error
-        yield listener
