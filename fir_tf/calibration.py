@@ -171,7 +171,7 @@ def learn(score: ArrayLike, right: ArrayLike) -> tuple[Block, ...]:
 def calibration_error(confidence: ArrayLike, right: ArrayLike, bins: int = 10) -> float:
     """Expected calibration error: how far confidences are from the shares that are right.
 
-        ECE = sum over bins of n_b / n * |mean confidence - share right|
+        ECE = sum over bins of n_b / n * abs(mean confidence - share right)
 
     Guo et al., "On Calibration of Modern Neural Networks", 2017, section 2; bins of equal width.
     Few answers in a bin have a share that is off by luck, which counts too: of a hundred or two,

@@ -12,7 +12,7 @@ Box = tuple[float, float, float, float, bool]
 """Left, top, width and height, and whether in shares of the photo's sides instead of pixels."""
 
 BoxReader = Callable[[str, Cell], Box | None]
-"""Function of a place (`file:line`) and a cell that returns a Box, None of an empty cell."""
+"""Function of a place, such as `a.csv`, and a cell that returns a Box, None of an empty cell."""
 
 _WHOLE = re.compile(r"\d+")
 
