@@ -243,7 +243,8 @@ def test_the_page_tells_it_and_takes_the_threshold(index):
         for wrong in ("2", "-1", "nan", "", "1_0", "1e-1"):
             answer = page.get("/api/search", params={**asked, "min_confidence": wrong})
             assert answer.status_code == 400 and "between 0 and 1" in answer.json()["error"]
-        opened.calibration = None
+        with opened.held() as generation:
+            generation.calibration = None
         answer = page.get("/api/search", params={**asked, "min_confidence": 0.5})
         assert answer.status_code == 400 and "Run evaluate.py" in answer.json()["error"]
         found = page.get("/api/search", params=asked).json()["results"]
