@@ -355,6 +355,10 @@ class ServiceOptions:
                 check_within(field.name, getattr(self, field.name), field.metadata["within"])
 
 
+NO_LOCATOR = "none"
+"""str, the `--locator` of a page that offers no garments."""
+
+
 @dataclasses.dataclass(frozen=True)
 class WebOptions(ServiceOptions, FetchOptions):
     """What `search.py web` is told. Each field is a flag of the same name."""
@@ -365,6 +369,12 @@ class WebOptions(ServiceOptions, FetchOptions):
     host: str = option("127.0.0.1", "Address to listen at; 0.0.0.0 lets other machines in.")
     port: int = option(8000, "Port to listen at; 0 takes a free one.")
     effort: float = option(1.0, _EFFORT_HELP)
+    locator: str = option(
+        "",
+        "Offer the garments that this finds in a photo, and begin with the surest: as for query, "
+        "empty for the map of the index's model where it has one, none to find none.",
+        path=True,
+    )
     plugins: str = option("", _PLUGINS_HELP, path=True)
 
     def __post_init__(self) -> None:
@@ -372,6 +382,8 @@ class WebOptions(ServiceOptions, FetchOptions):
         _required(self, "index")
         self.check_fetching()
         self.check_service()
+        if self.locator not in ("", NO_LOCATOR):
+            check_locator(self.locator)
         if not 0 <= self.port <= 65535:
             raise FirError(f"`port` must be between 0 and 65535. Received: {self.port}")
 

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -24,7 +25,7 @@ from fir_tf.models.fir import build_fir
 from fir_tf.options import ExportOptions
 from fir_tf.search.indexing import build
 from fir_tf.search.query import query
-from fir_tf.search_options import IndexOptions, QueryOptions
+from fir_tf.search_options import IndexOptions, QueryOptions, WebOptions
 from fir_tf.serving.export import export
 
 GRID = 24
@@ -322,6 +323,27 @@ def test_a_locator_of_a_plugin(monkeypatch):
     monkeypatch.setitem(registry._registered, ("locator", "mine"), mine)
     assert open_locator("mine:a:b", "run")([b""])[0][0].score == 1.0
     assert told == [("a:b", "run")]
+
+
+def test_what_the_page_finds_garments_with(run, caplog):
+    """The model's own map where nothing is named, and none where it has none."""
+    opened_locator = pytest.importorskip("fir_tf.search.web.garments").opened_locator
+
+    def of(model):
+        return SimpleNamespace(encoder=SimpleNamespace(model=str(model)))
+
+    for text in ("", "category_map"):
+        assert opened_locator(text, of(run))([PORTRAIT]) == open_locator("category_map", str(run))(
+            [PORTRAIT]
+        )
+    assert opened_locator("none", of(run)) is None and "offers" not in caplog.text
+    assert opened_locator("", of("")) is None
+    assert "offers no garments of a photo: `locator` needs a model" in caplog.text
+    with pytest.raises(FirError, match="`locator` needs a model whose categories"):
+        opened_locator("category_map", of(""))
+    assert WebOptions(index="x", locator="none").locator == "none"
+    with pytest.raises(FirError, match="`locator` must be one of category_map.*Received: 'left'"):
+        WebOptions(index="x", locator="left:0.5")
 
 
 def test_wrong_locators_are_messages(tmp_path, run):

@@ -106,7 +106,9 @@ def test_every_path_among_the_flags_is_known_as_one():
         MigrateOptions: {
             *("index", "model", "images", "queries", "whitening", "plugins", "photo_cache"),
         },
-        WebOptions: {"index", "model", "images", "plugins", "photo_cache", "access_log"},
+        WebOptions: {
+            *("index", "model", "images", "plugins", "photo_cache", "access_log", "locator"),
+        },
     }
     for options, names in expected.items():
         fields = dataclasses.fields(options)

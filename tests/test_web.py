@@ -65,6 +65,42 @@ def test_a_photo_finds_itself(client, shop):
     assert [hit.record.path for hit in hits] == [hit["path"] for hit in found]
 
 
+def test_a_garment_is_answered_as_its_cut(client, shelf):
+    contents = shelf.read_bytes()
+    told = judged(client, "POST", "/api/photo", params={"garments": 1}, content=contents).json()
+    name, garments = told["photo"], told["garments"]
+    # As tests/shelf_locator.py has it.
+    assert [(one["box"], one["category"], one["score"]) for one in garments] == [
+        ([0.1, 0.2, 0.3, 0.4], "Tops", 1.0),
+        ([0.6, 0.1, 0.3, 0.8], "Dresses", 0.75),
+        ([0.2, 0.35, 0.1, 0.15], "", 0.25),
+    ]
+    again = judged(client, "GET", "/api/garments", params={"photo": name})
+    assert again.json() == {"garments": garments}
+
+    def found(name):
+        values = {"photo": name, "group": 0}
+        return client.get("/api/search", params=values).json()["results"]
+
+    # With 12% of the longer side on each side, squares where the photo has room for them.
+    cuts = [(58, 73, 392, 407), (305, 2, 900, 598), (169, 199, 281, 311)]
+    answers = []
+    with Image.open(shelf) as photo:
+        for garment, edges in zip(garments, cuts, strict=True):
+            file = io.BytesIO()
+            photo.crop(edges).save(file, "PNG")
+            answers.append(found(garment["photo"]))
+            assert answers[-1] == found(upload(client, file.getvalue()).json()["photo"])
+    whole = upload(client, contents).json()
+    assert whole["garments"] == [] and found(whole["photo"]) == found(name)
+    assert len({json.dumps(answer) for answer in [*answers, found(name)]}) == 4
+    picture = client.get("/image", params={"photo": name})
+    assert client.get("/image", params={"photo": f"{name}.2"}).content == picture.content
+    for wrong in (f"{name}.0", f"{name}.4", f"{name}.", f"{name}.1.1", "gone.1"):
+        for path in ("/api/search", "/api/garments"):
+            assert judged(client, "GET", path, params={"photo": wrong}).status_code == 404
+
+
 def test_like_filter_and_group(client):
     path = "Dresses/item0/0.jpg"
     found = client.get("/api/search", params={"like": path, "category": "Tops"}).json()["results"]

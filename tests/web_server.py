@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from feeds import write_json
+from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 CATEGORIES = ("Dresses", "Tops")
@@ -46,6 +47,17 @@ def shop(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def shelf(shop, tmp_path_factory):
+    """A photo of two items side by side, 900 x 600 pixels, in which `shelf_locator` finds three."""
+    photo = Image.new("RGB", (900, 600))
+    for place, name in enumerate(("Tops/item1/0.jpg", "Tops/item5/0.jpg")):
+        photo.paste(Image.open(shop[0] / name).resize((450, 600)), (450 * place, 0))
+    path = tmp_path_factory.mktemp("shelf") / "shelf.png"
+    photo.save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
 def server(shop):
     """The address of a running `search.py web`."""
     process = subprocess.Popen(
@@ -57,6 +69,8 @@ def server(shop):
             "--port=0",
             "--max_upload_mb=1",
             "--batch_wait_ms=20",
+            f"--plugins={ROOT / 'tests' / 'shelf_locator.py'}",
+            "--locator=shelf",
         ],
         stdout=subprocess.PIPE,
         text=True,

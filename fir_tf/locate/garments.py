@@ -55,6 +55,18 @@ def open_locator(text: str, model: str = "") -> Locator:
     return registry.get("locator", name)(place, model)
 
 
+def own_locator(model: str) -> Locator:
+    """Opens what needs nothing but the model that searches: its category map.
+
+    Args:
+        model: str, the folder of a run or an export; empty for a model in hand.
+
+    Raises:
+        FirError: it has none.
+    """
+    return open_locator("category_map", model)
+
+
 def suppressed(boxes: np.ndarray, scores: np.ndarray, least: float) -> list[int]:
     """Returns which boxes are left of those that show the same, the best first.
 

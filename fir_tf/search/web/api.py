@@ -160,6 +160,18 @@ _COLUMN = {
     },
     "required": ["kinds"],
 }
+_GARMENT = _object(
+    photo={"type": "string", "description": "The name to search with this garment alone."},
+    box={
+        "type": "array",
+        "items": {"type": "number"},
+        "minItems": 4,
+        "maxItems": 4,
+        "description": "Left, top, width and height in shares of the upright photo.",
+    },
+    category={"type": "string", "description": "Empty where unknown."},
+    score={"type": "number", "description": "How sure it is, 0 to 1."},
+)
 # With a header that says after how many seconds to ask again, as /readyz has it too.
 _BUSY = {
     429: "Too many requests of this client are under way.",
@@ -194,8 +206,14 @@ PHOTO = Operation(
     "/api/photo",
     "Takes a photo, the bytes of an image file, and returns the name to search with it. The name "
     "is known until the server restarts, or 1,000 photos later.",
-    (),
-    _object(photo=_TEXT),
+    (
+        Parameter(
+            "garments",
+            {"type": "boolean", "default": False},
+            "Find its garments, the surest first; there are none where the server has no locator.",
+        ),
+    ),
+    _object(photo=_TEXT, garments=_list(_GARMENT)),
     body="The image file.",
     refusals={
         408: "The photo is sent too slowly.",
@@ -203,11 +221,18 @@ PHOTO = Operation(
         415: "The photo cannot be decoded.",
     },
 )
+GARMENTS = Operation(
+    "/api/garments",
+    "The garments that were found in a photo when it was uploaded.",
+    (Parameter("photo", _TEXT, "The name of a photo that was uploaded."),),
+    _object(garments=_list(_GARMENT)),
+    refusals={404: "The photo is not kept here any more."},
+)
 SEARCH = Operation(
     "/api/search",
     "Finds what looks most like a photo: one of `photo` and `like` is needed.",
     (
-        Parameter("photo", _TEXT, "The name of a photo that was uploaded."),
+        Parameter("photo", _TEXT, "The name of a photo that was uploaded, or of its garment."),
         Parameter("like", _TEXT, _PATH),
         Parameter(
             "k",
@@ -239,7 +264,7 @@ SEARCH = Operation(
 )
 IMAGE = Operation(
     "/image",
-    "A small picture of an uploaded photo, or of one of the index.",
+    "A small picture of an uploaded photo, whole for its garments too, or of one of the index.",
     (
         Parameter("photo", _TEXT, "The name of a photo that was uploaded."),
         Parameter("path", _TEXT, _PATH),
@@ -269,6 +294,7 @@ METRICS = Operation(
 OPERATIONS = {
     "info": INFO,
     "photo": PHOTO,
+    "garments": GARMENTS,
     "search": SEARCH,
     "image": IMAGE,
     "health": HEALTH,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fir_tf.errors import FirError
+from fir_tf.locate import Locator
 from fir_tf.options import FetchOptions
 from fir_tf.search.conditions import Filter, combined
 from fir_tf.search.index import Index
@@ -84,10 +85,16 @@ class _Endpoints:
         return JSONResponse(await self._app.service.info())
 
     async def photo(self, request: Request) -> Response:
-        api.PHOTO.read(request.query_params)
+        values = api.PHOTO.read(request.query_params)
         service = self._app.service
         contents = await _body(request, service.max_upload)
-        return JSONResponse({"photo": await _unless_left(request, service.upload(contents))})
+        work = service.upload(contents, values["garments"])
+        name = await _unless_left(request, work)
+        return JSONResponse({"photo": name, "garments": service.garments(name)})
+
+    async def garments(self, request: Request) -> Response:
+        values = api.GARMENTS.read(request.query_params)
+        return JSONResponse({"garments": self._app.service.garments(values["photo"])})
 
     async def search(self, request: Request) -> Response:
         values = api.SEARCH.read(request.query_params)
@@ -170,14 +177,15 @@ class App:
             },
         )
 
-    def open(self, index: Index, files: PhotoFiles) -> None:
+    def open(self, index: Index, files: PhotoFiles, locate: Locator | None = None) -> None:
         """Warms the model and lets requests in.
 
         Args:
             index: Index, opened.
             files: PhotoFiles, where the index's photos are had from.
+            locate: Locator of the garments in uploaded photos; None finds none.
         """
-        self.service = service = Service(index, self._options, files, self.metrics)
+        self.service = service = Service(index, self._options, files, self.metrics, locate)
         service.warm()
         self.metrics.watch(index)
         self.metrics.gauge(
@@ -234,7 +242,10 @@ class App:
 
 
 def make_app(
-    index: Index, options: ServiceOptions | None = None, files: PhotoFiles | None = None
+    index: Index,
+    options: ServiceOptions | None = None,
+    files: PhotoFiles | None = None,
+    locate: Locator | None = None,
 ) -> App:
     """Returns the page's ASGI application.
 
@@ -242,9 +253,10 @@ def make_app(
         index: Index, opened.
         options: ServiceOptions; the flags' defaults when not given.
         files: PhotoFiles, where the index's photos are had from; made where none is given.
+        locate: Locator of the garments in uploaded photos; None finds none.
     """
     app = App(options or ServiceOptions())
-    app.open(index, files or PhotoFiles(index.root, FetchOptions()))
+    app.open(index, files or PhotoFiles(index.root, FetchOptions()), locate)
     return app
 
 

@@ -13,6 +13,7 @@ from fir_tf.search.early import listening
 from fir_tf.search.index import Index
 from fir_tf.search.photo_files import PhotoFiles
 from fir_tf.search.web.app import App
+from fir_tf.search.web.garments import opened_locator
 from fir_tf.search_options import WebOptions
 
 try:
@@ -99,7 +100,7 @@ class _Opening(threading.Thread):
                 Index(options.index, options.model, options.images, options.effort)
             )
             files = self._stack.enter_context(PhotoFiles(index.root, options))
-            self._app.open(index, files)
+            self._app.open(index, files, opened_locator(options.locator, index))
             log.info(f"{self._address}  (Ctrl+C stops it)")
         # Told by the main thread.
         except BaseException as error:

@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 from fir_tf.errors import FirError
 from fir_tf.images.file import UnreadableImageError
 from fir_tf.images.thumbnail import thumbnail
+from fir_tf.locate import Garment, Locator
 from fir_tf.search.conditions import Condition
 from fir_tf.search.engines import Engine, Hit
 from fir_tf.search.generation import Generation
@@ -27,7 +28,8 @@ from fir_tf.search.opened import Encoded
 from fir_tf.search.photo_files import PhotoFiles
 from fir_tf.search.photos import formats, not_decoded, readable
 from fir_tf.search.web import told
-from fir_tf.search.web.batches import Batcher
+from fir_tf.search.web.batches import Batcher, Embedded
+from fir_tf.search.web.garments import Finder, cut_out
 from fir_tf.search.web.metrics import Metrics
 from fir_tf.search_options import ServiceOptions
 
@@ -56,20 +58,24 @@ _SAMPLES = 3
 
 @dataclasses.dataclass(frozen=True)
 class Upload:
-    """A photo that was uploaded.
+    """A photo that was uploaded, or a garment in one.
 
     Attributes:
         generation: str, whose model embedded it.
         vector: float32 [d], its embedding.
-        picture: bytes, a small JPEG of it.
+        picture: bytes, a small JPEG of the photo.
         contents: bytes, to embed it again when the index has another model; empty where that was
-            too long ago.
+            too long ago, and of a garment, which is cut from those of its photo.
+        garment: Garment, None of a whole photo.
+        garments: tuple of Upload, those that were found in it.
     """
 
     generation: str
     vector: np.ndarray
     picture: bytes
     contents: bytes
+    garment: Garment | None = None
+    garments: tuple["Upload", ...] = ()
 
 
 class _Kept(Generic[_T]):
@@ -122,11 +128,18 @@ class Service:
         options: ServiceOptions.
         files: PhotoFiles, where the index's photos are had from.
         metrics: Metrics.
+        locate: Locator of the garments in uploaded photos; None finds none.
     """
 
     def __init__(
-        self, index: Index, options: ServiceOptions, files: PhotoFiles, metrics: Metrics
+        self,
+        index: Index,
+        options: ServiceOptions,
+        files: PhotoFiles,
+        metrics: Metrics,
+        locate: Locator | None = None,
     ) -> None:
+        self._finder = Finder(locate)
         self.index, self._files, self._metrics = index, files, metrics
         self.max_upload = options.max_upload_mb * 1_000_000
         self._most = options.max_batch
@@ -182,6 +195,7 @@ class Service:
         self._least[generation.name] = 2 if seconds[2] < _FASTER * seconds[1] else 1
         embedding = encoder.encode([contents] * self._most).embedding
         generation.search(embedding[:1], 1)
+        self._finder.warm(contents)
 
     def _encode(self, photos: Sequence[bytes]) -> tuple[Encoded, str]:
         """Embeds a batch with the model of this moment; returns whose it is."""
@@ -222,33 +236,62 @@ class Service:
                 "max_upload": self.max_upload,
             }
 
-    async def upload(self, contents: bytes) -> str:
-        """Embeds a photo; returns the name it can be asked for by.
+    async def upload(self, contents: bytes, garments: bool = False) -> str:
+        """Embeds a photo, and its garments on request; returns the name it can be asked for by.
 
         Raises:
             HTTPException: 413 or 415, it cannot be read.
         """
         contents, picture = await self._in_thread(_seen, contents)
-        # Cancelled here, it is not embedded.
-        found = await asyncio.wrap_future(self._batches.submit(contents))
-        told.current().add("queue", found.waited)
-        told.current().add("embed", found.took)
-        if not found.valid:
-            raise _refusal(UnreadableImageError("unreadable", ""))
+        found = await self._finder.find(contents) if garments else []
+        whole, *others = await self._embedded([contents, *(part for _, part in found)])
+        parts = tuple(
+            Upload(other.generation, other.vector, picture, b"", garment)
+            for (garment, _), other in zip(found, others, strict=True)
+        )
         name = secrets.token_urlsafe(12)
-        self._uploads.put(name, Upload(found.generation, found.vector, picture, contents))
+        upload = Upload(whole.generation, whole.vector, picture, contents, garments=parts)
+        self._uploads.put(name, upload)
         return name
 
+    async def _embedded(self, photos: Sequence[bytes]) -> list[Embedded]:
+        # Cancelled here, what has not begun is not embedded.
+        found = await asyncio.gather(
+            *(asyncio.wrap_future(self._batches.submit(photo)) for photo in photos)
+        )
+        last = max(found, key=lambda one: one.waited + one.took)
+        told.current().add("queue", last.waited)
+        told.current().add("embed", last.took)
+        if not all(one.valid for one in found):
+            raise _refusal(UnreadableImageError("unreadable", ""))
+        return found
+
     def uploaded(self, name: str) -> Upload:
-        """Returns an uploaded photo.
+        """Returns an uploaded photo, or a garment of it: its name, a dot and its number from 1.
 
         Raises:
             HTTPException: 404, it is not kept any more.
         """
-        upload = self._uploads.get(name)
+        whole, dot, number = name.partition(".")
+        upload = self._uploads.get(whole)
+        if upload and dot:
+            parts = {str(place): part for place, part in enumerate(upload.garments, 1)}
+            upload = parts.get(number)
         if upload is None:
             raise HTTPException(404, "This photo is no longer kept here. Upload it again.")
         return upload
+
+    def garments(self, name: str) -> list[dict[str, Any]]:
+        """Returns the garments that were found in an uploaded photo, see `api.GARMENTS`.
+
+        Raises:
+            HTTPException: 404, it is not kept any more.
+        """
+        return [
+            {"photo": f"{name}.{number}", **dataclasses.asdict(part.garment)}
+            for number, part in enumerate(self.uploaded(name).garments, 1)
+            if part.garment
+        ]
 
     async def search(
         self, photo: str, like: str, k: int, where: Condition | None, group: bool, least: float
@@ -274,8 +317,7 @@ class Service:
     ) -> list[dict[str, Any]]:
         with self.index.held() as generation:
             if upload and upload.generation != generation.name:
-                upload = self._embedded_again(generation, upload)
-                self._uploads.put(photo, upload)
+                upload = self._embedded_again(generation, photo, upload)
             with told.stage("search"):
                 vector = upload.vector if upload else generation.engine.vector(like)
                 if vector is None:
@@ -287,15 +329,22 @@ class Service:
         note.top_score = round(hits[0].score, 4) if hits else None
         return [_result(hit) for hit in hits]
 
-    def _embedded_again(self, generation: Generation, upload: Upload) -> Upload:
-        """Embeds an uploaded photo by the model of another generation."""
-        if not upload.contents:
+    def _embedded_again(self, generation: Generation, name: str, upload: Upload) -> Upload:
+        """Embeds an uploaded photo, or a garment of it, by the model of another generation."""
+        contents = upload.contents
+        if upload.garment:
+            photo = self._uploads.get(name.partition(".")[0])
+            contents = photo.contents and cut_out(photo.contents, upload.garment) if photo else b""
+        if not contents:
             raise HTTPException(404, "This photo is no longer kept here. Upload it again.")
         with told.stage("embed"):
-            found = self._encode_by(generation, [upload.contents])
+            found = self._encode_by(generation, [contents])
         if not found.valid[0]:
             raise _refusal(UnreadableImageError("unreadable", ""))
-        return dataclasses.replace(upload, generation=generation.name, vector=found.embedding[0])
+        again = dataclasses.replace(upload, generation=generation.name, vector=found.embedding[0])
+        if not upload.garment:
+            self._uploads.put(name, again)
+        return again
 
     async def picture(self, path: str) -> bytes:
         """Returns a small JPEG of a photo of the index.

@@ -6,9 +6,9 @@ import dataclasses
 import time
 from collections.abc import Iterator
 
-STAGES = ("decode", "picture", "queue", "embed", "search", "answer")
-"""tuple of str: what a request's time goes to. `picture` makes a small one, `queue` waits for the
-model, `answer` writes JSON."""
+STAGES = ("decode", "picture", "locate", "queue", "embed", "search", "answer")
+"""tuple of str: what a request's time goes to. `picture` makes a small one, `locate` finds
+garments, `queue` waits for the model, `answer` writes JSON."""
 
 
 @dataclasses.dataclass

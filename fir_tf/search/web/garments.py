@@ -1,0 +1,94 @@
+"""Garments of uploaded photos, for the page to offer each of them."""
+
+import logging
+
+import anyio.to_thread
+
+from fir_tf.errors import FirError
+from fir_tf.images.file import UnreadableImageError
+from fir_tf.images.picture import see
+from fir_tf.locate import Garment, Locator, cut, open_locator, own_locator, png
+from fir_tf.search.index import Index
+from fir_tf.search.web import told
+from fir_tf.search_options import NO_LOCATOR
+
+log = logging.getLogger(__package__)
+
+# Longest side in pixels of what garments are cut from, the one that the page sends: the cuts of a
+# larger photo would take much memory, and the model sees less of them.
+_LONGEST = 1600
+
+
+def opened_locator(text: str, index: Index) -> Locator | None:
+    """Opens what `--locator` names; where it names nothing, what the index's model has itself.
+
+    Args:
+        text: str, see `fir_tf.locate.open_locator`; empty for the model's own, `NO_LOCATOR` for
+            none.
+        index: Index.
+
+    Returns:
+        Locator or None. That a model has none of its own is a note.
+
+    Raises:
+        FirError: what is named cannot be opened.
+    """
+    if text == NO_LOCATOR:
+        return None
+    if text:
+        return open_locator(text, index.encoder.model)
+    try:
+        return own_locator(index.encoder.model)
+    except FirError as error:
+        log.warning(f"note: the page offers no garments of a photo: {error}")
+        return None
+
+
+class Finder:
+    """Cuts the garments out of photos, one photo at a time: a locator uses all cores.
+
+    Args:
+        locate: Locator; None finds nothing.
+    """
+
+    def __init__(self, locate: Locator | None) -> None:
+        self._locate = locate
+        self._turn = anyio.CapacityLimiter(1)
+
+    def warm(self, contents: bytes) -> None:
+        """Looks at a photo, so that no request waits for what is made once."""
+        if self._locate:
+            self._locate([contents])
+
+    async def find(self, contents: bytes) -> list[tuple[Garment, bytes]]:
+        """Returns the garments of a photo that can be read, the surest first, each with its cut.
+
+        Args:
+            contents: bytes, an image file as the model reads it.
+
+        Returns:
+            list of (Garment, bytes: a PNG file of it with some room around).
+        """
+        if not self._locate:
+            return []
+        return await anyio.to_thread.run_sync(self._find, contents, limiter=self._turn)
+
+    def _find(self, contents: bytes) -> list[tuple[Garment, bytes]]:
+        assert self._locate
+        with told.stage("locate"):
+            (garments,) = self._locate([contents])
+            try:
+                image = see(contents, _LONGEST).image
+            # Whoever embeds it refuses it.
+            except UnreadableImageError:
+                return []
+            return [(garment, png(cut(image, garment.box))) for garment in garments]
+
+
+def cut_out(contents: bytes, garment: Garment) -> bytes:
+    """Returns a PNG file of a garment with some room around, out of a photo's contents.
+
+    Raises:
+        UnreadableImageError: the photo cannot be read.
+    """
+    return png(cut(see(contents, _LONGEST).image, garment.box))
