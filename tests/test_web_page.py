@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -284,6 +285,97 @@ def test_the_garment_is_marked_moved_and_let_go(page, both):
     assert part_of(page) == [0, 0, 50, 100]
 
 
+def garments_of(page):
+    """Labels of the garments that are offered, and which of them is pressed."""
+    buttons = page.query_selector_all("#garments button")
+    pressed = [one.get_attribute("aria-pressed") == "true" for one in buttons]
+    return [one.get_attribute("aria-label") for one in buttons], pressed
+
+
+def test_the_garments_of_a_photo_are_buttons(page, server, shelf):
+    choose(page, shelf)
+    labels = ["Garment 1 of 3: Tops", "Garment 2 of 3: Dresses", "Garment 3 of 3"]
+    # The surest is searched with at once.
+    assert garments_of(page) == (labels, [True, False, False])
+    assert part_of(page) == [10, 20, 40, 60]
+    says(page, "6 items for garment 1")
+    photo = page.locator("#photo").bounding_box()
+    # As tests/shelf_locator.py has it.
+    boxes = [(0.1, 0.2, 0.3, 0.4), (0.6, 0.1, 0.3, 0.8), (0.2, 0.35, 0.1, 0.15)]
+    buttons = page.locator("#garments button").all()
+    for button, (left, top, width, height) in zip(buttons, boxes, strict=True):
+        frame = button.bounding_box()
+        assert frame["x"] == pytest.approx(photo["x"] + left * photo["width"], abs=1)
+        assert frame["y"] == pytest.approx(photo["y"] + top * photo["height"], abs=1)
+        assert frame["width"] == pytest.approx(max(width * photo["width"], 25.6), abs=1)
+        assert frame["height"] == pytest.approx(max(height * photo["height"], 25.6), abs=1)
+    # By mouse, what lies within the first as well.
+    for number in (2, 3):
+        page.click(f"#garments button:nth-child({number})")
+        page.wait_for_url(f"**.{number}&**")
+        says(page, f"6 items for garment {number}")
+        shown = titles(page)
+        name = parse_qs(urlsplit(page.url).query)["part"][0]
+        found = httpx.get(f"{server}api/search", params={"photo": name}, timeout=PATIENCE).json()
+        assert shown == [
+            one["metadata"].get("title") or one["item"].split("/")[1] for one in found["results"]
+        ]
+    # By keyboard.
+    page.focus("#garments button:nth-child(1)")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Space")
+    page.wait_for_url("**.2&**")
+    has_results(page)
+    assert garments_of(page)[1] == [False, True, False]
+    assert page.evaluate("document.activeElement.getAttribute('aria-pressed')") == "true"
+    page.reload()
+    says(page, "6 items for garment 2")
+    assert garments_of(page) == (labels, [False, True, False])
+    page.click("#whole")
+    page.wait_for_url(lambda url: "part=" not in url)
+    has_results(page)
+    assert part_of(page) is None and not any(garments_of(page)[1])
+    page.go_back()
+    page.wait_for_url("**.2&**")
+    assert part_of(page) == [60, 10, 90, 90]
+    page.go_forward()
+    page.wait_for_url(lambda url: "part=" not in url)
+    # A drag that begins on a garment marks a part.
+    drag(page, (0.12, 0.25), (0.62, 0.75))
+    page.wait_for_url("**box=12%2C25%2C62%2C75**")
+    has_results(page)
+    assert garments_of(page) == (labels, [False] * 3) and part_of(page) == [12, 25, 62, 75]
+
+
+def test_a_photo_without_garments_is_searched_whole(page, shop):
+    choose(page, shop[0] / PHOTO)
+    assert garments_of(page) == ([], []) and part_of(page) is None
+    assert page.text_content("#cropping") == "Crop" and "part=" not in page.url
+
+
+def test_a_link_to_a_whole_photo_offers_its_garments(opened, server, shelf):
+    answer = httpx.post(
+        f"{server}api/photo?garments=1", content=shelf.read_bytes(), timeout=PATIENCE
+    )
+    page = opened(f"{server}?photo={answer.json()['photo']}")
+    has_results(page)
+    page.wait_for_selector("#garments button")
+    assert not any(garments_of(page)[1]) and part_of(page) is None
+    says(page, "3 garments to choose from", "#which")
+
+
+def test_garments_on_a_phone(phone, shelf):
+    choose(phone, shelf)
+    says(phone, "3 garments", "#cropping")
+    assert not phone.locator("#garments").is_visible()
+    phone.tap("#cropping")
+    phone.tap("#garments button:nth-child(2)")
+    phone.wait_for_url("**.2&**")
+    says(phone, "6 items for garment 2")
+    assert part_of(phone) == [60, 10, 90, 90]
+    assert phone.evaluate("document.documentElement.scrollWidth") <= 360
+
+
 def test_a_tap_on_the_photo_is_no_question(page, phone, shop):
 
     def click(x, y):
@@ -339,10 +431,10 @@ def test_a_filter_beside_a_refused_file_searches_with_nothing(page, shop, bad):
 
 
 def test_a_photo_is_sent_again_when_the_server_is_back(page, shop):
-    page.route("**/api/photo", lambda route: route.abort())
+    page.route("**/api/photo**", lambda route: route.abort())
     page.set_input_files("#file", shop[0] / PHOTO)
     says(page, "does not answer", "#refusal")
-    page.unroute("**/api/photo")
+    page.unroute("**/api/photo**")
     page.click("#retry")
     first(page, "Garment <b>3</b>")
     page.route("**/api/search**", lambda route: route.fulfill(status=503, body="busy"))
@@ -411,10 +503,13 @@ def test_a_photo_chosen_before_the_page_knows_its_index(opened, shop, browser, s
     """The answer about the index comes between photo and results: the search goes on."""
     page = browser.new_page()
     held = {}
-    page.route("**/api/*", lambda route: held.update({route.request.url.split("/")[-1]: route}))
+    page.route(
+        "**/api/*",
+        lambda route: held.update({urlsplit(route.request.url).path.split("/")[-1]: route}),
+    )
     with page.expect_request("**/api/info"):
         page.goto(server)
-    with page.expect_request("**/api/photo"):
+    with page.expect_request("**/api/photo**"):
         page.set_input_files("#file", shop[0] / PHOTO)
     with page.expect_response("**/api/info"):
         held["info"].continue_()
@@ -519,8 +614,8 @@ def test_nothing_moves_for_who_wants_no_motion(opened, shop):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1280])
-def test_axe_finds_nothing(opened, shop, bad, scheme, width):
-    """At WCAG 2.2 AA: empty, with an error, with results, with a part and filters."""
+def test_axe_finds_nothing(opened, shop, bad, shelf, scheme, width):
+    """At WCAG 2.2 AA: empty, with an error, with results, with a part and filters, garments."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     page = opened(viewport={"width": width, "height": 800}, color_scheme=scheme)
     tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
@@ -540,6 +635,9 @@ def test_axe_finds_nothing(opened, shop, bad, scheme, width):
     if width < 768:
         page.click("#filtering")
     page.click("#adjust summary")
+    judge()
+    choose(page, shelf)
+    page.wait_for_selector("#garments button")
     judge()
 
 

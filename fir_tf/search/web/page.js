@@ -1,6 +1,6 @@
 "use strict";
 // The address names all that is shown, so that Back, a reload and a link show it again:
-// photo=<upload> or like=<path>; part=<upload of its part>, box=<the part's edges in percent>;
+// photo=<upload> or like=<path>; part=<upload of its part, or its garment>, box=<the part's edges in percent>;
 // category, domain, group, k; is.<column>, from.<column> and to.<column> for the feed's columns.
 
 const $ = id => document.getElementById(id);
@@ -16,6 +16,7 @@ let wanted = PAGE;
 let newest = 0;  // the number of the last thing begun: what is older says nothing any more
 let sending = false;
 const chosen = new Map();  // by an upload's name the address of the photo as it was chosen
+const located = new Map();  // by an upload's name the garments in it, the surest first
 
 const element = (name, className, text) => {
   const made = document.createElement(name);
@@ -195,7 +196,8 @@ function show(results, more) {
   }
   put(entries);
   const what = $("group").value === "1" ? ["item", "items"] : ["image", "images"];
-  say(results.length ? `${results.length} ${what[+(results.length > 1)]}, the most alike first.` : "Nothing was found. Is the filter too narrow?");
+  const one = pressed() ? ` for garment ${pressed().textContent}` : "";
+  say(results.length ? `${results.length} ${what[+(results.length > 1)]}${one}, the most alike first.` : "Nothing was found. Is the filter too narrow?");
   $("more").hidden = results.length < wanted || wanted >= MOST;
   if (more) $("results").querySelectorAll(".card")[before]?.querySelector("a, button").focus();
 }
@@ -262,10 +264,11 @@ async function choose(file) {
   try {
     const body = await contents(file, picture);
     if (body.size > info.max_upload) throw new Error(`The photo is larger than ${info.max_upload / 1e6} MB.`);
-    const { photo } = await ask("api/photo", { method: "POST", body });
+    const { photo, garments } = await ask("api/photo?garments=1", { method: "POST", body });
     if (picture) chosen.set(photo, source);
+    located.set(photo, garments);
     if (turn !== newest) return;
-    asked = { photo };
+    asked = { photo, ...(garments.length && alone(garments[0])) };
     sending = false;
     display();
     search();
@@ -286,8 +289,9 @@ function setBox(edges = [0, 0, 100, 100]) {
   Object.assign($("box").style, { left: left + "%", top: top + "%", width: right - left + "%", height: bottom - top + "%" });
   $("box").hidden = entire(edges);
   $("mark").hidden = !entire(edges);
-  $("whole").hidden = entire(edges);
+  $("whole").hidden = entire(edges) && !asked?.part;
   $("go").hidden = entire(edges) || edges.join() === asked?.box;
+  outline();
 }
 
 async function cut() {
@@ -318,6 +322,54 @@ function whole() {
   search();
 }
 
+// The garments in the photo
+
+/** What is asked of a garment. */
+function alone({ photo, box: [left, top, width, height] }) {
+  return { part: photo, box: [left, top, left + width, top + height].map(share => within(100 * share)).join() };
+}
+
+const pressed = () => $("garments").querySelector("[aria-pressed=true]");
+
+function garmentButton(garment, number, all) {
+  const button = element("button"), { box: [left, top, width, height], category, photo } = garment;
+  const style = { left, top, width, height };
+  for (const side in style) button.style[side] = 100 * style[side] + "%";
+  // What lies within another one can be pressed.
+  button.style.zIndex = all.filter(other => other.box[2] * other.box[3] > width * height).length + 1;
+  button.setAttribute("aria-label", `Garment ${number + 1} of ${all.length}${category ? ": " + category : ""}`);
+  button.append(element("span", "", number + 1));
+  button.value = photo;
+  button.onclick = () => {
+    if (!asked || asked.part === photo) return;
+    asked = { photo: asked.photo, ...alone(garment) };
+    sending = false;
+    setBox(asked.box);
+    search();
+  };
+  return button;
+}
+
+/** Offers the garments of the photo that is shown; the buttons stay as long as it does. */
+function outline() {
+  const photo = asked?.photo || "", garments = located.get(photo) || [], count = garments.length;
+  const entries = [...$("garments").children];
+  if (entries.map(button => button.value).join() !== garments.map(garment => garment.photo).join()) $("garments").replaceChildren(...garments.map(garmentButton));
+  for (const button of $("garments").children) button.setAttribute("aria-pressed", button.value === asked.part);
+  const offered = `${count} garment${count > 1 ? "s" : ""}`;
+  $("cropping").textContent = count ? offered : "Crop";
+  $("which").textContent = pressed()?.getAttribute("aria-label") || (count ? offered + " to choose from" : "");
+}
+
+/** Asks for the garments of a photo that a link names. */
+async function recall(photo) {
+  if (!photo || located.has(photo)) return;
+  try {
+    located.set(photo, (await ask("api/garments?" + query({ photo }))).garments);
+    outline();
+  } catch { /* The search says it. */ }
+}
+
 for (const [number, name] of EDGES.entries()) $(name).oninput = () => {
   const edges = box(), other = edges[(number + 2) % 4];
   edges[number] = number < 2 ? Math.min(edges[number], other - LEAST_PART) : Math.max(edges[number], other + LEAST_PART);
@@ -325,6 +377,7 @@ for (const [number, name] of EDGES.entries()) $(name).oninput = () => {
 };
 
 let drag = null;  // {from, edges: the box before, moves: which edges; none of a new box}
+let dragged = false;  // whether the last press was a drag, which presses no garment
 const within = value => Math.round(Math.min(100, Math.max(0, value)));
 const at = event => {
   const frame = $("photo").getBoundingClientRect();
@@ -332,20 +385,24 @@ const at = event => {
 };
 
 $("stage").onpointerdown = event => {
+  dragged = false;
   const corner = event.target.dataset.edges, inside = event.target === $("box");
   // A finger on the photo itself scrolls the page.
   if (event.button || !asked || (!corner && !inside && event.pointerType === "touch")) return;
   const moves = corner ? corner.split(" ").map(Number) : inside ? [0, 1, 2, 3] : [];
   drag = { from: at(event), edges: box(), moves, begun: false, x: event.clientX, y: event.clientY };
-  $("stage").setPointerCapture(event.pointerId);
+  // A garment's button is not told of a press that the photo takes for itself.
+  if (!event.target.closest("button")) $("stage").setPointerCapture(event.pointerId);
   event.preventDefault();
 };
 
 $("stage").onpointermove = event => {
+  if (drag && !event.buttons) drag = null;
   if (!drag) return;
   // A tap is no drag.
   drag.begun ||= Math.hypot(event.clientX - drag.x, event.clientY - drag.y) > 4;
   if (!drag.begun) return;
+  $("stage").setPointerCapture(event.pointerId);
   const to = at(event), { from, edges, moves } = drag;
   if (!moves.length) return setBox([0, 1].map(axis => within(Math.min(from[axis], to[axis]))).concat([0, 1].map(axis => within(Math.max(from[axis], to[axis])))));
   const moved = [...edges];
@@ -358,12 +415,14 @@ $("stage").onpointermove = event => {
 
 $("stage").onpointerup = () => {
   if (!drag) return;
+  dragged = drag.begun;
   const { begun, edges } = drag, [left, top, right, bottom] = box();
   drag = null;
   if (!begun) return;
   if (right - left < LEAST_PART || bottom - top < LEAST_PART) return setBox(edges);
   cut();
 };
+$("stage").addEventListener("click", event => { if (dragged && event.detail) event.stopPropagation(); }, true);
 $("stage").onpointercancel = () => { if (drag) setBox(drag.edges); drag = null; };
 
 $("go").onclick = cut;
@@ -434,7 +493,7 @@ $("skip").onclick = event => { event.preventDefault(); $("message").focus(); };
 for (const [id, name] of [["cropping", "cropping"], ["filtering", "filtering"]]) $(id).onclick = () => {
   const open = document.body.classList.toggle(name);
   $(id).setAttribute("aria-expanded", open);
-  if (id === "cropping" && open && entire(box())) setBox([15, 15, 85, 85]);
+  if (id === "cropping" && open && entire(box()) && !$("garments").children.length) setBox([15, 15, 85, 85]);
 };
 $("share").onclick = async () => {
   try { await navigator.clipboard.writeText(location.href); say("The link is copied."); }
@@ -462,6 +521,7 @@ function follow() {
   asked = { [name]: values.get(name) };
   if (values.get("part") && /^\d+(,\d+){3}$/.test(values.get("box"))) Object.assign(asked, { part: values.get("part"), box: values.get("box") });
   display();
+  recall(asked.photo);
   search({ push: false });
 }
 window.onpopstate = follow;
