@@ -388,10 +388,10 @@ def test_photos_are_answered_a_few_at_a_time(indexed, opened, monkeypatch, tmp_p
     sizes, printed = [], []
     encode = Encoder.encode
 
-    def counting(self, contents, guess=False):
+    def counting(self, contents, guess=False, boxes=None):
         sizes.append(len(contents))
         printed.append(capsys.readouterr().out.count(".jpg\n   1"))
-        return encode(self, contents, guess)
+        return encode(self, contents, guess, boxes)
 
     monkeypatch.setattr(Encoder, "encode", counting)
     options, _ = asked(indexed, k=1, sheet=str(tmp_path / "sheet.png"))
