@@ -159,7 +159,9 @@ def test_the_page_has_the_most_changed_queries_old_beside_new(shop, tmp_path):
             paths = [hit["path"] for hit in changed[side]]
             assert paths == nearest(shop, model, shop[0] / changed["query"])[:K]
         assert f"<h2>{changed['query']}</h2>" in text
-    assert text.count('<section class="changed">') == 3 and text.count("data:image/jpeg") == 3 * (1 + 2 * K)
+    assert text.count('<section class="changed">') == 3 and text.count("data:image/jpeg") == 3 * (
+        1 + 2 * K
+    )
 
 
 def test_queries_are_cropped_where_a_model_looks_at_boxes(shop, tmp_path):

@@ -690,7 +690,18 @@ def test_on_a_phone_results_come_at_once_and_a_swipe_scrolls(phone, both):
     swipe((0.5, 0.9), (0.5, 0.1))
     until(phone, "scrollY > 50")
     assert part_of(phone) is None
-    phone.evaluate("scrollTo(0, 0)")
+    # While it rolls on, a tap would only stop it.
+    phone.evaluate(
+        """() => new Promise(done => {
+          let last = -1;
+          const look = () => {
+            if (scrollY === last) { scrollTo(0, 0); setTimeout(done, 300); return; }
+            last = scrollY;
+            setTimeout(look, 300);
+          };
+          look();
+        })"""
+    )
     # A finger on a corner of the box moves it.
     phone.tap("#cropping")
     phone.tap("#cropping")
