@@ -487,3 +487,10 @@ def test_the_commands_of_the_page(index, portrait, tmp_path, monkeypatch):
         assert len(answers) == (2 if "--locator" in line else 1)
         assert (tmp_path / "drawn.png").is_file()
         (tmp_path / "drawn.png").unlink()
+
+
+def test_a_network_without_a_map_is_told():
+    inputs = keras.Input((8, 8, 3))
+    network = keras.Model(inputs, keras.layers.Conv2D(2, 1, name="other")(inputs))
+    with pytest.raises(FirError, match="`locator` needs a network with a layer 'category_map'"):
+        CategoryMap(network, 8)

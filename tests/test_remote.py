@@ -847,7 +847,8 @@ def test_the_page_and_the_sheet_show_them(server, tmp_path):
         sheet=str(tmp_path / "sheet.png"),
     )
     with open_engine(tmp_path / "index") as engine, PhotoFiles(tmp_path, options) as files:
-        index = SimpleNamespace(engine=engine, root=tmp_path)
+        generation = SimpleNamespace(engine=engine, root=tmp_path)
+        index = SimpleNamespace(held=lambda: contextlib.nullcontext(generation))
         page = Service(index, ServiceOptions(), files, NoMetrics())
         assert page._picture(rows[1][0])[:2] == b"\xff\xd8"
         # Only what the index names is fetched.

@@ -457,11 +457,11 @@ def wait(name):
         time.sleep(0.01)
 
 
-def slow(self, photos, guess=False):
+def slow(self, photos, guess=False, boxes=None):
     if Path(here, "opened").exists():
         Path(here, "begun").touch()
         wait("go on")
-    return encode(self, photos, guess)
+    return encode(self, photos, guess, boxes)
 
 
 def late(*arguments):
@@ -470,7 +470,9 @@ def late(*arguments):
 
 
 Encoder.encode, server.Index = slow, late
-options = WebOptions(index=index, port=int(port), stop_seconds=float(seconds))
+options = WebOptions(
+    index=index, port=int(port), stop_seconds=float(seconds), locator="none"
+)
 sys.exit(run_command(functools.partial(serve, options)))
 """
 

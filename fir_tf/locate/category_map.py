@@ -37,8 +37,15 @@ _LEAST = 0.1
 # How far a box reaches beyond the outermost places above the level, in places.
 _EDGE = 0.25
 _CANDIDATES = 256
+# What `fir_tf.models.fir.build_fir` calls it.
+_LAYER = "category_map"
 
 Tensors = dict[str, tf.Tensor]
+
+
+def has_map(network: keras.Model) -> bool:
+    """Whether a network has a category map: models that `build_fir` did not build may have none."""
+    return any(layer.name == _LAYER for layer in network.layers)
 
 
 class CategoryMap(tf.Module):
@@ -48,13 +55,21 @@ class CategoryMap(tf.Module):
         network: keras.Model, see `fir_tf.models.fir.build_fir`.
         image_size: int, side of the network's images in pixels.
         scales: tuple of int, see `SCALES`.
+
+    Raises:
+        FirError: the network has no category map.
     """
 
     def __init__(
         self, network: keras.Model, image_size: int, scales: Sequence[int] = SCALES
     ) -> None:
         super().__init__(name="category_map")
-        layer = network.get_layer("category_map")
+        if not has_map(network):
+            raise FirError(
+                f"`locator` needs a network with a layer {_LAYER!r}, which shows where categories "
+                f"are. Received: {network.name}, which has none"
+            )
+        layer = network.get_layer(_LAYER)
         # Not tracked: who saves this saves the network's variables already.
         mapped = for_any_size(keras.Model(network.input, layer.output))
         self._map = lambda pixels: tf.cast(mapped(pixels, training=False), tf.float32)

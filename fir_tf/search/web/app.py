@@ -90,7 +90,8 @@ class _Endpoints:
         contents = await _body(request, service.max_upload)
         work = service.upload(contents, values["garments"])
         name = await _unless_left(request, work)
-        return JSONResponse({"photo": name, "garments": service.garments(name)})
+        found = service.garments(name) if values["garments"] else []
+        return JSONResponse({"photo": name, "garments": found})
 
     async def garments(self, request: Request) -> Response:
         values = api.GARMENTS.read(request.query_params)

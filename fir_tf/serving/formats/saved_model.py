@@ -13,6 +13,7 @@ from fir_tf.datasets.catalogue import Catalogue
 from fir_tf.errors import FirError
 from fir_tf.evaluation.embedder import Embedder
 from fir_tf.evaluation.metrics import retrieval_metrics
+from fir_tf.locate.category_map import has_map
 from fir_tf.serving import quality
 from fir_tf.serving.formats import Export, Format, Measures
 from fir_tf.serving.gallery import Gallery, GalleryTable, load_gallery, quantise
@@ -53,7 +54,7 @@ def write_saved_model(export: Export, folder: Path) -> Measures:
         options.top,
         gallery,
         config.crop_margin,
-        locates=config.reads("logits"),
+        locates=config.reads("logits") and has_map(network),
     )
     signatures = servable.signatures()
     tf.saved_model.save(servable, str(folder), signatures=signatures)
