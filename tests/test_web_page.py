@@ -242,6 +242,7 @@ def test_back_after_a_part_takes_its_box_away(page, both):
     choose(page, both)
     drag(page, (0.01, 0.02), (0.49, 0.98))
     first(page, "Garment <b>1</b>")
+    says(page, "6 items, the most alike first")
     assert part_of(page) == [1, 2, 49, 98]
     page.go_back()
     page.wait_for_url(lambda url: "part=" not in url)

@@ -196,7 +196,8 @@ function show(results, more) {
   }
   put(entries);
   const what = $("group").value === "1" ? ["item", "items"] : ["image", "images"];
-  const one = pressed() ? ` for garment ${pressed().textContent}` : "";
+  // By its name: the buttons may not be there yet.
+  const number = asked?.part?.split(".")[1], one = number ? ` for garment ${number}` : "";
   say(results.length ? `${results.length} ${what[+(results.length > 1)]}${one}, the most alike first.` : "Nothing was found. Is the filter too narrow?");
   $("more").hidden = results.length < wanted || wanted >= MOST;
   if (more) $("results").querySelectorAll(".card")[before]?.querySelector("a, button").focus();
