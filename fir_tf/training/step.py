@@ -1,7 +1,7 @@
 """The compiled training step."""
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -15,6 +15,8 @@ from fir_tf.training.distribution import share
 from fir_tf.training.frozen import backbone_of, frozen
 
 Batch = Mapping[str, tf.Tensor]
+# The loss, scalars to log, and a gradient for each variable.
+Gradients = tuple[tf.Tensor, dict[str, tf.Tensor], list[tf.Tensor]]
 
 
 class TrainStep:
@@ -111,6 +113,8 @@ class TrainStep:
     def _replica_update(
         self, parts: Sequence[Batch], variables: Sequence[Any]
     ) -> tuple[tf.Tensor, tf.Tensor]:
+        # One program for all parts.
+        differentiated = self._differentiated(variables)
         gradients, values, bad = None, [], []
         for batch in parts:
             images = batch["images"]
@@ -119,7 +123,7 @@ class TrainStep:
                 with tf.control_dependencies(gradients):
                     images = tf.identity(images)
             labels = {label: batch[label] for label in self.objective.labels}
-            loss, scalars, own = self._differentiated(images, labels, variables)
+            loss, scalars, own = differentiated(images, labels)
             gradients = (
                 own if gradients is None else [a + b for a, b in zip(gradients, own, strict=True)]
             )
@@ -135,22 +139,15 @@ class TrainStep:
         self._optimizer.apply(gradients, variables)
         return tf.reduce_mean(tf.stack(values), axis=0), tf.concat(bad, axis=0)
 
-    def _differentiated(
-        self, images: tf.Tensor, labels: Batch, variables: Sequence[Any]
-    ) -> tuple[tf.Tensor, dict[str, tf.Tensor], list[tf.Tensor]]:
-        """Returns what `_gradients` does, by a program of XLA's where that is asked for."""
+    def _differentiated(self, variables: Sequence[Any]) -> Callable[[tf.Tensor, Batch], Gradients]:
+        """Returns `_gradients` of these variables, compiled by XLA where that is asked for."""
 
-        def compute(
-            images: tf.Tensor, labels: Batch
-        ) -> tuple[tf.Tensor, dict[str, tf.Tensor], list[tf.Tensor]]:
+        def compute(images: tf.Tensor, labels: Batch) -> Gradients:
             return self._gradients(images, labels, variables)
 
-        run = tf.function(compute, autograph=False, jit_compile=True) if self._jit else compute
-        return run(images, labels)
+        return tf.function(compute, autograph=False, jit_compile=True) if self._jit else compute
 
-    def _gradients(
-        self, images: tf.Tensor, labels: Batch, variables: Sequence[Any]
-    ) -> tuple[tf.Tensor, dict[str, tf.Tensor], list[tf.Tensor]]:
+    def _gradients(self, images: tf.Tensor, labels: Batch, variables: Sequence[Any]) -> Gradients:
         own = {id(variable) for variable in self.objective.variables}
         replicas = tf.distribute.get_replica_context().num_replicas_in_sync
         with tf.GradientTape() as tape:
