@@ -8,8 +8,7 @@ from typing import Any
 
 from fir_tf.errors import FirError
 from fir_tf.files import json_text, write_json, write_text
-from fir_tf.images.file import UnreadableImageError
-from fir_tf.images.thumbnail import thumbnail
+from fir_tf.images.thumbnail import small_jpeg
 from fir_tf.pages import render
 from fir_tf.search import encoder as encoders
 from fir_tf.search.answers import Answered, answered, compared, most_changed
@@ -24,7 +23,7 @@ from fir_tf.search_options import CompareOptions, NewModelOptions, least_values
 
 log = logging.getLogger(__package__)
 
-_SIDE, _QUALITY = 120, 80
+_SIDE = 120
 _FLOAT = 4
 
 
@@ -235,7 +234,9 @@ def _page(
 ) -> str:
     paths = {hit.record.path for one in changed for hit in [*one.old, *one.new]}
     with PhotoFiles(root, options) as files, files.pictures(paths) as found:
-        pictures = {path: _picture(found.get(path)) for path in paths}
+        pictures = {
+            path: small_jpeg(found[path], _SIDE) if path in found else b"" for path in paths
+        }
     return render(
         "comparison.html",
         title=f"Old and new answers of {shown(options.index)}",
@@ -243,14 +244,9 @@ def _page(
         rows=_rows(values),
         k=options.k,
         changed=changed,
-        own={one.asked.name: _picture(one.asked.file) for one in changed},
+        own={
+            one.asked.name: small_jpeg(one.asked.file, _SIDE) if one.asked.file else b""
+            for one in changed
+        },
         pictures=pictures,
     )
-
-
-def _picture(file: Path | None) -> bytes | None:
-    """Returns a photo as a small JPEG, None where there is nothing to show."""
-    try:
-        return thumbnail(file, _SIDE, convert=True).jpeg(quality=_QUALITY) if file else None
-    except UnreadableImageError:
-        return None
