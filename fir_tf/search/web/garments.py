@@ -1,6 +1,7 @@
 """Garments of uploaded photos, for the page to offer each of them."""
 
 import logging
+from collections.abc import Sequence
 
 import anyio.to_thread
 
@@ -78,17 +79,17 @@ class Finder:
         with told.stage("locate"):
             (garments,) = self._locate([contents])
             try:
-                image = see(contents, _LONGEST).image
+                return list(zip(garments, cut_out(contents, garments), strict=True))
             # Whoever embeds it refuses it.
             except UnreadableImageError:
                 return []
-            return [(garment, png(cut(image, garment.box))) for garment in garments]
 
 
-def cut_out(contents: bytes, garment: Garment) -> bytes:
-    """Returns a PNG file of a garment with some room around, out of a photo's contents.
+def cut_out(contents: bytes, garments: Sequence[Garment]) -> list[bytes]:
+    """Returns a PNG file of each garment with some room around, out of a photo's contents.
 
     Raises:
         UnreadableImageError: the photo cannot be read.
     """
-    return png(cut(see(contents, _LONGEST).image, garment.box))
+    image = see(contents, _LONGEST).image
+    return [png(cut(image, garment.box)) for garment in garments]

@@ -334,7 +334,8 @@ class Service:
         contents = upload.contents
         if upload.garment:
             photo = self._uploads.get(name.partition(".")[0])
-            contents = photo.contents and cut_out(photo.contents, upload.garment) if photo else b""
+            contents = photo.contents if photo else b""
+            contents = contents and cut_out(contents, [upload.garment])[0]
         if not contents:
             raise HTTPException(404, "This photo is no longer kept here. Upload it again.")
         with told.stage("embed"):
