@@ -22,7 +22,7 @@ from fir_tf.images.picture import see
 from fir_tf.input.batches import Boxes
 from fir_tf.locate import Garment, Locator, cut, open_locator, png
 from fir_tf.search.columns import SHOWN
-from fir_tf.search.conditions import Filter, combined
+from fir_tf.search.conditions import Condition, Filter, combined
 from fir_tf.search.cropped import as_shares
 from fir_tf.search.early import check_photos
 from fir_tf.search.encoder import Encoder
@@ -101,13 +101,7 @@ def query(options: QueryOptions, photos: Sequence[str]) -> list[dict[str, Any]]:
         # A refusal comes before the photos are read.
         generation.confident([], options.min_confidence)
         explainer = SheetExplainer(generation) if options.explain else None
-        where = combined(
-            Filter(
-                _categories(options.category, generation.engine),
-                (options.domain,) if options.domain else (),
-            ),
-            parse(options.where) if options.where.strip() else None,
-        )
+        where = _allowed(options, generation.engine)
         ask = functools.partial(_read_and_embed, generation.encoder, box=box)
         locate = None
         if options.locator:
@@ -229,6 +223,17 @@ def _read_and_embed(
         if not valid:
             unread.setdefault(photo, not_decoded())
     return encoded.embedding, unread
+
+
+def _allowed(options: QueryOptions, engine: Engine) -> Condition | None:
+    """Returns what may be found."""
+    return combined(
+        Filter(
+            _categories(options.category, engine),
+            (options.domain,) if options.domain else (),
+        ),
+        parse(options.where) if options.where.strip() else None,
+    )
 
 
 def _categories(text: str, engine: Engine) -> tuple[str, ...]:
