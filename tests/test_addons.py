@@ -131,7 +131,9 @@ def test_all_images_alike(miner):
     points, labels = np.ones((6, 3), np.float32), [0, 0, 1, 1, 2, 2]
     for loss in (our_loss, their_loss):
         value, gradient = value_and_gradient(loss, points, labels, miner, "squared-L2")
-        assert value == pytest.approx(MARGIN) and not gradient.any()
+        assert value == pytest.approx(MARGIN)
+        # What cancels does so but for rounding, which differs between processors.
+        np.testing.assert_allclose(gradient, 0, atol=1e-6)
 
 
 LINE = [[0.0], [1.0], [3.0], [7.0]]
