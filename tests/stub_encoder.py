@@ -28,15 +28,26 @@ class StubEncoder:
 
     def encode_files(self, files, batch_size, guess=False):
         for start in range(0, len(files), batch_size):
-            vectors = [_mean_colour(path) for path in files[start : start + batch_size]]
-            valid = np.array([vector is not None for vector in vectors])
-            rows = [np.zeros(4) if vector is None else vector for vector in vectors]
-            yield Encoded(np.array(rows, np.float32), [""] * len(rows), valid)
+            yield self.encode([_contents(path) for path in files[start : start + batch_size]])
+
+    def encode(self, photos, guess=False, boxes=None):
+        vectors = [_mean_colour(contents) for contents in photos]
+        valid = np.array([vector is not None for vector in vectors])
+        rows = [np.zeros(4) if vector is None else vector for vector in vectors]
+        return Encoded(np.array(rows, np.float32), [""] * len(rows), valid)
 
 
-def _mean_colour(path):
+def _contents(path):
     try:
-        with open(path, "rb") as file, Image.open(io.BytesIO(file.read())) as image:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError:
+        return b""
+
+
+def _mean_colour(contents):
+    try:
+        with Image.open(io.BytesIO(contents)) as image:
             colour = np.asarray(image.convert("RGB"), float).mean(axis=(0, 1))
     except OSError:
         return None

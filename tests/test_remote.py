@@ -41,7 +41,7 @@ from fir_tf.search.engines import open_engine
 from fir_tf.search.index import Index
 from fir_tf.search.indexing import build
 from fir_tf.search.photo_files import PhotoFiles
-from fir_tf.search.query import _draw_sheet
+from fir_tf.search.query import _draw_sheet, query
 from fir_tf.search.remembered import FileChecksums
 from fir_tf.search_options import QueryOptions, ServiceOptions
 
@@ -672,6 +672,28 @@ def test_the_library_takes_photos_at_addresses(server, tmp_path, monkeypatch, ca
         Index.from_model(mean_colours, where[:1])
     with pytest.raises(FirError, match="`connections` must be"):
         Index.from_model(mean_colours, where, fetch=FetchOptions(connections=0))
+
+
+def test_a_query_by_address_is_answered_as_the_file_is(server, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "stub").mkdir()
+    where = urls(server)
+    sync(write_feed(tmp_path, [(address, f"item{n}") for n, address in enumerate(where)]), "index")
+    (tmp_path / "3.jpg").write_bytes(jpeg(3))
+    cache = str(tmp_path / "cache")
+    options = QueryOptions(index="index", k=3, allow_private=True, photo_cache=cache)
+    by_file, by_address = query(options, ["3.jpg", where[3]])
+    assert by_address == {**by_file, "photos": [where[3]]} and by_file["results"]
+    assert by_file["results"][0]["item"] == "item3"
+    for photo, sheet in (("3.jpg", "file.png"), (where[3], "address.png")):
+        query(dataclasses.replace(options, sheet=sheet), [photo])
+    assert Path("file.png").read_bytes() == Path("address.png").read_bytes()
+    with pytest.raises(FirError, match=f"1 of 2 photos cannot be read:\n  {where[0]}x: 404"):
+        query(options, [f"{where[0]}x", where[3]])
+    with pytest.raises(FirError, match="private address: 127.0.0.1"):
+        query(dataclasses.replace(options, allow_private=False), [f"{where[1]}?new"])
+    with pytest.raises(FirError, match="`connections` must be"):
+        query(dataclasses.replace(options, connections=0), ["3.jpg"])
 
 
 def test_errors_go_where_they_are_told_to(server, tmp_path):

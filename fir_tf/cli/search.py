@@ -63,8 +63,9 @@ alone writes the index.""",
 
   python search.py query photo.jpg [more.jpg ...] --index=catalogue
 
-Each photo is a query of its own, or with --together all of them are one. --json alone prints the
-results as JSON and nothing else, --sheet draws them into query.png.""",
+Each photo, a file or an address (https://...), is a query of its own, or with --together all of
+them are one. --json alone prints the results as JSON and nothing else, --sheet draws them into
+query.png.""",
     "measure": """Compares an index's engine with exact search: recall@k, queries a second.
 
   python search.py measure --index=faiss+ivfpq:catalogue""",

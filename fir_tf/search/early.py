@@ -5,16 +5,17 @@ import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from fir_tf.datasets.catalogue import is_address
 from fir_tf.errors import FirError
 from fir_tf.search.engines import is_default, open_engine
 
 
 def check_photos(photos: Sequence[str]) -> None:
-    """Raises FirError if no photo is given, or one that is no file."""
+    """Raises FirError if no photo is given, or one that is neither a file nor an address."""
     if not photos:
         raise FirError("no photo was given: python search.py query photo.jpg --index=...")
     for photo in photos:
-        if not Path(photo).is_file():
+        if not (is_address(photo) or Path(photo).is_file()):
             raise FirError(f"{photo} is no file. Give the photo to search with")
 
 

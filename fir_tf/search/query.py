@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from fir_tf.datasets.boxes import Box, read_box
-from fir_tf.datasets.catalogue import no_boxes
+from fir_tf.datasets.catalogue import is_address, no_boxes
 from fir_tf.datasets.walk import printable
 from fir_tf.errors import FirError
 from fir_tf.evaluation.pictures import SheetMatch, SheetRow, contact_sheet
@@ -29,6 +29,7 @@ from fir_tf.search.encoder import Encoder
 from fir_tf.search.engines import Engine, Hit
 from fir_tf.search.engines.base import shown
 from fir_tf.search.explained import SheetExplainer, explained
+from fir_tf.search.filling import at_hand
 from fir_tf.search.index import Index
 from fir_tf.search.photo_files import PhotoFiles
 from fir_tf.search.photos import not_decoded, readable
@@ -73,7 +74,7 @@ def query(options: QueryOptions, photos: Sequence[str]) -> list[dict[str, Any]]:
 
     Args:
         options: QueryOptions.
-        photos: list of str, image files.
+        photos: list of str, image files or their addresses (`https://...`).
 
     Returns:
         list of a dict for each query: `photos`, and `results`, dicts of `rank`, `score`, `item`,
@@ -87,6 +88,7 @@ def query(options: QueryOptions, photos: Sequence[str]) -> list[dict[str, Any]]:
             the others, a photo cannot be read.
     """
     check_photos(photos)
+    options.check_fetching()
     box = read_box("--box", options.box)
     if box and len(photos) > 1:
         raise FirError(f"`box` is that of one photo. Received: {options.box} and {len(photos)}")
@@ -96,17 +98,18 @@ def query(options: QueryOptions, photos: Sequence[str]) -> list[dict[str, Any]]:
     with (
         Index(options.index, options.model, options.images, options.effort) as index,
         index.held() as generation,
+        PhotoFiles(Path(), options) as files,
         tqdm(total=len(photos), desc="queries", unit="photo", disable=None, leave=False) as bar,
     ):
         # A refusal comes before the photos are read.
         generation.confident([], options.min_confidence)
         explainer = SheetExplainer(generation) if options.explain else None
         where = _allowed(options, generation.engine)
-        ask = functools.partial(_read_and_embed, generation.encoder, box=box)
+        ask = functools.partial(_read_and_embed, generation.encoder, files, box=box)
         locate = None
         if options.locator:
             locator = open_locator(options.locator, generation.encoder.model)
-            locate = functools.partial(_located, generation.encoder, locator)
+            locate = functools.partial(_located, generation.encoder, files, locator)
         for asked in _asked(ask, photos, options.together, locate, bar):
             found = generation.search(asked.vectors, options.k, options.group, where, options)
             bad += asked.bad
@@ -168,9 +171,9 @@ def _asked(
         yield _Asked([list(photos)], mean_embedding(np.concatenate(vectors))[np.newaxis], [])
 
 
-def _located(encoder: Encoder, locate: Locator, photos: Sequence[str]) -> _Asked:
+def _located(encoder: Encoder, files: PhotoFiles, locate: Locator, photos: Sequence[str]) -> _Asked:
     """Returns a query for each garment that is found in photos, or for a photo without any."""
-    contents, _, unread = _contents(photos)
+    contents, _, unread = _contents(files, photos)
     groups: list[list[str]] = []
     garments: list[Garment | None] = []
     parts: list[bytes] = []
@@ -198,26 +201,29 @@ def _located(encoder: Encoder, locate: Locator, photos: Sequence[str]) -> _Asked
 
 
 def _contents(
-    photos: Sequence[str], box: Box | None = None
+    files: PhotoFiles, photos: Sequence[str], box: Box | None = None
 ) -> tuple[list[bytes], Boxes | None, dict[str, str]]:
-    """Returns the files' contents, empty of what cannot be read, their boxes, and why that is."""
-    contents, boxes, unread = [b""] * len(photos), no_boxes(len(photos)), {}
-    for row, photo in enumerate(photos):
-        try:
-            found = read(photo)
-            contents[row] = readable(found)
-            if box:
-                boxes[row] = as_shares(found, box)
-        except UnreadableImageError as error:
-            unread[photo] = str(error)
+    """Returns the photos' contents, empty of what cannot be read, their boxes, and why that is."""
+    contents, boxes, unread = [b""] * len(photos), no_boxes(len(photos)), dict[str, str]()
+    with at_hand(files, photos, unread) as here:
+        for row, (photo, file) in enumerate(zip(photos, here, strict=True)):
+            if photo in unread:
+                continue
+            try:
+                found = read(file)
+                contents[row] = readable(found)
+                if box:
+                    boxes[row] = as_shares(found, box)
+            except UnreadableImageError as error:
+                unread[photo] = str(error)
     cut_to = (boxes, np.ones(len(photos), bool)) if box else None
     return contents, cut_to, unread
 
 
 def _read_and_embed(
-    encoder: Encoder, photos: Sequence[str], box: Box | None
+    encoder: Encoder, files: PhotoFiles, photos: Sequence[str], box: Box | None
 ) -> tuple[np.ndarray, dict[str, str]]:
-    contents, boxes, unread = _contents(photos, box)
+    contents, boxes, unread = _contents(files, photos, box)
     encoded = encoder.encode(contents, boxes=boxes)
     for photo, valid in zip(photos, encoded.valid, strict=True):
         if not valid:
@@ -290,6 +296,7 @@ def _draw_sheet(
     explainer: SheetExplainer | None = None,
 ) -> None:
     paths = [hit.record.path for _, hits, *_ in pictured for hit in hits]
+    paths += [group[0] for group, *_ in pictured if is_address(group[0])]
     with PhotoFiles(root, options) as files, files.pictures(paths) as found:
         rows = [_sheet_row(*query, files=found) for query in pictured]
         if explainer:
@@ -310,7 +317,8 @@ def _sheet_row(
     ]
     more = f" and {len(group) - 1} more" if len(group) > 1 else ""
     box = garment.box if garment else None
-    return SheetRow(Path(group[0]), Path(group[0]).name + more, matches, box)
+    photo = files[group[0]] if is_address(group[0]) else Path(group[0])
+    return SheetRow(photo, Path(group[0]).name + more, matches, box)
 
 
 def _table(answer: dict[str, Any], nearest: Sequence[Hit]) -> str:
