@@ -134,6 +134,13 @@ def test_a_server_that_is_killed_loses_nothing_that_was_stored():
         server.cleanup()
 
 
+def test_settings_of_the_url_reach_the_database(postgresql):
+    """Spaces too, which the URL's table name is cut from beside."""
+    address = f"postgresql:{postgresql}&table=settings&options=-c%20maintenance_work_mem%3D77MB"
+    with open_engine(address, create=True) as engine, engine._transaction() as connection:
+        assert connection.execute("SHOW maintenance_work_mem").fetchone() == ("77MB",)
+
+
 def test_messages(postgresql):
     with pytest.raises(FirError, match="has no table 'none' of one. Make one with search.py index"):
         open_engine(f"postgresql:{postgresql}&table=none")

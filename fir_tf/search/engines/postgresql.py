@@ -11,7 +11,7 @@ import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import numpy as np
 
@@ -61,6 +61,8 @@ _ITEM = "item, CASE item WHEN '' THEN path ELSE '' END"
 _BEST = f"SELECT DISTINCT ON ({_ITEM}) * FROM near ORDER BY {_ITEM}, distance, path"
 # pgvector's limits: numbers of a vector in a graph, in float32 and float16; nodes looked at.
 _LONGEST, _LONGEST_HALF, _MOST_NODES = 2000, 4000, 1000
+# Nodes of the graph that a query looks at, as the engine of FAISS does.
+_NODES = 256
 # The table keeps vectors of so many numbers beside the records, where a scan reads them faster.
 _INSIDE = 1500
 _PIECE = 4096
@@ -268,7 +270,7 @@ class PostgresqlEngine(Engine):
         """Tells the database for this transaction whether to walk the graph, and how far."""
         settings = {"enable_indexscan": "on" if graph else "off"}
         if graph:
-            nodes = min(_MOST_NODES, round(max(100, 2 * count) * self.effort))
+            nodes = min(_MOST_NODES, round(max(_NODES, 2 * count) * self.effort))
             settings["hnsw.ef_search"] = str(max(1, nodes))
             settings["hnsw.iterative_scan"] = "strict_order"
         for name, value in settings.items():
@@ -473,7 +475,8 @@ def _parsed(url: str) -> tuple[str, str]:
             "`table` must be small letters, digits and _, at most 51 of them. "
             f"Received: {name!r} in {shown(url)}"
         )
-    return urlunsplit(parts._replace(query=urlencode(query))), name
+    # PostgreSQL's library does not take + for a space.
+    return urlunsplit(parts._replace(query=urlencode(query, quote_via=quote))), name
 
 
 POSTGRESQL = Scheme(
