@@ -61,8 +61,8 @@ _ITEM = "item, CASE item WHEN '' THEN path ELSE '' END"
 _BEST = f"SELECT DISTINCT ON ({_ITEM}) * FROM near ORDER BY {_ITEM}, distance, path"
 # pgvector's limits: numbers of a vector in a graph, in float32 and float16; nodes looked at.
 _LONGEST, _LONGEST_HALF, _MOST_NODES = 2000, 4000, 1000
-# Nodes of the graph that a query looks at, as the engine of FAISS does.
-_NODES = 256
+# The graph's neighbours of a node, nodes looked at for a new one and for a query: as FAISS' engine.
+_GRAPH, _NODES = "m = 32, ef_construction = 200", 256
 # The table keeps vectors of so many numbers beside the records, where a scan reads them faster.
 _INSIDE = 1500
 _PIECE = 4096
@@ -319,7 +319,7 @@ class PostgresqlEngine(Engine):
                 kind = "halfvec" if self._dimension > _LONGEST else "vector"
                 connection.execute(
                     f"CREATE INDEX IF NOT EXISTS {self._name}_hnsw ON {self._name} "
-                    f"USING hnsw ({self._graph()} {kind}_ip_ops)"
+                    f"USING hnsw ({self._graph()} {kind}_ip_ops) WITH ({_GRAPH})"
                 )
             connection.execute(f"ANALYZE {self._name}")
 
