@@ -627,7 +627,9 @@ def test_the_heads_learn_first_and_a_run_resumes_across_that(
 @pytest.mark.slow
 def test_what_comes_after_training_has_the_test_size(inshop, tmp_path, two_layers):
     """Validation, model, evaluation and export take images of 64 pixels, training of 32."""
-    config = small_config(inshop, tmp_path / "run", test_size=64, epochs=1, **two_layers)
+    config = small_config(
+        inshop, tmp_path / "run", test_size=64, epochs=1, val_fraction=0.5, **two_layers
+    )
     run = from_config.train_config(config)
     model, loaded, _ = load_run(run)
     assert model.input_shape[1:] == (64, 64, 3) and loaded.eval_size == 64
@@ -729,7 +731,12 @@ def test_the_weights_in_between_are_chosen_on_validation_items(tmp_path, two_lay
         measured = measure(embedder, catalogue, Procedure("val"))
         found.append([share / 10, pytest.approx(measured.values["mAP@R"], abs=1e-6)])
     assert told["curve"] == found and len({value for _, value in told["curve"]}) > 1
-    assert read_history(run)["val/mAP@R"][-1][1] == pytest.approx(told["curve"][-1][1])
+    (begin, before), (_, after) = read_history(run)["val/mAP@R"]
+    assert after == pytest.approx(told["curve"][-1][1])
+    # Before the first step it was what the seed makes.
+    twin.set_weights(parts_of(config).model.get_weights())
+    untrained = measure(embedder, catalogue, Procedure("val")).values["mAP@R"]
+    assert begin == 0 and before == pytest.approx(untrained, abs=1e-6) and before != after
     best = max(value for _, value in told["curve"])
     assert told["share"] == max(share for share, value in told["curve"] if value == best)
     for a, b in zip(model.get_weights(), between(told["share"]), strict=True):

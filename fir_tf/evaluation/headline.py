@@ -150,9 +150,9 @@ def _before(history: History) -> dict[int, float]:
 
 def _progress(before: Mapping[int, float], history: History) -> str:
     chosen = {name: dict(history[f"val/{name}"]) for name in ("recall@1", "recall@5")}
-    # The model that is kept is that of the best validation, the last of equal ones.
+    # The model that is kept is that of the best validation in training, the last of equal ones.
     scores = dict(history.get("val/mAP@R", ())) or chosen["recall@1"]
-    best = max(scores, key=lambda step: (scores[step], step))
+    best = max(filter(None, scores), key=lambda step: (scores[step], step), default=0)
     after = [percent(values[best]) for values in chosen.values() if best in values]
     return (
         f"On the validation part of the training items: {percent(before[1])} and "

@@ -233,23 +233,27 @@ def trace(folder: Path, first: int, last: int) -> Action:
 
 
 def show(write: Callable[[str], None]) -> Action:
-    """Returns the action that prints a line for every validation.
+    """Returns the action that prints a line for every validation, and for that before training.
 
     Args:
         write: callable taking a str, such as that of a progress bar.
     """
 
     def action(moment: Moment) -> None:
-        if moment.validates:
-            shown = [
-                f"{name} {moment.found[name]:.3f}"
-                for name in ("recall@1", "mAP@R", "category_top1")
-                if name in moment.found
-            ]
+        if not moment.validates:
+            return
+        shown = ", ".join(
+            f"{name} {moment.found[name]:.3f}"
+            for name in ("recall@1", "mAP@R", "category_top1")
+            if name in moment.found
+        )
+        if moment.step:
             write(
                 f"epoch {moment.epoch}  loss {moment.values['loss']:.4f}  "
                 f"{moment.values['images_per_second']:.0f} images/s  "
-                f"val: {', '.join(shown) or 'nothing to validate on'}"
+                f"val: {shown or 'nothing to validate on'}"
             )
+        elif shown:
+            write(f"before training  val: {shown}")
 
     return action

@@ -16,8 +16,8 @@ class RunLog:
 
     Args:
         run: Path, the run's folder.
-        start_step: int; entries from this step on, left by an interrupted run, are dropped, so
-            that each step stands there once.
+        start_step: int; entries of later steps, left by an interrupted run, are dropped, so that
+            each step stands there once. A run from the start on has none.
     """
 
     def __init__(self, run: Path, start_step: int = 0) -> None:
@@ -30,7 +30,8 @@ class RunLog:
         )
 
     def _drop_after(self, start_step: int) -> None:
-        kept = [entry for entry in read_log_rows(self._path) if entry[0] <= start_step]
+        entries = read_log_rows(self._path) if start_step else []
+        kept = [entry for entry in entries if entry[0] <= start_step]
         with (
             replacing(self._path) as temporary,
             open(temporary, "w", newline="", encoding="utf-8") as file,

@@ -174,23 +174,34 @@ class _Steps:
             _stop_requests() as asked,
             tqdm(total=steps, initial=start, desc="training", unit="step", disable=None) as bar,
         ):
-            follow = self._actions(run_log, bar.write)
+            told = (
+                actions.validate(self._inputs, self._parts, self._trainer.served, self._gather),
+                actions.write_log(run_log, self._trainer.schedule),
+                actions.show(bar.write),
+            )
+            if not start:
+                before = actions.Moment(0, steps, 0, self._folder, validates=True)
+                for action in told:
+                    action(before)
+            follow = self._actions(*told)
             self._make(start, steps, steps_per_epoch, follow, bar, asked)
         if self._gather.bad:
             log.warning(f"skipped {len(self._gather.bad)} images that cannot be decoded:")
             for path in self._gather.bad_images():
                 log.warning(f"  {path}")
 
-    def _actions(self, run_log: RunLog, write: Callable[[str], None]) -> list[actions.Action]:
-        parts, loop, gather = self._parts, self._loop, self._gather
+    def _actions(
+        self, validate: actions.Action, write_log: actions.Action, show: actions.Action
+    ) -> list[actions.Action]:
+        loop = self._loop
         follow: list[actions.Action] = [
-            gather,
-            actions.validate(self._inputs, parts, self._trainer.served, gather),
-            actions.write_log(run_log, self._trainer.schedule),
+            self._gather,
+            validate,
+            write_log,
             actions.check_health(loop.learning_rate),
             actions.keep_best(self._folder / "model.keras", self._checkpoints),
-            actions.show(write),
-            *parts.actions,
+            show,
+            *self._parts.actions,
         ]
         if loop.patience:
             follow.append(actions.stop_early(loop.patience, self._checkpoints))
