@@ -345,6 +345,7 @@ def test_bad_usage_is_status_1(options, said, capsys):
     assert error.startswith("error: ") and said in error and "Traceback" not in error
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_in_two_processes(tmp_path, capsys):
     images = clean_set()

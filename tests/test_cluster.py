@@ -153,6 +153,7 @@ def killing(monkeypatch, when):
     assert killed
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_worker_that_is_killed_loses_nothing(shop, tmp_path, monkeypatch):
     """kill -9 of one of two workers that has work to do; then of the scheduler itself."""

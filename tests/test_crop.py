@@ -94,7 +94,9 @@ def fitted(files, size, resize, boxes=None, in_shares=False, margin=0.0):
     return values.numpy()
 
 
-@pytest.mark.parametrize("resize", ["crop", "squash", "pad"])
+@pytest.mark.parametrize(
+    "resize", ["crop", *(pytest.param(how, marks=pytest.mark.nightly) for how in ("squash", "pad"))]
+)
 def test_a_crop_is_fitted_as_a_file_that_was_cropped_beforehand(resize):
     # With its margin 39 x 52 pixels, which are padded by as much on either side.
     files, box = [picture(orientation) for orientation in range(1, 9)], (7, 9, 33, 44)
@@ -166,7 +168,7 @@ def test_a_box_without_an_area_spoils_its_own_row(form):
     assert areas == valid.numpy().tolist()
 
 
-@pytest.mark.parametrize("form", ["PNG", "JPEG"])
+@pytest.mark.parametrize("form", [pytest.param("PNG", marks=pytest.mark.nightly), "JPEG"])
 def test_training_views_are_those_of_a_cropped_file(form):
     """The same random numbers give the same window of the box and of the file."""
     contents, box = picture(1, form), (8, 10, 40, 50)

@@ -127,6 +127,7 @@ def test_training_sees_what_the_cropped_files_show(sets):
     np.testing.assert_allclose(seen[0]["images"], seen[1]["images"], atol=1e-3)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_evaluation_follows_the_run(sets, run):
     config = Config.load(run / "config.json")

@@ -31,14 +31,21 @@ CASES = [
     "OC+IS-explicit",
     "every loss",
     "clipped",
-    "decayed",
     "accumulated",
     "float16",
     "batch_norm",
-    "heads first",
 ]
-# Parts of the ones above, each alone.
-MORE = ["OC", "OS-all", "IS-all", "OC+IS-hard", "OC+OS-hard", "OC+normface"]
+# Parts of the ones above, each alone, and what is the optimiser's.
+MORE = [
+    "decayed",
+    "heads first",
+    "OC",
+    "OS-all",
+    "IS-all",
+    "OC+IS-hard",
+    "OC+OS-hard",
+    "OC+normface",
+]
 # What four devices do otherwise than two: shares of a mean, a gathered batch, statistics.
 ON_FOUR = ["OC+IS+OS-all", "OC+IS-explicit", "batch_norm"]
 

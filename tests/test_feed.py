@@ -479,6 +479,7 @@ def served(folder):
         server.shutdown()
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_every_script_reads_a_feed(boutique_feed, tmp_path, shallow):
     path, rows = boutique_feed

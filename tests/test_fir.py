@@ -277,6 +277,7 @@ def check_fresh_process(folder, backbones):
     subprocess.run([sys.executable, "-c", FRESH, *paths], check=True)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 @pytest.mark.bfloat16
 def test_every_kind_of_saved_model_loads_in_a_fresh_process(tmp_path, shallow):

@@ -395,7 +395,9 @@ def recall(model, x, y):
     ],
     ids=lambda loss: type(loss).__name__,
 )
-@pytest.mark.parametrize("jit", [False, True], ids=["graph", "xla"])
+@pytest.mark.parametrize(
+    "jit", [False, pytest.param(True, marks=pytest.mark.nightly)], ids=["graph", "xla"]
+)
 def test_fit_learns_and_the_model_is_saved(tmp_path, loss, jit):
     x, y = toy()
     model = network(x)

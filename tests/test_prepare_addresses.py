@@ -227,6 +227,7 @@ def test_a_failing_run_goes_on_and_fetches_nothing_twice(server, tmp_path, monke
     assert len(load("table", copy / "catalogue.csv")) == 40
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_killed_run_goes_on_with_workers(server, tmp_path):
     server.photos, server.delay = {f"/{n}.jpg": jpeg(n) for n in range(120)}, 0.05

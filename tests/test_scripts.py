@@ -27,6 +27,7 @@ FLAGFILES = {
     "category": "category.flags",
     "consumer2shop": "consumer2shop.flags",
 }
+LAYOUTS = ["inshop", "category", pytest.param("consumer2shop", marks=pytest.mark.nightly)]
 
 
 def train(layout, data, run, *flags, epochs=2, ok=True):
@@ -131,7 +132,7 @@ def benchmark_of(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", FLAGFILES)
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_three_scripts(benchmark_of, layout):
     made = benchmark_of(layout)
     metrics = json.loads((made.run / "metrics.json").read_text())
@@ -174,7 +175,7 @@ def test_the_three_scripts(benchmark_of, layout):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", FLAGFILES)
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_metrics_follow_from_what_the_servable_answers(benchmark_of, layout):
     """Annotation files read by hand, the exported model on the JPEG files, plain numpy."""
     made = benchmark_of(layout)

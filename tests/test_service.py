@@ -479,7 +479,8 @@ sys.exit(run_command(functools.partial(serve, options)))
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("number", "seconds", "status"), [(signal.SIGTERM, 60, 0), (signal.SIGINT, 0.2, 1)]
+    ("number", "seconds", "status"),
+    [(signal.SIGTERM, 60, 0), pytest.param(signal.SIGINT, 0.2, 1, marks=pytest.mark.nightly)],
 )
 def test_a_signal_lets_what_is_under_way_be_finished(shop, tmp_path, number, seconds, status):
     """As long as it may; meanwhile the server says that it is not ready, as before its start."""
