@@ -64,8 +64,8 @@ env-addons:
 
 test-addons: env-addons
 	FIR_TF_OTHER_PYTHON="$$([ ! -x $(PY) ] || echo $(abspath $(PY)))" \
-		$(VENV_ADDONS)/bin/python $(TESTS) -m "$(QUICK)" $(ADDONS_TESTS:%=tests/test_%.py)
-	$(VENV_ADDONS)/bin/python $(TESTS) $(ADDONS_SLOW:%='%')
+		$(VENV_ADDONS)/bin/python $(TESTS) -m "$(QUICK) or addons" \
+		$(ADDONS_SLOW:%='%') $(ADDONS_TESTS:%=tests/test_%.py)
 
 test-addons-all: test-addons
 	$(VENV_ADDONS)/bin/python $(TESTS) tests/test_backbones.py

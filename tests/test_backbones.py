@@ -133,7 +133,13 @@ def test_parameters_output_and_stages(name, without_keras_cv):
     assert left == sorted(set(left), reverse=True) and left[-1] == 0
 
 
-WITH_LAST_STRIDE = [name for name in names("backbone") if get("backbone", name).last_strides]
+# The first is enough for every day.
+WITH_LAST_STRIDE = [
+    pytest.param(name, marks=[pytest.mark.nightly] if place else [])
+    for place, name in enumerate(
+        name for name in names("backbone") if get("backbone", name).last_strides
+    )
+]
 
 
 @pytest.mark.slow

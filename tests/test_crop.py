@@ -117,7 +117,9 @@ def test_a_crop_is_fitted_as_a_file_that_was_cropped_beforehand(resize):
     np.testing.assert_allclose(given, parts, 1e-6)
 
 
-@pytest.mark.parametrize("box", [(160, 80, 300, 400), (333, 101, 57, 63)])
+@pytest.mark.parametrize(
+    "box", [(160, 80, 300, 400), pytest.param((333, 101, 57, 63), marks=pytest.mark.nightly)]
+)
 def test_windows_of_jpegs_are_where_pillow_has_them(box):
     """A JPEG is halved while it is decoded: edges then move by less than a pixel of the result."""
     files = [picture(orientation, "JPEG", (640, 900)) for orientation in range(1, 9)]

@@ -112,6 +112,8 @@ def run(sets):
     return folder
 
 
+@pytest.mark.nightly
+@pytest.mark.slow
 def test_training_sees_what_the_cropped_files_show(sets):
     base = {"backbone": "resnet50_v15", "image_size": 32, "batch_size": 8}
     base |= {"images_per_item": 2, "val_fraction": 0.2}

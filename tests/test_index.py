@@ -299,6 +299,7 @@ def test_several_photos_are_one_query():
         mean_embedding(np.array([[1, 0], [-1, 0]], np.float32))
 
 
+@pytest.mark.addons
 @pytest.mark.slow
 def test_the_commands(run, photos, tmp_path, monkeypatch):
     """index, query and measure as a user runs them."""

@@ -383,6 +383,7 @@ def cheap_views(monkeypatch):
     monkeypatch.setattr(batches, "training_view", cheap_view)
 
 
+@pytest.mark.addons
 @pytest.mark.slow
 @pytest.mark.parametrize("triplets", ["all", pytest.param("explicit", marks=pytest.mark.nightly)])
 def test_a_batch_is_a_function_of_seed_and_step(inshop, triplets):

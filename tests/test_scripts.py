@@ -131,6 +131,7 @@ def benchmark_of(tmp_path_factory):
     return make
 
 
+@pytest.mark.addons
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_three_scripts(benchmark_of, layout):
@@ -174,6 +175,7 @@ def test_the_three_scripts(benchmark_of, layout):
     assert (answer["category"][5] == b"").all()
 
 
+@pytest.mark.addons
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_metrics_follow_from_what_the_servable_answers(benchmark_of, layout):

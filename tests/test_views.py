@@ -131,6 +131,7 @@ def recall_at_1(query, gallery, query_items, gallery_items):
     )
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_evaluate_and_index_embed_alike(run, tmp_path):
     folder, data = run
