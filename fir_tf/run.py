@@ -3,6 +3,7 @@
 import csv
 import json
 import platform
+import weakref
 from importlib import metadata
 from pathlib import Path
 
@@ -23,11 +24,19 @@ _LABELS_ADVICE = (
 )
 
 
-def load_run(run: str | Path) -> tuple[keras.Model, Config, list[str]]:
+# Models that somebody holds, by the place and the state of their files.
+_shared: weakref.WeakValueDictionary[tuple[str, int, int], keras.Model] = (
+    weakref.WeakValueDictionary()
+)
+
+
+def load_run(run: str | Path, shared: bool = False) -> tuple[keras.Model, Config, list[str]]:
     """Loads the best model of a run.
 
     Args:
         run: str or Path, the run's folder.
+        shared: bool, whether it may be the one that another caller who shares holds: it is
+            loaded and kept in memory once. It must not be trained or changed.
 
     Returns:
         (keras.Model, Config, list of category names).
@@ -43,7 +52,7 @@ def load_run(run: str | Path) -> tuple[keras.Model, Config, list[str]]:
             f"{run} has no model yet: {path.name} is missing. Let train.py finish an epoch first"
         )
     categories = _read_categories(run / "labels.json")
-    model = saving.load_model(path)
+    model = _shared_model(path) if shared else saving.load_model(path)
     count = model.output["category"].shape[-1]
     if len(categories) != count:
         raise FirError(
@@ -51,6 +60,15 @@ def load_run(run: str | Path) -> tuple[keras.Model, Config, list[str]]:
             f"Received: {len(categories)}. {_LABELS_ADVICE}"
         )
     return model, config, categories
+
+
+def _shared_model(path: Path) -> keras.Model:
+    state = path.stat()
+    key = str(path.resolve()), state.st_mtime_ns, state.st_size
+    model = _shared.get(key)
+    if model is None:
+        model = _shared[key] = saving.load_model(path)
+    return model
 
 
 def _read_categories(path: Path) -> list[str]:

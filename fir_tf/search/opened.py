@@ -108,7 +108,8 @@ def _export(folder: Path, name: str) -> Path | None:
 
 
 def _open_run(folder: Path, views: Views) -> OpenedModel:
-    model, config, categories = load_run(folder)
+    # What locates and explains beside it uses the same network.
+    model, config, categories = load_run(folder, shared=True)
     config = dataclasses.replace(config, **views.cropping(config.crop, config.crop_margin))
     embedder = embedder_of(model, config, views.flip, views.scales)
     return EmbeddingModel(embedder, categories if config.reads("logits") else [])
