@@ -74,7 +74,10 @@ class Explainer:
         # The relaxation module stands on the backbone's last feature map.
         maps = model.get_layer("relaxation").input
         vectors = model.get_layer("embedding").input
-        self._body = keras.Model(model.input, maps)
+        body = keras.Model(model.input, maps)
+        self._maps = tf.function(
+            lambda pixels: tf.cast(body(pixels, training=False), tf.float32), autograph=False
+        )
         self._head = for_any_size(keras.Model(maps, vectors))
         self._parts = tf.function(self._split, autograph=False, reduce_retracing=True)
         self.exact = self._is_affine(int(maps.shape[-1]))
@@ -91,8 +94,7 @@ class Explainer:
             Explanation; where `exact`, both maps sum to the score, to rounding (1e-5).
         """
         pixels = tf.stack([tf.cast(query, tf.float32), tf.cast(match, tf.float32)])
-        maps = tf.cast(self._body(pixels, training=False), tf.float32)
-        score, parts = self._parts(maps)
+        score, parts = self._parts(self._maps(pixels))
         first, second = parts.numpy()
         return Explanation(float(score), first, second, self.exact)
 

@@ -16,6 +16,7 @@ from fir_tf.datasets.catalogue import is_address, no_boxes
 from fir_tf.datasets.walk import printable
 from fir_tf.errors import FirError
 from fir_tf.evaluation.pictures import SheetMatch, SheetRow, contact_sheet
+from fir_tf.explain import NOT_EXACT, PhotoExplainer
 from fir_tf.files import json_text, write_json
 from fir_tf.images.file import UnreadableImageError, read
 from fir_tf.images.picture import see
@@ -28,7 +29,7 @@ from fir_tf.search.early import check_photos
 from fir_tf.search.encoder import Encoder
 from fir_tf.search.engines import Engine, Hit
 from fir_tf.search.engines.base import shown
-from fir_tf.search.explained import SheetExplainer, explained
+from fir_tf.search.explained import explained, explainer_of
 from fir_tf.search.filling import at_hand
 from fir_tf.search.index import Index
 from fir_tf.search.photo_files import PhotoFiles
@@ -103,7 +104,7 @@ def query(options: QueryOptions, photos: Sequence[str]) -> list[dict[str, Any]]:
     ):
         # A refusal comes before the photos are read.
         generation.confident([], options.min_confidence)
-        explainer = SheetExplainer(generation) if options.explain else None
+        explainer = explainer_of(generation) if options.explain else None
         where = _allowed(options, generation.engine)
         ask = functools.partial(_read_and_embed, generation.encoder, files, box=box)
         locate = None
@@ -293,7 +294,7 @@ def _draw_sheet(
     pictured: Sequence[_Pictured],
     root: Path,
     options: QueryOptions,
-    explainer: SheetExplainer | None = None,
+    explainer: PhotoExplainer | None = None,
 ) -> None:
     paths = [hit.record.path for _, hits, *_ in pictured for hit in hits]
     paths += [group[0] for group, *_ in pictured if is_address(group[0])]
@@ -362,15 +363,15 @@ def _write_sheet(
     pictured: list[_Pictured],
     root: Path,
     options: QueryOptions,
-    explainer: SheetExplainer | None,
+    explainer: PhotoExplainer | None,
 ) -> None:
     """Draws the sheet, which is only there to look at: what keeps it from it is a note."""
     if not root.is_dir():
         log.info(f"note: the photos are not in {root}: give their folder as --images")
     if sum("error" not in answer for answer in answers) > len(pictured):
         log.info(f"note: the sheet shows the first {len(pictured)} queries")
-    if explainer and explainer.note:
-        log.info(explainer.note)
+    if explainer and not explainer.exact:
+        log.info(f"note: {NOT_EXACT}")
     written = draw_or_note(options.sheet, lambda: _draw_sheet(pictured, root, options, explainer))
     if written:
         log.info(f"wrote {options.sheet}")
