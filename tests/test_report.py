@@ -2,22 +2,27 @@
 
 import configparser
 import dataclasses
+import io
 import itertools
 from pathlib import Path
 
 import html5lib
+import keras
 import numpy as np
 import pytest
 from google.protobuf import text_format
+from PIL import Image
 from tensorboard.plugins.projector import projector_config_pb2
 from valid_html import page, text_of
 
 import fir_tf
+from fir_tf.config import Config
 from fir_tf.datasets import load
 from fir_tf.errors import FirError
 from fir_tf.evaluation.cases import Cases
 from fir_tf.evaluation.compared import Other, compare
 from fir_tf.evaluation.confusion import by_similarity, most_confused
+from fir_tf.evaluation.evaluate import _explainer
 from fir_tf.evaluation.headline import headline, percent
 from fir_tf.evaluation.measured import Measured
 from fir_tf.evaluation.metrics import retrieval_metrics
@@ -25,8 +30,10 @@ from fir_tf.evaluation.paper import PaperResult
 from fir_tf.evaluation.projector import write_projector
 from fir_tf.evaluation.queries import Queries
 from fir_tf.evaluation.report import Beside, distance_pairs, write_report
+from fir_tf.explain import Explained, Heat
 from fir_tf.hygiene.findings import Example, Finding
 from fir_tf.hygiene.report import Report
+from fir_tf.options import EvaluateOptions
 
 
 @pytest.fixture
@@ -164,6 +171,63 @@ def test_the_worst_queries_come_first_with_the_rank_of_their_item(case, tmp_path
         assert len(figures) == (5 if shown[item] <= 4 else 6)
     assert shown == worst and list(shown.values()) == sorted(worst.values(), reverse=True)
     assert len(shown) > 1 and max(shown.values()) > 4
+
+
+def test_the_worst_queries_say_why(case, tmp_path):
+    """Query and first answer once more, with the heat that the explainer was asked for."""
+    catalogue, measured = case[0], measure(case)
+    asked = []
+
+    def explain(query, match):
+        asked.append((query, match))
+        values = np.zeros((2, 2), np.float32)
+        values[0, 0] = 0.25
+        return Explained(0.25, Heat(values, "squash"), Heat(values[::-1, ::-1], "squash"))
+
+    tree = write(case, tmp_path / "report.html", measured, beside=Beside(explain=explain))
+    cases = Cases(measured, catalogue, explain=explain).worst(12)
+    sections = [
+        (section.get("id"), [n for n in section.iter("div") if "reasons" in n.get("class", "")])
+        for section in tree.iter("section")
+    ]
+    assert {name for name, rows in sections if rows} == {"failures"}
+    rows = next(rows for name, rows in sections if name == "failures")
+    assert len(rows) == len(cases) > 1 and all(len(list(row.iter("img"))) == 2 for row in rows)
+    for case_shown, (query, match) in zip(cases, asked, strict=False):
+        one, other = case_shown.reasons
+        root = catalogue.root
+        paths = {catalogue.items[item]: [] for item in catalogue.item}
+        for path, item in zip(catalogue.path, catalogue.item, strict=True):
+            paths[catalogue.items[item]].append((root / path).read_bytes())
+        assert query in paths[one.item] and match in paths[other.item]
+        assert one.item == case_shown.query.item and other.item == case_shown.found[0].item
+        assert other.score == 0.25 and not other.right
+        light = [
+            np.asarray(Image.open(io.BytesIO(shown.picture)).convert("L"), float)
+            for shown in (one, other)
+        ]
+        halves = [(each[: len(each) // 3].mean(), each[-len(each) // 3 :].mean()) for each in light]
+        assert halves[0][0] > halves[0][1] and halves[1][0] < halves[1][1]
+    assert Cases(measured, catalogue).worst(12)[0].reasons is None
+    gone = Cases(measured, catalogue, explain=lambda *photos: None).worst(1)
+    assert gone[0].reasons is None
+
+
+@pytest.mark.parametrize(
+    "changes", [{"flip": True}, {"scales": "1,2"}, {"whiten": 8}, {"expand": 3}, {"rerank": 5}]
+)
+def test_scores_of_more_than_two_photos_are_not_explained(changes):
+    config = Config(backbone="resnet50_v15")
+    assert _explainer(None, config, EvaluateOptions(run="x", **changes)) is None
+
+
+def test_what_is_no_model_of_ours_is_not_explained():
+    images = keras.Input((8, 8, 3))
+    other = keras.Model(images, keras.layers.GlobalMaxPooling2D()(images))
+    config = Config(backbone="resnet50_v15")
+    assert _explainer(other, config, EvaluateOptions(run="x")) is None
+    boxes = dataclasses.replace(config, crop="box")
+    assert _explainer(None, boxes, EvaluateOptions(run="x")) is None
 
 
 @pytest.mark.parametrize("reordered", [False, True])

@@ -1,13 +1,16 @@
 """Queries with what they find, as a page shows them."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 
 from fir_tf.datasets.catalogue import Catalogue
 from fir_tf.evaluation.measured import Measured
 from fir_tf.evaluation.metrics import RetrievalResult
-from fir_tf.images.thumbnail import small_jpeg
+from fir_tf.explain import Heat, PhotoExplainer, draw_heat
+from fir_tf.images.file import UnreadableImageError, read
+from fir_tf.images.thumbnail import small_jpeg, thumbnail
 
 # Pixels, of a photo's longest side.
 _SIDE = 176
@@ -44,6 +47,8 @@ class Case:
         match: Shown, the item's photo that is ranked first; None where it is among `found`.
         looked: int, how many results were looked at.
         note: str, what else is to be said; may be empty.
+        reasons: (Shown, Shown), the query and its first result with what their score comes from
+            over them; None where that is not told.
     """
 
     query: Shown
@@ -51,6 +56,7 @@ class Case:
     match: Shown | None
     looked: int
     note: str = ""
+    reasons: tuple[Shown, Shown] | None = None
 
 
 class Cases:
@@ -60,6 +66,8 @@ class Cases:
         measured: Measured, with a result.
         catalogue: Catalogue of all images.
         matches: int, results shown of each query.
+        explain: PhotoExplainer, what the worst queries' first answers come from; None leaves it
+            out.
 
     Attributes:
         looked: int, how many results of each were looked at.
@@ -67,9 +75,16 @@ class Cases:
         failing: int, how many of them do not find their item first.
     """
 
-    def __init__(self, measured: Measured, catalogue: Catalogue, matches: int = 4) -> None:
+    def __init__(
+        self,
+        measured: Measured,
+        catalogue: Catalogue,
+        matches: int = 4,
+        explain: PhotoExplainer | None = None,
+    ) -> None:
         assert measured.result is not None
         self._measured, self._catalogue, self._matches = measured, catalogue, matches
+        self._explain = explain
         self._result: RetrievalResult = measured.result
         self.looked = self._result.neighbours.shape[1]
         self.asked = np.flatnonzero(self._result.evaluated)
@@ -88,22 +103,26 @@ class Cases:
             most: int, queries returned at most.
         """
         order = np.lexsort((-self._score, -self._rank))
-        return self._each_item(order[self._rank[order] > 0], most)
+        order = self._first_of_items(order[self._rank[order] > 0])[:most]
+        return [
+            dataclasses.replace(self.show(number), reasons=self._reasons(number))
+            for number in order
+        ]
 
     def best(self, most: int) -> list[Case]:
         """Returns the queries that find their item first, one of each item, the surest first."""
         order = np.lexsort((-self._score, self._rank))
-        return self._each_item(order[self._rank[order] == 0], most)
+        order = self._first_of_items(order[self._rank[order] == 0])[:most]
+        return [self.show(number) for number in order]
 
     def random(self, most: int) -> list[Case]:
         """Returns queries drawn at random, the same ones each time."""
         order = np.random.default_rng(0).permutation(len(self.asked))[:most]
         return [self.show(number) for number in order]
 
-    def _each_item(self, order: np.ndarray, most: int) -> list[Case]:
+    def _first_of_items(self, order: np.ndarray) -> np.ndarray:
         items = self._catalogue.item[self._measured.query[self.asked[order]]]
-        first = np.sort(np.unique(items, return_index=True)[1])
-        return [self.show(number) for number in order[first[:most]]]
+        return order[np.sort(np.unique(items, return_index=True)[1])]
 
     def show(self, number: int, note: str = "") -> Case:
         """Returns a query as it is shown.
@@ -126,6 +145,28 @@ class Cases:
         ]
         match = None if self._rank[number] < len(found) else self._match(number)
         return Case(self._shown(measured.query[place]), found, match, self.looked, note)
+
+    def _reasons(self, number: int) -> tuple[Shown, Shown] | None:
+        """A query and its first result with what their score comes from over them."""
+        place = self.asked[number]
+        rows = (
+            self._measured.query[place],
+            self._measured.gallery[self._result.neighbours[place, 0]],
+        )
+        if self._explain is None:
+            return None
+        paths = [self._catalogue.root / self._catalogue.path[row] for row in rows]
+        try:
+            found = self._explain(*map(read, paths))
+        except UnreadableImageError:
+            return None
+        if found is None:
+            return None
+        query, match = (
+            dataclasses.replace(self._shown(row), picture=_heated(path, heat))
+            for row, path, heat in zip(rows, paths, (found.query, found.match), strict=True)
+        )
+        return query, dataclasses.replace(match, rank=1, score=found.score, right=False)
 
     def _match(self, number: int) -> Shown:
         """The photo of the query's item that is ranked first, wherever it stands."""
@@ -153,3 +194,9 @@ class Cases:
             catalogue.items[item] if item >= 0 else "unknown item",
         )
         return Shown(picture, *names, rank, score, right)
+
+
+def _heated(path: Path, heat: Heat) -> bytes:
+    """Returns a small JPEG file of a photo with heat over it."""
+    photo = thumbnail(path, _SIDE, convert=True)
+    return dataclasses.replace(photo, image=draw_heat(photo.image, heat)).jpeg(quality=80)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import keras
 import numpy as np
 
 from fir_tf import calibration, datasets
@@ -28,6 +29,7 @@ from fir_tf.evaluation.report import Beside, write_report
 from fir_tf.evaluation.rerank import better_search, whitening, write_whitening
 from fir_tf.evaluation.sheets import sheet_rows
 from fir_tf.evaluation.views import embedder_of, parse_scales
+from fir_tf.explain import PhotoExplainer
 from fir_tf.files import write_json
 from fir_tf.options import EvaluateOptions, find_run
 from fir_tf.run import CARD, load_run, read_history
@@ -93,7 +95,8 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
         log.info(f"skipped {len(found.skipped)} images that cannot be decoded:{skipped}")
     top = headline(found, catalogue, read_history(run), _is_validated(options))
     log.info("\n".join(["", *top.sentences] if top else []))
-    shown = _Shown(run, catalogue, found, config, metrics, paper, top, learned)
+    explain = _explainer(model, config, options)
+    shown = _Shown(run, catalogue, found, config, metrics, paper, top, learned, explain)
     log.info(f"wrote {', '.join(map(str, _write(shown, output, options, other)))}")
     return metrics
 
@@ -212,6 +215,19 @@ def _conditions(config: Config, options: EvaluateOptions, found: Measured) -> di
     return {**conditions, "unreadable_images": len(found.skipped)}
 
 
+def _explainer(
+    model: keras.Model, config: Config, options: EvaluateOptions
+) -> PhotoExplainer | None:
+    """Returns what says where scores come from; None where they are not those of photos alone."""
+    views = options.flip or parse_scales(options.scales) != (1.0,) or config.crop == "box"
+    if views or options.whiten or options.expand or options.rerank:
+        return None
+    try:
+        return PhotoExplainer(model, config.eval_size, config.resize)
+    except FirError:
+        return None
+
+
 def _is_theirs(config: Config, catalogue: Catalogue) -> bool:
     """Whether the paper's numbers were measured on these images."""
     return config.gallery_scope == "test" and is_published_test_set(config.dataset, catalogue)
@@ -252,6 +268,7 @@ class _Shown:
     paper: list[PaperResult]
     headline: Headline | None
     learned: Learned
+    explain: PhotoExplainer | None
 
     @property
     def title(self) -> str:
@@ -278,7 +295,7 @@ def _write(
     compared = compare(queries, shown.metrics, other) if other else None
     if compared:
         log.info(compared.text())
-    beside = Beside(shown.headline, _links(shown.run, output), shown.paper, compared)
+    beside = Beside(shown.headline, _links(shown.run, output), shown.paper, compared, shown.explain)
     written += _draw(shown, output, options)
     written += draw_or_note(
         page,

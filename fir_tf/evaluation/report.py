@@ -25,6 +25,7 @@ from fir_tf.evaluation.measured import Measured
 from fir_tf.evaluation.metrics import RetrievalResult, retrieval_metrics
 from fir_tf.evaluation.paper import PaperResult
 from fir_tf.evaluation.pictures import empty_figure, recall_figure
+from fir_tf.explain import PhotoExplainer
 from fir_tf.files import write_text
 from fir_tf.pages import render
 
@@ -45,12 +46,14 @@ class Beside:
             there yet.
         paper: sequence of PaperResult, measured on the same images.
         compared: Compared, with another run; None without one.
+        explain: PhotoExplainer, what wrong answers come from; None where it cannot be told.
     """
 
     headline: Headline | None = None
     links: Sequence[tuple[str, str]] = ()
     paper: Sequence[PaperResult] = ()
     compared: Compared | None = None
+    explain: PhotoExplainer | None = None
 
 
 def write_report(
@@ -83,7 +86,7 @@ def write_report(
         raise FirError(f"`path` must end in .html. Received: {path}")
     if measured.result is None and not len(measured.classified):
         raise FirError("there is nothing to report: no query and no classified image")
-    cases = Cases(measured, catalogue) if measured.result else None
+    cases = Cases(measured, catalogue, explain=beside.explain) if measured.result else None
     page = render(
         "evaluation.html",
         title=title,
