@@ -1,5 +1,6 @@
 """Where garments are: maps made by hand, the exported signature, detectors of others."""
 
+import io
 import json
 import re
 from pathlib import Path
@@ -13,16 +14,18 @@ import tensorflow as tf
 from commands import done
 from PIL import Image
 from scipy import ndimage
-from small_sets import write_jpeg
+from small_sets import write_jpeg, write_set
 
 from fir_tf import registry
 from fir_tf.config import Config
 from fir_tf.errors import FirError
 from fir_tf.files import write_json
+from fir_tf.images.picture import see
 from fir_tf.locate import MOST, Garment, cut, open_locator, png
 from fir_tf.locate.category_map import CategoryMap, _pieces, garments_of_maps
 from fir_tf.models.fir import build_fir
 from fir_tf.options import ExportOptions
+from fir_tf.search.index import Index
 from fir_tf.search.indexing import build
 from fir_tf.search.query import query
 from fir_tf.search_options import IndexOptions, QueryOptions, WebOptions
@@ -409,6 +412,67 @@ def portrait(tmp_path_factory):
     path = tmp_path_factory.mktemp("asked") / "portrait.png"
     path.write_bytes(PORTRAIT)
     return str(path)
+
+
+@pytest.mark.slow
+def test_the_export_asks_with_each_garment(run, index, tmp_path):
+    """Locating, cutting, embedding and searching one after the other, in Python."""
+    rows = {
+        name: (Path(index).parent / "photos" / name).read_bytes()
+        for name in ("red/1.png", "blue/1.png", "grey/1.png")
+    }
+    table = {
+        path: (contents, path[:-6], path[:-6], "gallery") for path, contents in rows.items()
+    } | {"query.png": (rows["red/1.png"], "red", "red", "query")}
+    gallery = f"table:{write_set(tmp_path / 'gallery', table)}"
+    options = ExportOptions(run=str(run), output=str(tmp_path / "fir"), gallery=gallery)
+    signature = tf.saved_model.load(str(export(options))).signatures["search_garments"]
+    turned = tmp_path / "turned.jpg"
+    exif = Image.Exif()
+    # Stored lying on its side.
+    exif[274] = 6
+    Image.open(io.BytesIO(PORTRAIT)).rotate(90, expand=True).save(turned, exif=exif, quality=95)
+    plain = scene((80, 60))
+    photos = [PORTRAIT, b"no photo", plain, turned.read_bytes(), b""]
+    asked = {"image_bytes": tf.constant(photos), "k": tf.constant([2, 2, 3, 1, 1])}
+    served = signature(**asked, category=tf.constant([""] * 5))
+    served = {name: value.numpy() for name, value in served.items()}
+    assert served["valid"].tolist() == [True, False, True, True, False]
+    assert served["error"].tolist() == [b"", b"UNSUPPORTED_FORMAT", b"", b"", b"EMPTY"]
+    assert served["item_id"].shape == (5, MOST, 3)
+    locate = open_locator("category_map", str(run))
+    with Index(index) as opened:
+        for row, count in ((0, 2), (2, 3), (3, 1)):
+            (found,) = locate([photos[row]])
+            garments = found or [Garment((0, 0, 1, 1), "", 0.0)]
+            assert len(found) == (0 if row == 2 else 2)
+            picture = see(photos[row]).image
+            for place, garment in enumerate(garments):
+                np.testing.assert_allclose(served["boxes"][row, place], garment.box, atol=1e-5)
+                assert served["garment_category"][row, place].decode() == garment.category
+                assert served["garment_score"][row, place] == pytest.approx(garment.score, abs=1e-5)
+                vector = opened.encoder.encode([png(cut(picture, garment.box))]).embedding[0]
+                hits = opened.search(vector, count, group=False)
+                told = [name.decode() for name in served["image_path"][row, place]]
+                assert told == [hit.record.path for hit in hits] + [""] * (3 - count)
+                np.testing.assert_allclose(
+                    served["score"][row, place, :count],
+                    [hit.score for hit in hits],
+                    # A JPEG's window is halved while it is decoded.
+                    atol=2e-3 if row == 3 else 1e-5,
+                )
+            behind = len(garments)
+            assert not served["boxes"][row, behind:].any()
+            assert set(served["item_id"][row, behind:].ravel().tolist()) == {b""}
+    for row in (1, 4):
+        assert not any(served[name][row].any() for name in ("boxes", "garment_score", "score"))
+    # Of one category only; one that there is not; no valid photo.
+    asked = {"image_bytes": tf.constant([PORTRAIT] * 2), "k": tf.constant([2, 2])}
+    limited = signature(**asked, category=tf.constant(["blue", "hats"]))
+    assert limited["error"].numpy().tolist() == [b"", b"UNKNOWN_CATEGORY"]
+    assert limited["image_path"].numpy()[0, :2, 0].tolist() == [b"blue/1.png"] * 2
+    asked = {"image_bytes": tf.constant([b"no photo"]), "k": tf.constant([2])}
+    assert not signature(**asked, category=tf.constant([""]))["valid"].numpy().any()
 
 
 def test_each_garment_of_a_photo_asks(index, portrait, tmp_path, capsys):

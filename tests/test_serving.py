@@ -182,6 +182,18 @@ def test_names_types_and_shapes_are_fixed(signatures):
                 **checks,
             },
         ),
+        "search_garments": (
+            {**image, **choice},
+            {
+                "boxes": ("float32", [None, 8, 4]),
+                "garment_category": ("string", [None, 8]),
+                "garment_score": ("float32", [None, 8]),
+                "item_id": ("string", [None, 8, None]),
+                "image_path": ("string", [None, 8, None]),
+                "score": ("float32", [None, 8, None]),
+                **checks,
+            },
+        ),
         "embed_pixels": ({"pixels": ("float32", [None, SIZE, SIZE, 3])}, embedding),
         "embed_pixels_uint8": ({"pixels": ("uint8", [None, None, None, 3])}, embedding),
         "search": ({**image, **choice}, found),

@@ -116,8 +116,16 @@ def shares(contents: tf.Tensor, box: tf.Tensor, in_shares: tf.Tensor) -> tf.Tens
     Returns:
         float32 [4]: left, top, width and height; 0, 0, 1, 1 of the whole photo.
     """
-    height, width = tf.unstack(tf.cast(dimensions(contents), tf.float32))
-    stored = tf.stack([width, height])
-    sides = tf.where(orientation(contents) >= 5, stored[::-1], stored)
-    found = tf.where(in_shares, box, box / tf.tile(sides, [2]))
+    found = tf.where(in_shares, box, box / tf.tile(upright_sides(contents), [2]))
     return tf.where(tf.reduce_all(tf.math.is_nan(box)), [0.0, 0.0, 1.0, 1.0], found)
+
+
+def upright_sides(contents: tf.Tensor) -> tf.Tensor:
+    """Returns width and height of a photo as it is seen upright, in pixels: float32 [2].
+
+    Args:
+        contents: string scalar, an image file's bytes.
+    """
+    height_and_width = tf.cast(dimensions(contents), tf.float32)
+    turned = orientation(contents) >= 5
+    return tf.where(turned, height_and_width, height_and_width[::-1])

@@ -17,9 +17,8 @@ import tensorflow as tf
 
 from fir_tf.errors import FirError
 from fir_tf.files import without_wildcards
+from fir_tf.images.box import upright_sides
 from fir_tf.images.decode import decode_and_fit, guarded_rows
-from fir_tf.images.exif import orientation
-from fir_tf.images.header import dimensions
 from fir_tf.locate.garments import MOST, SAME_PLACE, Garment, Locator
 from fir_tf.models.fir import for_any_size
 from fir_tf.run import load_run
@@ -117,10 +116,9 @@ class CategoryMap(tf.Module):
 
 def _padded_window(contents: tf.Tensor) -> tf.Tensor:
     """Returns where a photo lies in the square that it is padded to: float32 [4], a Box of it."""
-    size = tf.cast(dimensions(contents), tf.float32)
-    height, width = tf.unstack(tf.where(orientation(contents) >= 5, size[::-1], size))
-    across, down = width / tf.maximum(width, height), height / tf.maximum(width, height)
-    return tf.stack([(1 - across) / 2, (1 - down) / 2, across, down])
+    sides = upright_sides(contents)
+    share = sides / tf.reduce_max(sides)
+    return tf.concat([(1 - share) / 2, share], axis=0)
 
 
 def garments_of_maps(maps: tf.Tensor, window: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -269,7 +267,7 @@ def open_category_map(place: str, model: str) -> Locator:
     for exported in [folder, *sorted(versions, key=lambda path: -int(path.name))]:
         if (exported / "saved_model.pb").is_file():
             return _Served(exported)
-    network, config, categories = load_run(folder)
+    network, config, categories = load_run(folder, shared=True)
     if not config.reads("logits"):
         raise FirError(
             f"`locator` needs a model that was trained to tell categories, such as with "

@@ -10,15 +10,13 @@ from PIL import Image
 
 from fir_tf import registry
 from fir_tf.errors import FirError
+from fir_tf.locate.room import with_room
 
 Box = tuple[float, float, float, float]
 """Left, top, width and height, as shares of the upright photo's width and height."""
 
 # Garments of one photo; of two boxes that share more than this of their union one is left.
 MOST, SAME_PLACE = 8, 0.5
-
-# Room around a box, as a share of its longer side: catalogue photos have some around the garment.
-_ROOM = 0.12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,12 +98,9 @@ def cut(photo: Image.Image, box: Box) -> Image.Image:
     outside = left >= photo.width or top >= photo.height or left + width <= 0 or top + height <= 0
     if not np.isfinite(box).all() or width <= 0 or height <= 0 or outside:
         raise FirError(f"`box` must have an area in the photo. Received: {box}")
-    side = (1 + 2 * _ROOM) * max(width, height)
-    across, down = min(side, photo.width), min(side, photo.height)
-    # A square that leaves the photo is moved into it, as far as it fits.
-    start = np.clip(left + (width - across) / 2, 0, photo.width - across)
-    above = np.clip(top + (height - down) / 2, 0, photo.height - down)
-    edges = np.rint([start, above, start + across, above + down]).astype(int).tolist()
+    sides = np.array(photo.size, np.float32)
+    start, square = np.split(with_room(tf.constant(box, tf.float32), sides).numpy(), 2)
+    edges = np.rint([*start, *(start + square)]).astype(int).tolist()
     return photo.crop(
         (edges[0], edges[1], max(edges[2], edges[0] + 1), max(edges[3], edges[1] + 1))
     )

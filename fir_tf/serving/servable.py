@@ -6,12 +6,14 @@ import keras
 import tensorflow as tf
 
 from fir_tf.errors import FirError
-from fir_tf.images.box import Crop
+from fir_tf.images.box import Crop, upright_sides
 from fir_tf.images.decode import decode_and_fit, fit, guarded_rows
 from fir_tf.images.header import dimensions, is_known
 from fir_tf.images.limits import MAX_BYTES, MAX_PIXELS
 from fir_tf.keras_versions import tensor_of
+from fir_tf.locate import MOST
 from fir_tf.locate.category_map import CategoryMap
+from fir_tf.locate.room import with_room
 from fir_tf.serving.gallery import Gallery
 
 # What stands in `error` of a row that is not valid.
@@ -75,6 +77,7 @@ class Servable(tf.Module):
         # What the signatures share is traced, saved and loaded once.
         self._run = _traced(self._of_files, _IMAGES)
         self._run_boxes = _traced(self._of_boxes, _IMAGES, _BOX)
+        self._run_cuts = _traced(self._of_cuts, _IMAGES, _BOX)
         self._outputs = _traced(self._of_pixels, self._fitted)
         self._category_map = CategoryMap(network, image_size) if locates else None
 
@@ -93,6 +96,8 @@ class Servable(tf.Module):
         }
         if self._category_map is not None:
             found["locate"] = _traced(self.locate, _IMAGES)
+        if self._category_map is not None and self.gallery is not None:
+            found["search_garments"] = _traced(self.search_garments, _IMAGES, _K, _CATEGORY)
         if self.gallery is not None:
             width = self.gallery.vectors.shape[1]
             vector = tf.TensorSpec([None, width], tf.float32, name="embedding")
@@ -224,6 +229,49 @@ class Servable(tf.Module):
         outputs, state = self._run_boxes(image_bytes, box)
         return self._search(outputs["embedding"], k, category, state)
 
+    def search_garments(self, image_bytes: tf.Tensor, k: tf.Tensor, category: tf.Tensor) -> Tensors:
+        """Finds what is nearest to each garment of images, cut out with some room around it.
+
+        Args:
+            image_bytes: string [n], see `embed`.
+            k: int32 [n], results wanted for each garment, see `search`.
+            category: string [n], see `search`.
+
+        Returns:
+            dict: `boxes` float32 [n, m, 4], `garment_category` string [n, m] and `garment_score`
+            float32 [n, m] as `locate` has them; where it finds none, the first is the whole image
+            with the category "" and the score 0. `item_id` and `image_path` string [n, m, w],
+            `score` float32 [n, m, w], each garment's results as in `search`. `valid` and `error` as
+            in `search`. A place without a garment has boxes of 0.
+        """
+        found = self.locate(image_bytes)
+        whole = found["valid"] & (found["score"][:, 0] <= 0)
+        first = tf.range(MOST) == 0
+        instead = whole[:, None] & first[None]
+        boxes = tf.where(instead[..., None], tf.constant([0.0, 0.0, 1.0, 1.0]), found["boxes"])
+        places = tf.where(instead | (found["score"] > 0))
+        photo = places[:, 0]
+        outputs, state = self._run_cuts(tf.gather(image_bytes, photo), tf.gather_nd(boxes, places))
+        rows = tf.gather(k, photo), tf.gather(category, photo)
+        answer = self._search(outputs["embedding"], *rows, state)
+        shape = tf.shape(found["score"], tf.int64)
+
+        def placed(values: tf.Tensor) -> tf.Tensor:
+            size = tf.concat([shape, tf.shape(values, tf.int64)[1:]], axis=0)
+            scattered = tf.scatter_nd(places, values, size)
+            return tf.ensure_shape(scattered, [None, MOST, *values.shape[1:]])
+
+        good = placed(answer["valid"])[:, 0]
+        shown = tf.cast(good, tf.float32)[:, None]
+        return {
+            "boxes": boxes * shown[..., None],
+            "garment_category": tf.where(good[:, None], found["category"], ""),
+            "garment_score": found["score"] * shown,
+            **{name: placed(answer[name]) for name in ("item_id", "image_path", "score")},
+            "valid": good,
+            "error": tf.where(found["valid"], placed(answer["error"])[:, 0], found["error"]),
+        }
+
     def search_embedding(self, embedding: tf.Tensor, k: tf.Tensor, category: tf.Tensor) -> Tensors:
         """Finds the gallery images nearest to embeddings that `embed` gave.
 
@@ -266,6 +314,18 @@ class Servable(tf.Module):
         error = tf.where(valid & ~good, BAD_BOX, state["error"])
         pixels = tf.where(good[:, None, None, None], pixels, 0.0)
         return self._outputs(pixels), {"valid": valid & good, "error": error}
+
+    def _of_cuts(self, image_bytes: tf.Tensor, box: tf.Tensor) -> tuple[Tensors, Tensors]:
+        """`_of_files` of garments that are cut out, see `fir_tf.locate.cut`."""
+
+        def fitted(contents: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
+            square = with_room(box, upright_sides(contents))
+            crop = Crop(square, tf.constant(False), 0.0)
+            return decode_and_fit(contents, self._size, self._resize, crop)
+
+        shape = (self._size, self._size, 3)
+        pixels, valid = guarded_rows(fitted, (image_bytes, box), shape)
+        return self._outputs(pixels), _file_state(valid, image_bytes)
 
     def _classes(self, outputs: Tensors, state: Tensors) -> Tensors:
         score, index = tf.math.top_k(outputs["category"], self.top)
