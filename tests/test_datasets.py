@@ -418,6 +418,27 @@ def test_the_fine_annotations_are_aligned_by_row(tmp_path):
     assert table_of(load("category", root)) == table_of(fine)
 
 
+def test_the_fine_annotations_have_boxes_of_their_own(tmp_path):
+    root = write_fine(write_category(tmp_path / "x"))
+    folder = root / "Anno_fine"
+    assert not load("category", folder).has_box().any()
+    lists = {"train": "010 2 30 40\n5 6 7 8\n", "val": "0 0 9 9\n", "test": "1 2 3 5\n"}
+    for split, text in lists.items():
+        (folder / f"{split}_bbox.txt").write_text(text)
+    # That of all images is not asked.
+    (root / "Anno" / "list_bbox.txt").write_text("nothing that can be read")
+    expected = [[10, 2, 20, 38], [5, 6, 2, 2], [0, 0, 9, 9], [1, 2, 2, 3]]
+    assert load("category", folder).box.tolist() == expected
+    for text, message in (
+        ("1 2 3\n5 6 7 8\n", r"train_bbox.txt:1: a row must have 4 columns .*: '1 2 3'"),
+        ("1 2 3 4\n", r"train.txt and .*train_bbox.txt belong together row by row.*: 2 and 1 rows"),
+        ("1 2 3 4\n5 6 5 8\n", r"train_bbox.txt:2: x_1 y_1 x_2 y_2 must be two corners"),
+    ):
+        (folder / "train_bbox.txt").write_text(text)
+        with pytest.raises(FirError, match=message):
+            load("category", folder)
+
+
 @pytest.mark.parametrize(
     ("splits", "message"),
     [

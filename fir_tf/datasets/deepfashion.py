@@ -28,7 +28,7 @@ from fir_tf.datasets.catalogue import (
     encode,
     shared_item,
 )
-from fir_tf.datasets.deepfashion_boxes import with_boxes
+from fir_tf.datasets.deepfashion_boxes import with_aligned_boxes, with_boxes
 from fir_tf.datasets.published import (
     BOUTIQUE,
     PUBLISHED,
@@ -237,7 +237,7 @@ def _load_category_fine(data_dir: str | Path) -> Catalogue:
     origin = table["origin"].to_numpy(np.int16)
     catalogue, notes = _without_items(base, data_dir, table, categories, ", ".join(sources))
     catalogue = dataclasses.replace(catalogue, sources=tuple(sources), origin=origin)
-    return _finish("category_fine", catalogue, data_dir, notes)
+    return _finish("category_fine", with_aligned_boxes(catalogue), data_dir, notes)
 
 
 def load_consumer2shop(data_dir: str | Path) -> Catalogue:

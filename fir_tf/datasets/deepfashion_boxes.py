@@ -11,6 +11,7 @@ from fir_tf.datasets.annotations import (
     check_values,
     find_file,
     has_file,
+    read_lines,
     read_table,
 )
 from fir_tf.datasets.catalogue import CONSUMER, SHOP, UNKNOWN, Catalogue, no_boxes
@@ -63,6 +64,9 @@ def with_boxes(benchmark: str, catalogue: Catalogue, data_dir: str | Path) -> Ca
         FirError: naming file and line, for a malformed row, an image that is listed twice, or a
             box that is none in a list other than the published one.
     """
+    if catalogue.has_box().any():
+        # Their own list has been read.
+        return catalogue
     form = _LISTS[benchmark.partition("_")[0]]
     if not has_file(data_dir, form.name, _FOLDERS):
         return catalogue
@@ -88,6 +92,51 @@ def with_boxes(benchmark: str, catalogue: Catalogue, data_dir: str | Path) -> Ca
         notes=(*catalogue.notes, *notes),
     )
     return _typed(found, table, place) if "clothes_type" in table else found
+
+
+def with_aligned_boxes(catalogue: Catalogue) -> Catalogue:
+    """Adds the boxes of `Anno_fine`: `train_bbox.txt`, aligned with `train.txt` by row, and so on.
+
+    Args:
+        catalogue: Catalogue whose sources are the latter.
+
+    Returns:
+        Catalogue; as it was where a list of boxes is missing. Notes as in `with_boxes`.
+
+    Raises:
+        FirError: naming file and line, for a malformed row, or lists of different lengths; for a
+            box that is none in lists other than the published ones.
+    """
+    names = [Path(source) for source in catalogue.sources]
+    paths = [path.with_name(f"{path.stem}_bbox.txt") for path in names]
+    if not all(path.is_file() for path in paths):
+        return catalogue
+    released = len(catalogue) == PUBLISHED["category_fine"].counts["images"]
+    box, notes = no_boxes(len(catalogue)), list[str]()
+    for number, path in enumerate(paths):
+        rows, table = np.flatnonzero(catalogue.origin == number), _corners(path)
+        if len(rows) != len(table):
+            raise FirError(
+                f"{names[number]} and {path} belong together row by row. Received: {len(rows)} "
+                f"and {len(table)} rows. Unpack them again"
+            )
+        box[rows], found = _boxes(path, table, released)
+        notes += found
+    return dataclasses.replace(catalogue, box=box, notes=(*catalogue.notes, *notes))
+
+
+def _corners(path: Path) -> pd.DataFrame:
+    """Reads a list of nothing but corners, without a header."""
+    rows = [line.split() for line in read_lines(path)]
+    for number, row in enumerate(rows, 1):
+        if len(row) != len(_CORNERS):
+            raise FirError(
+                f"{path}:{number}: a row must have {len(_CORNERS)} columns "
+                f"({', '.join(_CORNERS)}). Received: {' '.join(row)!r}"
+            )
+    table = pd.DataFrame(rows, columns=_CORNERS)
+    table["line"] = table.index + 1
+    return table
 
 
 def _boxes(path: Path, table: pd.DataFrame, released: bool) -> tuple[np.ndarray, list[str]]:
