@@ -31,8 +31,11 @@ ROOT = Path(__file__).parent.parent
 CATEGORIES = ("Dresses", "Tops")
 
 
-def make_run(folder, seed=0, losses="OC+IS"):
-    """A run's folder with an untrained model: any model tells equal photos from others."""
+def make_run(folder, seed=0, losses="OC+IS", pooling="Max"):
+    """A run's folder with an untrained model: any model tells equal photos from others.
+
+    With pooling "Average" it has the layers that a score is explained by.
+    """
     import keras
 
     keras.utils.set_random_seed(seed)
@@ -48,10 +51,15 @@ def make_run(folder, seed=0, losses="OC+IS"):
     images = keras.Input((32, 32, 3), name="images")
     features = keras.layers.Rescaling(1 / 64, -2)(images)
     features = keras.layers.Conv2D(24, 7, strides=4, activation="tanh")(features)
-    features = keras.layers.GlobalMaxPooling2D()(features)
+    category = keras.layers.GlobalMaxPooling2D()(features)
+    if pooling == "Average":
+        hidden = keras.layers.Conv2D(8, 1, name="relaxation")(features)
+        category = keras.layers.GlobalAveragePooling2D()(hidden)
+    features = getattr(keras.layers, f"Global{pooling}Pooling2D")()(features)
+    unit = keras.layers.UnitNormalization(name="embedding")
     outputs = {
-        "embedding": keras.layers.UnitNormalization()(keras.layers.Dense(32)(features)),
-        "category": keras.layers.Dense(len(CATEGORIES), activation="softmax")(features),
+        "embedding": unit(keras.layers.Dense(32)(features)),
+        "category": keras.layers.Dense(len(CATEGORIES), activation="softmax")(category),
     }
     model = keras.Model(images, outputs)
     model.save(folder / "model.keras")

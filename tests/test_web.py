@@ -1,5 +1,6 @@
 """The search page's server: its answers, its API's description, and what it withstands."""
 
+import base64
 import concurrent.futures
 import importlib
 import io
@@ -24,6 +25,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from fir_tf.explain import PhotoExplainer
+from fir_tf.run import load_run
 from fir_tf.search.index import Index
 
 # A server.
@@ -99,6 +102,57 @@ def test_a_garment_is_answered_as_its_cut(client, shelf):
     for wrong in (f"{name}.0", f"{name}.4", f"{name}.", f"{name}.1.1", "gone.1"):
         for path in ("/api/search", "/api/garments"):
             assert judged(client, "GET", path, params={"photo": wrong}).status_code == 404
+
+
+def test_a_score_is_explained_by_both_photos(client, shop, shelf):
+    """As the library has it; the maps sum to the score that the search gives."""
+    assert client.get("/api/info").json()["explains"]
+    told = client.post("/api/photo", params={"garments": 1}, content=shelf.read_bytes()).json()
+    cut = {"photo": told["garments"][1]["photo"]}
+    model, config, _ = load_run(shop[2])
+    for asked in ({"photo": told["photo"]}, cut, {"like": "Dresses/item4/1.jpg"}):
+        hit = client.get("/api/search", params=asked).json()["results"][2]
+        answer = judged(client, "GET", "/api/explain", params={**asked, "path": hit["path"]})
+        found = answer.json()
+        assert found["exact"] and found["score"] == pytest.approx(hit["score"], abs=2e-4)
+        for name in ("query", "match"):
+            assert np.sum(found[name]["map"]) == pytest.approx(hit["score"], abs=1e-3)
+            kind, contents = found[name]["picture"].split(",")
+            picture = Image.open(io.BytesIO(base64.b64decode(contents)))
+            assert kind == "data:image/jpeg;base64" and picture.format == "JPEG"
+            assert found[name]["window"] == [0, 0, 1, 1] and max(picture.size) <= 480
+        assert found["query"]["map"] != found["match"]["map"]
+        if asked != cut:
+            path = shelf if "photo" in asked else shop[0] / asked["like"]
+            explain = PhotoExplainer(model, config.eval_size, config.resize)
+            mine = explain(path.read_bytes(), (shop[0] / hit["path"]).read_bytes())
+            np.testing.assert_allclose(mine.query.values, found["query"]["map"], atol=1e-4)
+            np.testing.assert_allclose(mine.match.values, found["match"]["map"], atol=1e-4)
+    path = "Tops/item3/1.jpg"
+    for wrong, status in (
+        ({"path": path}, 400),
+        ({"photo": told["photo"], "like": path, "path": path}, 400),
+        ({"photo": "gone", "path": path}, 404),
+        ({"like": path, "path": "../secret.jpg"}, 404),
+        ({"like": "gone.jpg", "path": path}, 404),
+        ({"like": path}, 404),
+    ):
+        assert judged(client, "GET", "/api/explain", params=wrong).status_code == status
+    same = judged(client, "GET", "/api/explain", params={"like": path, "path": path}).json()
+    assert same["score"] == 1 and same["query"] == same["match"]
+
+
+def test_what_has_no_run_is_not_explained(shop):
+    """An index of vectors alone says so, and offers nothing."""
+    make = importlib.import_module("fir_tf.search.web.reasons").Reasons
+    vectors = np.eye(3, 8, dtype=np.float32)
+    with Index.from_arrays(vectors) as index, index.held() as generation:
+        assert make(480, 85).of(generation) is None
+    reasons = make(480, 85)
+    with Index(shop[1]) as index, index.held() as generation:
+        explain = reasons.of(generation)
+        assert explain is reasons.of(generation) and explain is not None
+        assert reasons.tell(explain, b"broken", b"broken") is None
 
 
 def test_like_filter_and_group(client):
@@ -248,7 +302,7 @@ WORDS = (
 
 @pytest.fixture(scope="module")
 def values(client, shop):
-    """A strategy of a request's values for /api/search and /image, good and bad."""
+    """A strategy of a request's values for /api/search, /api/explain and /image, good and bad."""
     photo = upload(client, (shop[0] / "Tops/item3/1.jpg").read_bytes()).json()["photo"]
     some = {
         "photo": st.sampled_from([photo, "", "gone"]) | st.text(max_size=9),
@@ -270,7 +324,7 @@ def values(client, shop):
 @given(data=st.data())
 def test_every_request_is_answered_as_described(client, values, data):
     """A wrong one too: with 400 or 404 and a message, never with a fault of the server."""
-    for path in ("/api/search", "/image"):
+    for path in ("/api/search", "/api/explain", "/image"):
         request = data.draw(values)
         answer = judged(client, "GET", path, params=request)
         if set(request) - {"photo", "like", "k", "group", "category", "domain", "where", "path"}:

@@ -348,6 +348,62 @@ def test_the_garments_of_a_photo_are_buttons(page, server, shelf):
     assert garments_of(page) == (labels, [False] * 3) and part_of(page) == [12, 25, 62, 75]
 
 
+def test_why_a_result_was_found_is_told(page, server, shelf):
+    choose(page, shelf)
+    name = parse_qs(urlsplit(page.url).query)["part"][0]
+    path = page.evaluate("document.querySelector('.card:nth-child(2)').path")
+    found = httpx.get(
+        f"{server}api/explain", params={"photo": name, "path": path}, timeout=PATIENCE
+    ).json()
+    # By keyboard: the button's name has the result's title, the dialog takes the focus.
+    why = page.locator(".card:nth-child(2) .why")
+    title = titles(page)[1]
+    assert why.text_content() == f"Why? {title}"
+    why.focus()
+    page.keyboard.press("Enter")
+    says(page, f"Similarity {found['score']:.2f}. The ", "#reason")
+    assert page.locator("#why").is_visible() and page.text_content("#asking") == f"Why {title}?"
+    assert page.evaluate("document.querySelector('#why').contains(document.activeElement)")
+    shown = [page.get_attribute(f"#{one}", "src") for one in ("own", "other")]
+    assert shown == [found["query"]["picture"], found["match"]["picture"]]
+    assert all(
+        re.search(r"the (top|middle|bottom) (left|centre|right) counts most", alt)
+        for alt in (page.get_attribute(f"#{one}", "alt") for one in ("own", "other"))
+    )
+    page.keyboard.press("Escape")
+    assert not page.locator("#why").is_visible()
+    assert page.evaluate("document.activeElement.matches('.card:nth-child(2) .why')")
+    # By mouse; what cannot be told is said, and Back closes it.
+    page.route("**/api/explain**", lambda route: route.fulfill(status=404, json={"error": "Gone."}))
+    why.click()
+    says(page, "Gone.", "#reason")
+    assert not page.locator("#sides").is_visible()
+    page.click("#close")
+    assert not page.locator("#why").is_visible()
+    page.unroute("**/api/explain**")
+    page.click("#whole")
+    page.wait_for_url(lambda url: "part=" not in url)
+    has_results(page)
+    page.click(".card:nth-child(1) .why")
+    page.go_back()
+    page.wait_for_url("**part=**")
+    sync.expect(page.locator("#why")).not_to_be_visible()
+
+
+def test_where_a_map_is_strongest_is_told_in_words(page):
+    for place, words in ((0, "top left"), (5, "middle centre"), (7, "middle right")):
+        values = np.zeros(16)
+        values[place] = 1
+        assert page.evaluate("map => strongest(map)", values.reshape(4, 4).tolist()) == words
+
+
+def test_nothing_is_explained_where_nothing_can_be(opened, server, shop):
+    page = opened()
+    page.evaluate("document.body.classList.remove('explains')")
+    choose(page, shop[0] / PHOTO)
+    assert not page.locator(".why >> nth=0").is_visible()
+
+
 def test_a_photo_without_garments_is_searched_whole(page, shop):
     choose(page, shop[0] / PHOTO)
     assert garments_of(page) == ([], []) and part_of(page) is None
@@ -640,12 +696,22 @@ def test_axe_finds_nothing(opened, shop, bad, shelf, scheme, width):
     choose(page, shelf)
     page.wait_for_selector("#garments button")
     judge()
+    # On a phone the filters that are open cover it.
+    page.press(".card:nth-child(2) .why", "Enter")
+    says(page, "Similarity", "#reason")
+    judge()
 
 
 @pytest.mark.parametrize("width", [320, 390, 768, 1280, 1920])
 def test_the_page_fits(opened, shop, width):
     page = opened(viewport={"width": width, "height": 740})
     choose(page, shop[0] / PHOTO)
+    page.click(".card:nth-child(2) .why")
+    says(page, "Similarity", "#reason")
+    frame = page.locator("#why").bounding_box()
+    assert frame["x"] >= 0 and frame["x"] + frame["width"] <= width and frame["height"] <= 740
+    assert page.evaluate("document.querySelector('#why').scrollWidth") <= width
+    page.click("#close")
     # A category with a long name does not push its choice over another.
     page.evaluate("document.querySelector('#category').add(new Option('x'.repeat(90)))")
     if width <= 768:

@@ -39,7 +39,7 @@ def shop(tmp_path_factory):
     from fir_tf.search.indexing import build
 
     base = tmp_path_factory.mktemp("shop")
-    run = make_run(base / "run")
+    run = make_run(base / "run", pooling="Average")
     photos = make_photos(base / "photos", items=6, views=2)
     feed = write_json(photos / "feed.jsonl", [row(item) for item in range(6)])
     build(options(run, feed, base / "index"))

@@ -172,6 +172,28 @@ _GARMENT = _object(
     category={"type": "string", "description": "Empty where unknown."},
     score={"type": "number", "description": "How sure it is, 0 to 1."},
 )
+_SEEN = _object(
+    map=_list(
+        {
+            "type": "array",
+            "items": {"type": "number"},
+            "description": "What each place adds to the score, a row of places from the left.",
+        }
+    ),
+    window={
+        "type": "array",
+        "items": {"type": "number"},
+        "minItems": 4,
+        "maxItems": 4,
+        "description": "What of the photo the map is of: left, top, right and bottom in shares of "
+        "its width and height, outside of 0 to 1 where there is no photo.",
+    },
+    picture={
+        "type": "string",
+        "description": "The photo with the map over it, a JPEG file as a data: address. What "
+        "speaks for the score is orange, what speaks against it blue, everything else dark.",
+    },
+)
 # With a header that says after how many seconds to ask again, as /readyz has it too.
 _BUSY = {
     429: "Too many requests of this client are under way.",
@@ -191,6 +213,10 @@ INFO = Operation(
             "type": "object",
             "additionalProperties": _COLUMN,
             "description": "What results can be filtered by beside these.",
+        },
+        explains={
+            "type": "boolean",
+            "description": "Whether /api/explain can say what a score comes from.",
         },
         samples=_list({"type": "string", "description": "A path to try a search with."}),
         chance={
@@ -262,6 +288,29 @@ SEARCH = Operation(
     _object(results=_list(_RESULT)),
     refusals={404: "The photo is not kept here any more, or not in the index."},
 )
+EXPLAIN = Operation(
+    "/api/explain",
+    "Says which places of a photo and of a result their score comes from: one of `photo` and "
+    "`like` is needed.",
+    (
+        Parameter("photo", _TEXT, "The name of a photo that was uploaded, or of its garment."),
+        Parameter("like", _TEXT, _PATH),
+        Parameter("path", _TEXT, "The result: a photo of the index."),
+    ),
+    _object(
+        score={"type": "number", "description": "Cosine similarity, -1 to 1."},
+        exact={
+            "type": "boolean",
+            "description": "Whether each map sums to the score. It is the gradient's otherwise.",
+        },
+        query=_SEEN,
+        match=_SEEN,
+    ),
+    refusals={
+        404: "A photo is not kept here any more, not in the index, or cannot be read; or scores "
+        "of this index cannot be explained.",
+    },
+)
 IMAGE = Operation(
     "/image",
     "A small picture of an uploaded photo, whole for its garments too, or of one of the index.",
@@ -296,6 +345,7 @@ OPERATIONS = {
     "photo": PHOTO,
     "garments": GARMENTS,
     "search": SEARCH,
+    "explain": EXPLAIN,
     "image": IMAGE,
     "health": HEALTH,
     "ready": READY,

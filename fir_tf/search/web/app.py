@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -99,9 +99,7 @@ class _Endpoints:
 
     async def search(self, request: Request) -> Response:
         values = api.SEARCH.read(request.query_params)
-        photo, like = values["photo"], values["like"]
-        if bool(photo) == bool(like):
-            raise HTTPException(400, "Give one of photo and like.")
+        photo, like = _one_of(values)
         where = combined(
             Filter(tuple(values["category"]), tuple(values["domain"])),
             parse(values["where"]) if values["where"].strip() else None,
@@ -112,6 +110,14 @@ class _Endpoints:
         with told.stage("answer"):
             return JSONResponse({"results": found})
 
+    async def explain(self, request: Request) -> Response:
+        values = api.EXPLAIN.read(request.query_params)
+        photo, like = _one_of(values)
+        work = self._app.service.explain(photo, like, values["path"])
+        found = await _unless_left(request, work)
+        with told.stage("answer"):
+            return JSONResponse(found)
+
     async def image(self, request: Request) -> Response:
         values = api.IMAGE.read(request.query_params)
         service = self._app.service
@@ -121,6 +127,14 @@ class _Endpoints:
             contents = await _unless_left(request, service.picture(values["path"]))
         headers = {"Cache-Control": "private, max-age=300"}
         return Response(contents, media_type=api.IMAGE.media, headers=headers)
+
+
+def _one_of(values: Mapping[str, Any]) -> tuple[str, str]:
+    """Returns what is asked with, (photo, like), one of them empty."""
+    photo, like = values["photo"], values["like"]
+    if bool(photo) == bool(like):
+        raise HTTPException(400, "Give one of photo and like.")
+    return photo, like
 
 
 def _refused(request: Request, error: Exception) -> Response:

@@ -114,8 +114,11 @@ function where() {
   }).join(" and ");
 }
 
+/** What is searched with, as the API calls it. */
+const subject = () => asked.like && !asked.part ? { like: asked.like } : { photo: asked.part || asked.photo };
+
 function question() {
-  const values = { k: wanted, ...(asked.like && !asked.part ? { like: asked.like } : { photo: asked.part || asked.photo }) };
+  const values = { k: wanted, ...subject() };
   const { category, domain, group } = filters();
   for (const [name, value] of Object.entries({ category, domain, group, where: where() })) if (value) values[name] = value;
   return query(values);
@@ -177,10 +180,13 @@ function card(hit) {
   const foot = element("div", "foot"), alike = element("button", "like", "More like this");
   alike.append(element("span", "unseen", ": " + title));
   alike.onclick = () => like(hit.path);
+  const why = element("button", "why", "Why?");
+  why.append(element("span", "unseen", " " + title));
+  why.onclick = () => explain(hit.path, title);
   const similarity = `Similarity ${hit.score.toFixed(2)}`, known = hit.confidence !== undefined;
   const score = element("span", "score", known ? `${Math.round(100 * hit.confidence)} % sure` : similarity);
   if (known) score.title = similarity;
-  foot.append(alike, score);
+  foot.append(alike, why, score);
   entry.append(product, facts, foot);
   entry.path = hit.path;
   return entry;
@@ -211,6 +217,45 @@ function like(path) {
   search();
   window.scrollTo({ top: 0 });
 }
+
+// Why it was found
+
+const ROWS = ["top", "middle", "bottom"], COLUMNS = ["left", "centre", "right"];
+
+/** Where a map is strongest, in words. */
+function strongest(map) {
+  const values = map.flat(), place = values.indexOf(Math.max(...values)), across = map[0].length;
+  const third = (number, count) => Math.floor(3 * (number + .5) / count);
+  return ROWS[third(Math.floor(place / across), map.length)] + " " + COLUMNS[third(place % across, across)];
+}
+
+let explaining = 0;  // the number of the last question
+
+async function explain(path, title) {
+  const turn = ++explaining;
+  $("asking").textContent = "Why " + title + "?";
+  $("reason").textContent = "Looking at both photos …";
+  $("sides").hidden = true;
+  $("why").showModal();
+  try {
+    const answer = await ask("api/explain?" + query({ ...subject(), path }));
+    if (turn !== explaining) return;
+    const { query: own, match: other } = answer;
+    for (const [id, { picture, map }, what] of [["own", own, "What is searched with"], ["other", other, "What was found"]]) {
+      $(id).src = picture;
+      $(id).alt = `${what}; the ${strongest(map)} counts most`;
+    }
+    const counts = `The ${strongest(own.map)} of the one and the ${strongest(other.map)} of the other count most.`;
+    $("reason").textContent = `Similarity ${answer.score.toFixed(2)}. ${counts}` + (answer.exact ? "" : " An estimate: this model mixes the places of a photo.");
+    $("sides").hidden = false;
+  } catch (error) {
+    if (turn === explaining) $("reason").textContent = error.message;
+  }
+}
+$("close").onclick = () => $("why").close();
+// Beside it.
+$("why").onclick = event => { if (event.target === $("why")) $("why").close(); };
+$("why").onclose = () => { explaining++; };
 
 // The photo
 
@@ -511,6 +556,7 @@ document.addEventListener("drop", event => choose(event.dataTransfer.files[0]));
 
 /** Shows what the address names. */
 function follow() {
+  $("why").close();
   const values = new URLSearchParams(location.search);
   setFilters(values);
   wanted = Math.min(MOST, Math.max(PAGE, Math.floor(values.get("k")) || PAGE));
@@ -541,6 +587,7 @@ function begin() {
       return button;
     }));
     $("trying").hidden = !info.samples.length;
+    document.body.classList.toggle("explains", info.explains);
     offer();
     // Who chose a photo before the answer came is not sent back to the beginning.
     if (!newest) follow();

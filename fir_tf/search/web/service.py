@@ -17,7 +17,7 @@ from PIL import Image
 from starlette.exceptions import HTTPException
 
 from fir_tf.errors import FirError
-from fir_tf.images.file import UnreadableImageError
+from fir_tf.images.file import UnreadableImageError, read
 from fir_tf.images.thumbnail import thumbnail
 from fir_tf.locate import Garment, Locator
 from fir_tf.search.conditions import Condition
@@ -31,6 +31,7 @@ from fir_tf.search.web import told
 from fir_tf.search.web.batches import Batcher, Embedded
 from fir_tf.search.web.garments import Finder, cut_out
 from fir_tf.search.web.metrics import Metrics
+from fir_tf.search.web.reasons import Reasons
 from fir_tf.search_options import ServiceOptions
 
 _T = TypeVar("_T")
@@ -139,7 +140,7 @@ class Service:
         metrics: Metrics,
         locate: Locator | None = None,
     ) -> None:
-        self._finder = Finder(locate)
+        self._finder, self._reasons = Finder(locate), Reasons(_SIDE, _QUALITY)
         self.index, self._files, self._metrics = index, files, metrics
         self.max_upload = options.max_upload_mb * 1_000_000
         self._most = options.max_batch
@@ -196,6 +197,7 @@ class Service:
         embedding = encoder.encode([contents] * self._most).embedding
         generation.search(embedding[:1], 1)
         self._finder.warm(contents)
+        self._reasons.of(generation)
 
     def _encode(self, photos: Sequence[bytes]) -> tuple[Encoded, str]:
         """Embeds a batch with the model of this moment; returns whose it is."""
@@ -231,6 +233,7 @@ class Service:
                 "categories": [name for name in self._labels["category"] if name],
                 "domains": [name for name in self._labels["domain"] if name],
                 "columns": index.engine.info().get("columns", {}),
+                "explains": self._reasons.of(index) is not None,
                 **self._drawn[index.name],
                 "formats": formats(),
                 "max_upload": self.max_upload,
@@ -331,13 +334,7 @@ class Service:
 
     def _embedded_again(self, generation: Generation, name: str, upload: Upload) -> Upload:
         """Embeds an uploaded photo, or a garment of it, by the model of another generation."""
-        contents = upload.contents
-        if upload.garment:
-            photo = self._uploads.get(name.partition(".")[0])
-            contents = photo.contents if photo else b""
-            contents = contents and cut_out(contents, [upload.garment])[0]
-        if not contents:
-            raise HTTPException(404, "This photo is no longer kept here. Upload it again.")
+        contents = self._contents(name, upload)
         with told.stage("embed"):
             found = self._encode_by(generation, [contents])
         if not found.valid[0]:
@@ -346,6 +343,51 @@ class Service:
         if not upload.garment:
             self._uploads.put(name, again)
         return again
+
+    def _contents(self, name: str, upload: Upload) -> bytes:
+        """Returns what is embedded of an uploaded photo, or of a garment of it.
+
+        Raises:
+            HTTPException: 404, it is not kept any more.
+        """
+        contents = upload.contents
+        if upload.garment:
+            photo = self._uploads.get(name.partition(".")[0])
+            contents = photo.contents if photo else b""
+            contents = contents and cut_out(contents, [upload.garment])[0]
+        if not contents:
+            raise HTTPException(404, "This photo is no longer kept here. Upload it again.")
+        return contents
+
+    async def explain(self, photo: str, like: str, path: str) -> dict[str, Any]:
+        """Returns what the score of an uploaded or an indexed photo and a result comes from.
+
+        Raises:
+            HTTPException: 404, see `api.EXPLAIN`.
+        """
+        upload = self.uploaded(photo) if photo else None
+        return await self._in_thread(self._explained, photo, upload, like, path)
+
+    def _explained(self, photo: str, upload: Upload | None, like: str, path: str) -> dict[str, Any]:
+        paths = [path] if upload else [path, like]
+        with self.index.held() as generation:
+            explain = self._reasons.of(generation)
+            if explain is None:
+                raise HTTPException(404, "Scores of this index cannot be explained.")
+            if len(generation.engine.fetch(paths)) < len(set(paths)):
+                raise HTTPException(404, "This image is not in the index any more.")
+            uploaded = [self._contents(photo, upload)] if upload else []
+            try:
+                with self._files.pictures(paths) as files, told.stage("decode"):
+                    stored = [readable(read(files[name])) for name in paths]
+                match, query = stored + uploaded
+                with told.stage("explain"):
+                    found = self._reasons.tell(explain, query, match)
+            except UnreadableImageError:
+                found = None
+        if found is None:
+            raise HTTPException(404, "This image's file cannot be read.")
+        return found
 
     async def picture(self, path: str) -> bytes:
         """Returns a small JPEG of a photo of the index.

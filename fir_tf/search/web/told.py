@@ -6,9 +6,10 @@ import dataclasses
 import time
 from collections.abc import Iterator
 
-STAGES = ("decode", "picture", "locate", "queue", "embed", "search", "answer")
+STAGES = ("decode", "picture", "locate", "queue", "embed", "search", "explain", "answer")
 """tuple of str: what a request's time goes to. `picture` makes a small one, `locate` finds
-garments, `queue` waits for the model, `answer` writes JSON."""
+garments, `queue` waits for the model, `explain` asks it what a score comes from, `answer` writes
+JSON."""
 
 
 @dataclasses.dataclass
