@@ -367,7 +367,7 @@ def test_why_a_result_was_found_is_told(page, server, shelf):
     shown = [page.get_attribute(f"#{one}", "src") for one in ("own", "other")]
     assert shown == [found["query"]["picture"], found["match"]["picture"]]
     assert all(
-        re.search(r"the (top|middle|bottom) (left|centre|right) counts most", alt)
+        re.search(r"the (centre|(top|middle|bottom) (left|centre|right)) counts most", alt)
         for alt in (page.get_attribute(f"#{one}", "alt") for one in ("own", "other"))
     )
     page.keyboard.press("Escape")
@@ -391,7 +391,7 @@ def test_why_a_result_was_found_is_told(page, server, shelf):
 
 
 def test_where_a_map_is_strongest_is_told_in_words(page):
-    for place, words in ((0, "top left"), (5, "middle centre"), (7, "middle right")):
+    for place, words in ((0, "top left"), (5, "centre"), (7, "middle right")):
         values = np.zeros(16)
         values[place] = 1
         assert page.evaluate("map => strongest(map)", values.reshape(4, 4).tolist()) == words

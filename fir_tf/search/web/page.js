@@ -226,7 +226,8 @@ const ROWS = ["top", "middle", "bottom"], COLUMNS = ["left", "centre", "right"];
 function strongest(map) {
   const values = map.flat(), place = values.indexOf(Math.max(...values)), across = map[0].length;
   const third = (number, count) => Math.floor(3 * (number + .5) / count);
-  return ROWS[third(Math.floor(place / across), map.length)] + " " + COLUMNS[third(place % across, across)];
+  const words = ROWS[third(Math.floor(place / across), map.length)] + " " + COLUMNS[third(place % across, across)];
+  return words === "middle centre" ? "centre" : words;
 }
 
 let explaining = 0;  // the number of the last question
