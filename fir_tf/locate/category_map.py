@@ -4,8 +4,8 @@ The head of the categories averages a map over its places and only then compares
 the map says of each place what speaks for which category (Zhou et al., *Learning Deep Features for
 Discriminative Localization*, 2016). The softmax knows no more than differences between categories:
 what speaks for one is how far it is above the mean of all at that place. Where there is no garment
-they differ little. A photo is looked at in several sizes, for the head was trained on photos of one
-garment, and there one garment of several is as large as it was there.
+they differ little. A photo is looked at larger than the model's images, for the head was trained on
+photos of one garment, and there one garment of several is as large as it was there.
 """
 
 from collections.abc import Sequence
@@ -23,8 +23,9 @@ from fir_tf.locate.garments import MOST, SAME_PLACE, Garment, Locator
 from fir_tf.models.fir import for_any_size
 from fir_tf.run import load_run
 
-SCALES = (2, 3)
-"""tuple of int, sizes of a photo that are looked at, as multiples of the model's."""
+SCALES = (2.5,)
+"""tuple of float, sizes of a photo that are looked at, as multiples of the model's. What others
+cost and find stands in docs/garments.md."""
 
 # Maps are read at this many places across; a place is 1/32 of the image at the largest scale, or
 # more, and what lies between is interpolated.
@@ -36,6 +37,11 @@ _LEAST = 0.1
 # How far a box reaches beyond the outermost places above the level, in places.
 _EDGE = 0.25
 _CANDIDATES = 256
+# Categories that are looked at: those with the strongest evidence anywhere in the photo.
+_MOST_CATEGORIES = 8
+# The side of what is looked at is a multiple of the backbones' stride.
+_STRIDE = 32
+_MOST_SCALE = 8
 # What `fir_tf.models.fir.build_fir` calls it.
 _LAYER = "category_map"
 
@@ -53,14 +59,14 @@ class CategoryMap(tf.Module):
     Args:
         network: keras.Model, see `fir_tf.models.fir.build_fir`.
         image_size: int, side of the network's images in pixels.
-        scales: tuple of int, see `SCALES`.
+        scales: sequence of float, see `SCALES`; a size is the nearest multiple of 32 pixels.
 
     Raises:
         FirError: the network has no category map.
     """
 
     def __init__(
-        self, network: keras.Model, image_size: int, scales: Sequence[int] = SCALES
+        self, network: keras.Model, image_size: int, scales: Sequence[float] = SCALES
     ) -> None:
         super().__init__(name="category_map")
         if not has_map(network):
@@ -72,7 +78,10 @@ class CategoryMap(tf.Module):
         # Not tracked: who saves this saves the network's variables already.
         mapped = for_any_size(keras.Model(network.input, layer.output))
         self._map = lambda pixels: tf.cast(mapped(pixels, training=False), tf.float32)
-        self._sides = [image_size * scale for scale in scales]
+        self._sides = [
+            image_size if scale == 1 else max(1, round(image_size * scale / _STRIDE)) * _STRIDE
+            for scale in scales
+        ]
 
     def locate(self, image_bytes: tf.Tensor) -> Tensors:
         """Locates the garments of photos.
@@ -93,7 +102,9 @@ class CategoryMap(tf.Module):
         windows, _ = guarded_rows(_padded_window, image_bytes, (4,))
         maps = []
         for smaller in self._sides:
-            seen = tf.image.resize(pixels, (smaller, smaller), antialias=True)
+            seen = pixels
+            if smaller != side:
+                seen = tf.image.resize(pixels, (smaller, smaller), antialias=True)
             maps.append(tf.image.resize(self._map(seen), (_GRID, _GRID)))
         found = tf.map_fn(
             lambda one: garments_of_maps(one[0], one[1]),
@@ -136,13 +147,17 @@ def garments_of_maps(maps: tf.Tensor, window: tf.Tensor) -> tuple[tf.Tensor, tf.
     grid = maps.shape[1]
     evidence = maps - tf.reduce_mean(maps, axis=3, keepdims=True)
     evidence *= _inside(window, grid)[None, :, :, None]
-    # [g, g, scales * categories * levels], the levels of a map side by side.
-    layers = tf.transpose(evidence, [1, 2, 0, 3])
-    top = tf.reduce_max(layers, axis=(0, 1, 3), keepdims=True)
-    above = layers[..., None] > top[..., None] * tf.constant(_LEVELS)
-    above &= layers[..., None] > 0
-    channels = maps.shape[0] * maps.shape[3] * len(_LEVELS)
-    strength = tf.repeat(tf.reshape(layers, [grid, grid, -1]), len(_LEVELS), axis=2)
+    top = tf.reduce_max(evidence, axis=(1, 2, 3))
+    # [g, g, scales * categories], of which the strongest are left.
+    layers = tf.reshape(tf.transpose(evidence, [1, 2, 0, 3]), [grid, grid, -1])
+    channels = maps.shape[0] * min(maps.shape[3], _MOST_CATEGORIES)
+    _, chosen = tf.math.top_k(tf.reduce_max(layers, axis=(0, 1)), channels)
+    layers = tf.gather(layers, chosen, axis=2)[..., None]
+    # The levels of a map side by side, as shares of what its scale has.
+    top = tf.gather(top, chosen // maps.shape[3])[:, None]
+    above = (layers > top * tf.constant(_LEVELS)) & (layers > 0)
+    channels *= len(_LEVELS)
+    strength = tf.reshape(tf.repeat(layers, len(_LEVELS), axis=3), [grid, grid, channels])
     places = _pieces(tf.reshape(above, [grid, grid, channels]))
     boxes, scores, origin = _boxes_of(places, strength)
     scores, order = tf.math.top_k(scores, min(_CANDIDATES, boxes.shape[0]))
@@ -150,8 +165,8 @@ def garments_of_maps(maps: tf.Tensor, window: tf.Tensor) -> tuple[tf.Tensor, tf.
     least = tf.maximum(_LEAST * scores[0], 1e-6)
     kept = tf.image.non_max_suppression(boxes, scores, MOST, SAME_PLACE, least)
     boxes, scores = tf.gather(boxes, kept), tf.gather(scores, kept)
-    scale = tf.gather(origin, kept) // (maps.shape[3] * len(_LEVELS))
-    category = _categories(tf.gather(maps, scale), boxes)
+    layer = tf.gather(chosen, tf.gather(origin, kept) // len(_LEVELS))
+    category = _categories(tf.gather(maps, layer // maps.shape[3]), boxes)
     first = tf.reduce_max(tf.concat([scores, [1e-6]], axis=0))
     missing = [[0, MOST - tf.size(kept)]]
     boxes = tf.pad(_in_photo(boxes / grid, window), [*missing, [0, 0]])
@@ -251,12 +266,15 @@ def open_category_map(place: str, model: str) -> Locator:
     """Finds garments by the category map of the model that searches, or of another run or export.
 
     Args:
-        place: str, the folder of a run, or of an export's version; empty for that of `model`.
+        place: str, the folder of a run, or of an export's version; empty for that of `model`. Of a
+            run it may end in `@` and the scales, see `SCALES`, such as `runs/shop@2` or `@2,3`.
         model: str, the folder of the model that searches.
 
     Raises:
-        FirError: the folder holds neither, or the model was not trained to tell categories.
+        FirError: the folder holds neither, or the model was not trained to tell categories, or the
+            scales are no numbers.
     """
+    place, scales = _scales_of(place)
     folder = Path(place or model)
     if not (place or model):
         raise FirError(
@@ -266,6 +284,11 @@ def open_category_map(place: str, model: str) -> Locator:
     versions = [path for path in folder.glob("*") if path.name.isdecimal()]
     for exported in [folder, *sorted(versions, key=lambda path: -int(path.name))]:
         if (exported / "saved_model.pb").is_file():
+            if scales != SCALES:
+                raise FirError(
+                    f"`locator` has the scales of an export in its graph. Received: {folder} and "
+                    f"other ones; give the run's folder"
+                )
             return _Served(exported)
     network, config, categories = load_run(folder, shared=True)
     if not config.reads("logits"):
@@ -273,7 +296,24 @@ def open_category_map(place: str, model: str) -> Locator:
             f"`locator` needs a model that was trained to tell categories, such as with "
             f"--losses=OC+IS. Received: {folder}, trained with --losses={config.losses}"
         )
-    return _Mapped(CategoryMap(network, config.eval_size), categories)
+    return _Mapped(CategoryMap(network, config.eval_size, scales), categories)
+
+
+def _scales_of(place: str) -> tuple[str, tuple[float, ...]]:
+    """Splits `folder@scales`; a folder's name may have an @ of its own."""
+    folder, mark, text = place.rpartition("@")
+    if not mark or Path(place).exists():
+        return place, SCALES
+    try:
+        scales = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        scales = ()
+    if not scales or not all(0 < scale <= _MOST_SCALE for scale in scales):
+        raise FirError(
+            f"`locator` takes scales above 0 and up to {_MOST_SCALE} behind an @, such as "
+            f"category_map:@2. Received: {text!r}"
+        )
+    return folder, scales
 
 
 class _Mapped:
