@@ -69,10 +69,30 @@ class Calibration:
         Returns:
             float64 array of the same shape, in [0, 1]; it never falls where the score rises.
         """
+        return np.interp(np.asarray(score, np.float64), *self._knots())
+
+    def score_of(self, precision: float) -> float:
+        """Returns the least score whose answers are right that often.
+
+        Args:
+            precision: float in [0, 1].
+
+        Returns:
+            float; -inf where all answers are, inf where none are.
+        """
+        scores, precisions = self._knots()
+        place = int(np.searchsorted(precisions, precision))
+        if place in (0, len(scores)):
+            return float("inf" if place else "-inf")
+        share = (precision - precisions[place - 1]) / (precisions[place] - precisions[place - 1])
+        return float(scores[place - 1] + share * (scores[place] - scores[place - 1]))
+
+    def _knots(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (scores, precisions), between which confidence rises evenly."""
         # A block of a single score is one knot.
         ends = ((end, block.precision) for block in self.blocks for end in (block.low, block.high))
-        scores, precisions = zip(*dict(ends).items(), strict=True)
-        return np.interp(np.asarray(score, np.float64), scores, precisions)
+        scores, precisions = np.array(list(dict(ends).items())).T
+        return scores, precisions
 
     def to_json(self) -> dict[str, Any]:
         """Returns a dict ready for JSON, which `of` reads."""

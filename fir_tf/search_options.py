@@ -1,6 +1,7 @@
 """The options of search.py, a class for each of its commands."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from fir_tf import registry
@@ -14,7 +15,14 @@ from fir_tf.options import (
     at_least,
     check_share,
 )
-from fir_tf.settings import COLUMNS_HELP, PLUGINS_HELP, check_parts, check_within, option
+from fir_tf.settings import (
+    COLUMNS_HELP,
+    PLUGINS_HELP,
+    check_parts,
+    check_settings,
+    check_within,
+    option,
+)
 
 _INDEX_HELP = "Address of the index: a folder, or what python search.py lists."
 _MODEL_HELP = (
@@ -222,6 +230,25 @@ def least_values(text: str) -> dict[str, float]:
     Raises:
         FirError: another name, or no number in [0, 1].
     """
+    return _limits("fail_below", text, ("overlap", "rbo", "recall"), 1)
+
+
+def largest_values(text: str) -> dict[str, float]:
+    """Reads --fail_above.
+
+    Args:
+        text: str, such as "psi=.25,below=.3".
+
+    Returns:
+        dict of float by `psi`, `shift` or `below`.
+
+    Raises:
+        FirError: another name, or no number in [0, 100].
+    """
+    return _limits("fail_above", text, ("psi", "shift", "below"), 100)
+
+
+def _limits(flag: str, text: str, names: Sequence[str], most: int) -> dict[str, float]:
     values = {}
     for part in filter(None, map(str.strip, text.split(","))):
         name, _, number = part.partition("=")
@@ -229,10 +256,10 @@ def least_values(text: str) -> dict[str, float]:
             value = float(number)
         except ValueError:
             value = -1
-        if name.strip() not in ("overlap", "rbo", "recall") or not 0 <= value <= 1:
+        if name.strip() not in names or not 0 <= value <= most:
             raise FirError(
-                "`fail_below` must be overlap=, rbo= or recall= with a number in [0, 1], separated "
-                f"by commas. Received: {part!r}"
+                f"`{flag}` must be {names[0]}=, {names[1]}= or {names[2]}= with a number in "
+                f"[0, {most}], separated by commas. Received: {part!r}"
             )
         values[name.strip()] = value
     return values
@@ -284,6 +311,50 @@ class MigrateOptions(NewModelOptions):
             raise FirError("give one of --rollback and --finish. Received: both")
         if not self.rollback and not self.finish:
             _required(self, "model")
+
+
+@dataclasses.dataclass(frozen=True)
+class WatchOptions:
+    """What `search.py watch` is told. Each field is a flag of the same name."""
+
+    index: str = option("", _INDEX_HELP, path=True)
+    log: str = option("", "File that search.py web --access_log=FILE has written.", path=True)
+    days: float = option(
+        0.0, "Look at the last so many days of the log alone; 0 for all.", within="[0, 36500]"
+    )
+    precision: float = option(
+        0.5,
+        "Tell the share of photos whose first answer has a score at which fewer than this share "
+        "of first answers are right.",
+        within="[0, 1]",
+    )
+    learn: bool = option(
+        False, "Take this log for what is usual from now on, in place of what the index has."
+    )
+    sheet: str = option(
+        "",
+        "--sheet draws the scores of both into drift.png, --sheet=FILE into a PNG, PDF or SVG.",
+        path=True,
+        alone="drift.png",
+    )
+    json: str = option(
+        "",
+        "--json prints the numbers as JSON instead of the table, --json=FILE writes them.",
+        path=True,
+        alone="-",
+    )
+    fail_above: str = option(
+        "",
+        "Largest values, such as psi=.25,shift=1,below=.3: above one the exit status is 2.",
+    )
+    plugins: str = option("", _PLUGINS_HELP, path=True)
+
+    def __post_init__(self) -> None:
+        registry.load_plugins(self.plugins)
+        check_settings(self)
+        _required(self, "index")
+        _required(self, "log")
+        largest_values(self.fail_above)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -344,7 +415,13 @@ class ServiceOptions:
     access_log: str = option(
         "",
         "File that gets a line of JSON for each request, without photos and without what was "
-        "asked for; - is the standard output.",
+        "asked for but for 16 numbers of a photo's embedding, which search.py watch reads; - is "
+        "the standard output.",
+        path=True,
+    )
+    keep_queries: str = option(
+        "",
+        "Folder that gets a copy of each uploaded photo that can be read; without it none is kept.",
         path=True,
     )
 

@@ -42,6 +42,7 @@ OPTIONS = {
     "search.py measure": "fir_tf.search_options.MeasureOptions",
     "search.py compare": "fir_tf.search_options.CompareOptions",
     "search.py migrate": "fir_tf.search_options.MigrateOptions",
+    "search.py watch": "fir_tf.search_options.WatchOptions",
     "search.py web": "fir_tf.search_options.WebOptions",
 }
 OTHER_MODULES = ("pytest", "venv")

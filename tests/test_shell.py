@@ -29,6 +29,7 @@ from fir_tf.search_options import (
     MeasureOptions,
     MigrateOptions,
     QueryOptions,
+    WatchOptions,
     WebOptions,
 )
 from fir_tf.shell import draw_or_note, explain, given_path, run_command
@@ -108,7 +109,9 @@ def test_every_path_among_the_flags_is_known_as_one():
         },
         WebOptions: {
             *("index", "model", "images", "plugins", "photo_cache", "access_log", "locator"),
+            "keep_queries",
         },
+        WatchOptions: {"index", "log", "sheet", "json", "plugins"},
     }
     for options, names in expected.items():
         fields = dataclasses.fields(options)

@@ -21,6 +21,7 @@ from fir_tf.search_options import (
     MeasureOptions,
     MigrateOptions,
     QueryOptions,
+    WatchOptions,
     WebOptions,
 )
 from fir_tf.shell import given_path, run_command
@@ -33,6 +34,7 @@ USAGE = """Visual search: index a catalogue's photos, ask with a photo.
   python search.py compare --index=catalogue --model=runs/new     old and new model's answers
   python search.py migrate --index=catalogue --model=runs/new     another model, while asked
   python search.py web     --index=catalogue                      the same in a browser
+  python search.py watch   --index=catalogue --log=access.jsonl   whether its questions change
 
 python search.py COMMAND --help lists the flags.
 """
@@ -91,6 +93,14 @@ the command is given again; the old answers stay until the switch.""",
     "web": """Serves a page to search with a photo; needs pip install 'fir_tf[web]'.
 
   python search.py web --index=catalogue""",
+    "watch": """Tells whether an index is asked today what it was asked when all was well.
+
+  python search.py watch --index=catalogue --log=access.jsonl --sheet
+
+Compares the photos in the log of search.py web --access_log=access.jsonl with the index's
+reference: the scores of the first answers (population stability index), the embeddings (shift of
+their mean), and the share of answers of too little a score. The reference is of photos of the
+index itself; --learn takes a log in its place, such as that of a good week.""",
 }
 _OPTIONS = {
     "index": IndexOptions,
@@ -99,6 +109,7 @@ _OPTIONS = {
     "compare": CompareOptions,
     "migrate": MigrateOptions,
     "web": WebOptions,
+    "watch": WatchOptions,
 }
 _FUNCTIONS = {
     "index": ("indexing", "build"),
@@ -107,6 +118,7 @@ _FUNCTIONS = {
     "compare": ("comparing", "compare"),
     "migrate": ("migrating", "migrate"),
     "web": ("web", "serve"),
+    "watch": ("watching", "watch"),
 }
 
 

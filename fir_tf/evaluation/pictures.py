@@ -5,6 +5,7 @@ any thread of a training run or a server.
 """
 
 import dataclasses
+import itertools
 import math
 import re
 import textwrap
@@ -199,6 +200,44 @@ def difference_intervals(
     panels[0].set_yticks(range(len(rows)), [printable(name) for name in rows], parse_math=False)
     panels[0].set_ylim(len(rows) - 0.5, -0.5)
     figure.supxlabel("difference and its interval", fontsize=9)
+    _save(figure, path)
+
+
+def shares_by_score(
+    edges: Sequence[float],
+    shares: Mapping[str, Sequence[float]],
+    path: str | Path,
+    title: str,
+    bound: float | None = None,
+) -> None:
+    """Draws histograms beside each other, bins of any width as bars of the same one.
+
+    Args:
+        edges: float [b + 1], the scores that part the bins; beyond them are the first and the last.
+        shares: {name: float [b]}.
+        path: str or Path ending in .png, .pdf or .svg.
+        title: str.
+        bound: float, a score that is marked; None for none.
+
+    Raises:
+        FirError: `path` has another ending.
+    """
+    figure = empty_figure(8, 4.5)
+    axes = figure.add_subplot()
+    bins, width = np.arange(len(edges) - 1), 0.8 / len(shares)
+    for number, (name, values) in enumerate(shares.items()):
+        places = bins + (number - (len(shares) - 1) / 2) * width
+        axes.bar(places, values, width, color=_COLOURS[number % len(_COLOURS)], label=name)
+    names = [f"{low:.2f} to {high:.2f}" for low, high in itertools.pairwise(edges)]
+    axes.set_xticks(bins, names, rotation=30, ha="right")
+    if bound is not None:
+        place = float(np.interp(bound, edges, np.arange(len(edges)) - 0.5))
+        axes.axvline(place, color=_INK, linestyle="--", linewidth=1, label=f"{bound:.3f}")
+    axes.set_xlabel("score of the first answer")
+    axes.set_ylabel("share of the photos asked with")
+    axes.set_title(printable(title), loc="left", fontsize=12, color=_INK, parse_math=False)
+    axes.legend(frameon=False, fontsize=9)
+    _plain(axes)
     _save(figure, path)
 
 

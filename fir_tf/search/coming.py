@@ -21,6 +21,7 @@ from fir_tf.search.engines import Engine, Generations, Record, generations_of
 from fir_tf.search.engines.base import shown
 from fir_tf.search.indexing import Update, how_embedded
 from fir_tf.search.photo_files import PhotoFiles
+from fir_tf.search.reference import referenced
 from fir_tf.search_options import NewModelOptions
 
 log = logging.getLogger(__package__)
@@ -163,7 +164,7 @@ class Filling:
         whole = {**info, "root": self.before.info()["root"], "columns": columns}
         if changed or whole != info:
             self.after.flush()
-            self.after.set_info(whole)
+            self.after.set_info({**whole, **referenced(self.after, whole)})
 
     def _look(self) -> int:
         """Takes over what the current generation has and the new one has not; returns how much."""

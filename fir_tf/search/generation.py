@@ -39,6 +39,8 @@ class Generation:
         engine: Engine.
         root: Path.
         calibration: Calibration, what its scores are worth; None where that is not known.
+        model: str, the name of the fingerprint of the model that its vectors are of; empty for
+            vectors without one.
         name: str, see `fir_tf.search.engines.generations`.
 
     Raises:
@@ -50,7 +52,9 @@ class Generation:
     ) -> None:
         self.engine, self.root = engine, root
         self._address, self._encoder = address, encoder
-        self.calibration = calibration_of(engine.info(), shown(address))
+        info = engine.info()
+        self.calibration = calibration_of(info, shown(address))
+        self.model = (info.get("model") or {}).get("name", "")
 
     @property
     def name(self) -> str:

@@ -24,6 +24,7 @@ from fir_tf.search.engines.base import in_pieces, shown
 from fir_tf.search.failures import UNCROPPED, UNDECODED, UNOPENED, Failure, by_kind, write_errors
 from fir_tf.search.listing import Listing, read_catalogue
 from fir_tf.search.photo_files import PhotoFiles, Seen, why_unopened
+from fir_tf.search.reference import referenced
 from fir_tf.search_options import IndexOptions, NewModelOptions
 
 log = logging.getLogger(__package__)
@@ -225,9 +226,11 @@ def build(options: IndexOptions, fill: Fill = fill) -> dict[str, Any]:
         done = fill(engine, encoder, listing, before, options)
         engine.flush()
         info = engine.info()
+        whole = {**info, **referenced(engine, info)}
         if "columns" not in info or done.embedded or done.relabelled or removed:
-            columns = described(part for part, _ in engine.scan())
-            engine.set_info({**info, "columns": columns})
+            whole["columns"] = described(part for part, _ in engine.scan())
+        if whole != info:
+            engine.set_info(whole)
         images = len(engine)
     unreadable = [failure.path for failure in done.failures]
     counts = {

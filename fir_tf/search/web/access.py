@@ -1,4 +1,4 @@
-"""The access log: a line of JSON for each request, and nothing of what was asked for."""
+"""The access log: a line of JSON for each request, without what was asked for."""
 
 import datetime
 import json
@@ -41,7 +41,7 @@ class AccessLog:
                 for name, value in {**told.seconds, "total": seconds}.items()
             },
         }
-        for name in ("k", "results", "top_score"):
+        for name in ("k", "results", "top_score", "query"):
             if getattr(told, name) is not None:
                 line[name] = getattr(told, name)
         try:

@@ -20,6 +20,7 @@ from fir_tf.errors import FirError
 from fir_tf.images.file import UnreadableImageError, read
 from fir_tf.images.thumbnail import thumbnail
 from fir_tf.locate import Garment, Locator
+from fir_tf.search.asked_log import entry
 from fir_tf.search.conditions import Condition
 from fir_tf.search.engines import Engine, Hit
 from fir_tf.search.generation import Generation
@@ -30,6 +31,7 @@ from fir_tf.search.photos import formats, not_decoded, readable
 from fir_tf.search.web import told
 from fir_tf.search.web.batches import Batcher, Embedded
 from fir_tf.search.web.garments import Finder, cut_out
+from fir_tf.search.web.kept import KeptQueries
 from fir_tf.search.web.metrics import Metrics
 from fir_tf.search.web.reasons import Reasons
 from fir_tf.search_options import ServiceOptions
@@ -158,6 +160,7 @@ class Service:
             options.batch_wait_ms / 1e3,
             metrics.batch,
         )
+        self._kept = KeptQueries(options.keep_queries) if options.keep_queries else None
         self._labels: dict[str, dict[str, int]] = {}
         self._labels_at = 0.0
         self._drawn: dict[str, dict[str, Any]] = {}
@@ -248,6 +251,8 @@ class Service:
         contents, picture = await self._in_thread(_seen, contents)
         found = await self._finder.find(contents) if garments else []
         whole, *others = await self._embedded([contents, *(part for _, part in found)])
+        if self._kept:
+            await self._in_thread(self._kept.keep, contents)
         parts = tuple(
             Upload(other.generation, other.vector, picture, b"", garment)
             for (garment, _), other in zip(found, others, strict=True)
@@ -327,7 +332,9 @@ class Service:
                     raise HTTPException(404, "This image is not in the index any more.")
                 found = generation.search(vector[np.newaxis], k, group, where)[0]
                 hits = generation.confident(found, least)
-        note = told.current()
+            note = told.current()
+            if upload:
+                note.query = entry(generation, vector, found, where is not None)
         note.k, note.results = k, len(hits)
         note.top_score = round(hits[0].score, 4) if hits else None
         return [_result(hit) for hit in hits]

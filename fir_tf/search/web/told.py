@@ -5,6 +5,7 @@ import contextvars
 import dataclasses
 import time
 from collections.abc import Iterator
+from typing import Any
 
 STAGES = ("decode", "picture", "locate", "queue", "embed", "search", "explain", "answer")
 """tuple of str: what a request's time goes to. `picture` makes a small one, `locate` finds
@@ -21,12 +22,15 @@ class Told:
         k: int or None, results that were asked for.
         results: int or None, results that were found.
         top_score: float or None, the first one's.
+        query: dict or None, what is kept of a photo that was asked with, see
+            `fir_tf.search.asked_log.entry`.
     """
 
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     k: int | None = None
     results: int | None = None
     top_score: float | None = None
+    query: dict[str, Any] | None = None
 
     def add(self, stage: str, seconds: float) -> None:
         """Adds to the time of a stage, one of `STAGES`."""
