@@ -3,6 +3,7 @@
 
 python serving/load_test.py --server=grpc://localhost:8500 --images=photos --seconds=30
 python serving/load_test.py --server=http://localhost:8501 --health
+python serving/load_test.py --images=photos --search=10 --label=stable --also=canary
 """
 
 import argparse
@@ -16,6 +17,7 @@ import numpy as np
 
 from fir_tf.errors import FirError
 from fir_tf.files import write_json
+from fir_tf.serving.both import Differences
 from fir_tf.serving.client import Client
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp")
@@ -27,6 +29,8 @@ def _arguments():
     )
     parser.add_argument("--server", default="grpc://localhost:8500", help="default: %(default)s")
     parser.add_argument("--model", default="fir", help="name on the server (default: fir)")
+    parser.add_argument("--label", default="", help="version by its label, such as stable")
+    parser.add_argument("--also", default="", help="label that is asked the same and compared")
     parser.add_argument("--health", action="store_true", help="only ask whether it is ready")
     parser.add_argument("--images", help="folder of photos that are sent in turn")
     parser.add_argument("--seconds", type=float, default=30, help="length (default: 30)")
@@ -35,6 +39,10 @@ def _arguments():
     parser.add_argument("--search", type=int, default=0, help="k of `search`; 0 sends to `embed`")
     parser.add_argument("--output", default="load_test.json", help="results (default: %(default)s)")
     return parser.parse_args()
+
+
+def _client(arguments):
+    return Client(arguments.server, arguments.model, label=arguments.label, also=arguments.also)
 
 
 def _photos(folder):
@@ -53,19 +61,21 @@ def load_test(arguments):
         arguments: namespace of the flags.
 
     Returns:
-        dict: requests and images a second, latencies in milliseconds, invalid images.
+        dict: requests and images a second, latencies in milliseconds, invalid images, and with
+        `also` how far its answers differ.
 
     Raises:
         FirError: the first that a client met.
     """
     photos = _photos(arguments.images)
     stop = time.monotonic() + arguments.seconds
-    latencies, invalid, errors = [], [], []
+    latencies, invalid, errors, differences = [], [], [], []
 
     def work(number):
         rng = np.random.default_rng(number)
         try:
-            with Client(arguments.server, arguments.model) as client:
+            client = _client(arguments)
+            with client:
                 while time.monotonic() < stop and not errors:
                     chosen = rng.integers(0, len(photos), arguments.batch_size)
                     batch = [photos[place] for place in chosen]
@@ -76,6 +86,7 @@ def load_test(arguments):
                         results = client.embed(batch)
                     latencies.append(1000 * (time.monotonic() - start))
                     invalid.append(sum(not result.valid for result in results))
+            differences.append(client.differences())
         except FirError as error:
             errors.append(error)
 
@@ -94,6 +105,7 @@ def load_test(arguments):
         "images_per_second": len(latencies) * arguments.batch_size / seconds,
         "invalid_images": int(sum(invalid)),
         **{f"latency_p{p}_ms": float(np.percentile(latencies, p)) for p in (50, 90, 99)},
+        **({arguments.also: sum(differences, Differences()).told()} if arguments.also else {}),
     }
 
 
@@ -101,7 +113,7 @@ def main():
     """Runs the script; returns its exit status."""
     arguments = _arguments()
     try:
-        with Client(arguments.server, arguments.model) as client:
+        with _client(arguments) as client:
             if not client.ready():
                 raise FirError(f"{arguments.server} has no version of {arguments.model} ready")
         print(f"{arguments.server}: {arguments.model} is ready")

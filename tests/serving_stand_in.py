@@ -25,16 +25,20 @@ class StandIn(
     prediction_service_pb2_grpc.PredictionServiceServicer,
     model_service_pb2_grpc.ModelServiceServicer,
 ):
-    """Answers Predict and GetModelStatus; `fail` requests are refused first."""
+    """Answers Predict and GetModelStatus; `fail` requests are refused first.
 
-    def __init__(self, model, name):
-        self.model = model
+    `labels` has other models by the labels of their versions.
+    """
+
+    def __init__(self, model, name, labels):
+        self.model, self.labels = model, labels
         self.name = name
         self.fail = 0
         self.batches = []
 
-    def run(self, signature, inputs):
-        function = self.model.signatures[signature]
+    def run(self, signature, inputs, label=""):
+        model = self.labels[label] if label else self.model
+        function = model.signatures[signature]
         self.batches.append(len(next(iter(inputs.values()))))
         return {name: value.numpy() for name, value in function(**inputs).items()}
 
@@ -47,9 +51,12 @@ class StandIn(
             context.abort(grpc.StatusCode.UNAVAILABLE, "busy")
         if request.model_spec.name != self.name:
             context.abort(grpc.StatusCode.NOT_FOUND, f"no model {request.model_spec.name}")
+        label = request.model_spec.version_label
+        if label and label not in self.labels:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"Unrecognized label {label}")
         inputs = {name: tf.constant(tf.make_ndarray(v)) for name, v in request.inputs.items()}
         answer = predict_pb2.PredictResponse()
-        for name, value in self.run(request.model_spec.signature_name, inputs).items():
+        for name, value in self.run(request.model_spec.signature_name, inputs, label).items():
             answer.outputs[name].CopyFrom(tf.make_tensor_proto(value))
         return answer
 
@@ -75,7 +82,9 @@ def _rest(stand_in):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             if stand_in.busy():
                 return self.answer(503, {"error": "busy"})
-            if self.path != f"/v1/models/{stand_in.name}:predict":
+            place, _, label = self.path.removesuffix(":predict").partition("/labels/")
+            known = not label or label in stand_in.labels
+            if place != f"/v1/models/{stand_in.name}" or not known:
                 return self.answer(404, {"error": "no such model"})
             signature = body["signature_name"]
             _, specs = stand_in.model.signatures[signature].structured_input_signature
@@ -86,7 +95,7 @@ def _rest(stand_in):
                 if name.endswith("_bytes"):
                     values = [base64.b64decode(value["b64"]) for value in values]
                 inputs[name] = tf.constant(values, spec.dtype)
-            outputs = stand_in.run(signature, inputs)
+            outputs = stand_in.run(signature, inputs, label)
             predictions = [
                 {
                     name: np.vectorize(bytes.decode, otypes=[object])(value[row]).tolist()
@@ -105,9 +114,9 @@ def _rest(stand_in):
 
 
 @contextlib.contextmanager
-def serving(model, name="fir"):
+def serving(model, name="fir", labels=None):
     """Yields (StandIn, gRPC address, REST address) of a server of a loaded SavedModel."""
-    stand_in = StandIn(model, name)
+    stand_in = StandIn(model, name, labels or {})
     server = grpc.server(futures.ThreadPoolExecutor(2))
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(stand_in, server)
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(stand_in, server)

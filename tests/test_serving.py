@@ -888,15 +888,23 @@ def test_the_loader_of_tf_serving_gives_the_same_numbers(exported, evaluated, tm
     assert not numbers[-1].any()
 
 
-@pytest.mark.parametrize("name", ["models.config", "monitoring.config", "platform.config"])
+@pytest.mark.parametrize(
+    "name", ["models.config", "models_canary.config", "monitoring.config", "platform.config"]
+)
 def test_the_kit_is_what_tf_serving_parses(name):
     from google.protobuf import text_format
     from tensorflow_serving.config import model_server_config_pb2
 
     text = (Path(__file__).parent.parent / "serving" / name).read_text()
-    if name == "models.config":
+    if name.startswith("models"):
         config = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
-        assert [model.name for model in config.model_config_list.config] == ["fir"]
+        (model,) = config.model_config_list.config
+        assert model.name == "fir" and model.base_path == "/models/fir"
+        # A label of a version that is not loaded is refused.
+        assert set(model.version_labels.values()) == set(
+            model.model_version_policy.specific.versions
+        )
+        assert set(model.version_labels) == ({"stable", "canary"} if "canary" in name else set())
     elif name == "monitoring.config":
         assert "prometheus_config" in text and "enable: true" in text
     else:

@@ -15,12 +15,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from fir_tf.errors import FirError
+from fir_tf.serving.both import Both, Differences
 
 # Largest gRPC message in bytes, both ways: TF Serving itself sets no limit.
 _MESSAGE_BYTES = 2**30
@@ -107,9 +108,14 @@ class Client:
             `timeout` at most. Over REST a `Retry-After` of the server's is kept to; one beyond
             `timeout` ends the request.
         batch_size: int, images in a request.
+        label: str, the version that the server calls so, such as "stable"; "" for none.
+        also: str, the label of another version, such as "canary", that is asked the same in a
+            thread of its own. How it answers otherwise goes to the logger `fir_tf.serving` and to
+            `differences`; what is returned is of `label` or `version`.
 
     Raises:
-        FirError: for an address of another form, or when the package of the protocol is missing.
+        FirError: for an address of another form, both a version and a label, or when the package
+            of the protocol is missing.
     """
 
     def __init__(
@@ -120,6 +126,8 @@ class Client:
         timeout: float = 10.0,
         retries: int = 3,
         batch_size: int = 32,
+        label: str = "",
+        also: str = "",
     ) -> None:
         if batch_size < 1 or retries < 0 or timeout <= 0:
             raise FirError(
@@ -133,9 +141,20 @@ class Client:
                 "`server` must be grpc://host:port, http://host:port or https://host:port. "
                 f"Received: {server!r}"
             )
-        asked = _Asked(model, version, timeout, retries)
+        if (label and version is not None) or (also and also == label):
+            raise FirError(
+                "`label` must be given without `version`, and be another one than `also`. "
+                f"Received: label {label!r}, version {version}, also {also!r}"
+            )
+        asked = _Asked(model, version, timeout, retries, label)
         self._transport = transports[scheme](server.rstrip("/"), place, asked)
         self._batch_size = batch_size
+        self._other = self._both = None
+        if also:
+            # Asked once: nobody waits for it.
+            other = _Asked(model, None, timeout, 0, also)
+            self._other = transports[scheme](server.rstrip("/"), place, other)
+            self._both = Both(self._other.predict, also)
 
     def __enter__(self) -> "Client":
         return self
@@ -144,8 +163,15 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Closes the connection."""
+        """Closes the connection, when the other version has answered too."""
+        if self._both:
+            self._both.close()
+            self._other.close()
         self._transport.close()
+
+    def differences(self) -> Differences:
+        """Returns how far the other version's answers have differed so far; see `also`."""
+        return self._both.told() if self._both else Differences()
 
     def ready(self) -> bool:
         """Returns whether the server has a version of the model that answers requests.
@@ -247,7 +273,10 @@ class Client:
             batch = {
                 name: values[start : start + self._batch_size] for name, values in inputs.items()
             }
-            rows += self._transport.predict(signature, batch)
+            answer = self._transport.predict(signature, batch)
+            if self._both:
+                self._both.ask(signature, batch, answer)
+            rows += answer
         return rows
 
 
@@ -259,6 +288,7 @@ class _Asked:
     version: int | None
     timeout: float
     retries: int
+    label: str = ""
 
     def repeat(self, ask: Callable[[], _Answer]) -> _Answer:
         """Returns what `ask` returns, asking again where it raises `_NoAnswer`."""
@@ -325,6 +355,8 @@ class _Grpc:
         spec.name = self._asked.model
         if self._asked.version is not None:
             spec.version.value = self._asked.version
+        if self._asked.label:
+            spec.version_label = self._asked.label
 
     def _call(self, method: Callable[..., Any], request: Any) -> Any:
         code = self._grpc.StatusCode
@@ -366,6 +398,7 @@ class _Rest:
             ) from error
         self._errors, self._session = requests.exceptions, requests.Session()
         chosen = "" if asked.version is None else f"/versions/{asked.version}"
+        chosen = f"/labels/{quote(asked.label, safe='')}" if asked.label else chosen
         self._url = f"{server}/v1/models/{asked.model}{chosen}"
         self._asked = asked
 
