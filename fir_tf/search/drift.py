@@ -69,7 +69,7 @@ def shift(reference: Reference, sketches: np.ndarray) -> float:
     return float(np.sqrt((apart**2 / (np.maximum(variances, 0) + least)).sum()))
 
 
-def _luck(first: int, second: int, freedom: int) -> float:
+def _luck(first: float, second: int, freedom: int) -> float:
     """How far luck takes a stability index, or the square of a shift, of so many questions.
 
     Where nothing has changed, either is about (1 / n + 1 / m) times chi-square (Yurdakul and
@@ -98,11 +98,11 @@ def drift(
         and the shares `reference` and `asked` between them.
     """
     counts = counted(asked.scores, reference.edges)
-    known = int(reference.counts.sum())
+    known, before = int(reference.counts.sum()), reference.independent
     index = stability_index(reference.counts, counts)
-    index_luck = _luck(known, len(asked.scores), max(len(counts) - 1, 1))
+    index_luck = _luck(before, len(asked.scores), max(len(counts) - 1, 1))
     far = shift(reference, asked.sketches)
-    far_luck = _luck(reference.sketched, len(asked.sketches), SKETCHED) ** 0.5
+    far_luck = _luck(before, len(asked.sketches), SKETCHED) ** 0.5
     return {
         "psi": _told("psi", index, index_luck),
         "shift": _told("shift", far, far_luck),
@@ -129,7 +129,7 @@ def _below(
     # Between two edges scores are taken to lie evenly.
     before = float(np.interp(least, reference.edges, np.append(0, reference.counts.cumsum())))
     likely = (before + 0.5) / (known + 1)
-    spread = np.sqrt(likely * (1 - likely) * (1 / known + 1 / len(scores)))
+    spread = np.sqrt(likely * (1 - likely) * (1 / reference.independent + 1 / len(scores)))
     luck = min(likely + float(norm.ppf(_SURE) * spread), 1.0)
     return {
         **_told("below", float((scores < least).mean()), luck, before / known),

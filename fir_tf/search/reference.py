@@ -1,10 +1,11 @@
 """What an index keeps of questions as they were when all was well, to tell later ones from."""
 
+import collections
 import dataclasses
 import datetime
 import functools
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,7 @@ class Reference:
         counts: int [b], how many scores lie between two edges.
         mean: float [16], of the embeddings' sketches.
         covariance: float [16, 16], theirs.
-        sketched: int, how many they were.
+        independent: float, as how many questions, independent of each other, they tell as much.
         source: str, which questions.
         model: str, the name of its fingerprint.
         images: int, photos in the index at that time.
@@ -84,15 +85,29 @@ class Reference:
     counts: np.ndarray
     mean: np.ndarray
     covariance: np.ndarray
-    sketched: int
+    independent: float
     source: str
     model: str
     images: int
     made: str
 
     @classmethod
-    def learn(cls, asked: Questions, source: str, model: str, images: int) -> "Reference":
+    def learn(
+        cls,
+        asked: Questions,
+        source: str,
+        model: str,
+        images: int,
+        independent: float = float("inf"),
+    ) -> "Reference":
         """Returns what is to be kept of questions.
+
+        Args:
+            asked: Questions.
+            source: str, which these are.
+            model: str, the name of its fingerprint.
+            images: int, photos in the index.
+            independent: float, as how many independent ones they tell as much, if less.
 
         Raises:
             FirError: they are fewer than `LEAST`.
@@ -109,7 +124,7 @@ class Reference:
             counted(scores, edges),
             asked.sketches.mean(axis=0),
             np.cov(asked.sketches, rowvar=False),
-            len(asked.sketches),
+            min(independent, len(scores), len(asked.sketches)),
             source,
             model,
             images,
@@ -180,24 +195,39 @@ def referenced(engine: Engine, info: Mapping[str, Any]) -> dict[str, Any]:
     """
     if "reference" in info:
         return {"reference": info["reference"]}
-    asked, images = _asked_of(engine), len(engine)
+    asked, independent = _asked_of(engine)
     if len(asked.scores) < LEAST or not info.get("model"):
         return {}
     source = f"{len(asked.scores):,} photos of the index itself"
-    found = Reference.learn(asked, source, info["model"]["name"], images)
+    model = info["model"]["name"]
+    found = Reference.learn(asked, source, model, len(engine), independent)
     return {"reference": found.to_json()}
 
 
-def _asked_of(engine: Engine) -> Questions:
-    """Asks an index with photos of its own, drawn at random, each left out of its own answers."""
+def _asked_of(engine: Engine) -> tuple[Questions, float]:
+    """Asks an index with photos of its own, drawn at random, each left out of its own answers.
+
+    Returns:
+        (Questions, as how many independent ones they tell as much). Photos of an item are like
+        each other, and two photos that find each other have one score.
+    """
     paths = sorted(record.path for part, _ in engine.scan() for record in part)
     drawn = np.random.default_rng(0).permutation(len(paths))[:_DRAWN]
     found = engine.fetch([paths[row] for row in drawn])
-    scores = []
+    scores, items, pairs = [], [], []
     for part in in_pieces(found, _AT_A_TIME):
         answers = engine.search(np.stack([vector for _, vector in part]), 2)
         for (record, _), hits in zip(part, answers, strict=True):
-            others = [hit.score for hit in hits if hit.record.path != record.path]
-            scores += others[:1]
+            for hit in [hit for hit in hits if hit.record.path != record.path][:1]:
+                scores.append(hit.score)
+                items.append(record.item or record.path)
+                pairs.append(frozenset((record.path, hit.record.path)))
     vectors = [vector for _, vector in found] or np.empty([0, 1])
-    return Questions(np.array(scores), sketch(vectors))
+    independent = min(_independent(items), _independent(pairs))
+    return Questions(np.array(scores), sketch(vectors)), independent
+
+
+def _independent(groups: Sequence[Hashable]) -> float:
+    """As how many independent questions these tell as much, were those of a group all the same."""
+    sizes = np.array(list(collections.Counter(groups).values()), np.float64)
+    return float(sizes.sum() ** 2 / max((sizes**2).sum(), 1))
