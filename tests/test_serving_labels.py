@@ -109,16 +109,24 @@ def test_differences_of_answers():
 def test_a_version_that_does_not_keep_up_is_left_out():
     free = threading.Event()
 
-    def predict(signature, inputs):
-        free.wait(60)
-        return [row(["a"])]
+    class Slow:
+        closed = False
 
-    both = Both(predict, "canary")
+        def predict(self, signature, inputs):
+            free.wait(60)
+            return [row(["a"])]
+
+        def close(self):
+            self.closed = True
+
+    slow = Slow()
+    both = Both(slow, "canary")
     for _ in range(_WAITING + 5):
         both.ask("search", {}, [row(["a"])])
     free.set()
     both.close()
     assert both.told().skipped == 5 and both.told().images == _WAITING
+    assert slow.closed
 
 
 def test_a_version_has_one_name():

@@ -4,8 +4,8 @@ import concurrent.futures
 import dataclasses
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -19,8 +19,16 @@ _WAITING = 16
 _SAME_COSINE = 0.999
 
 Rows = Sequence[Mapping[str, Any]]
-Predict = Callable[[str, Mapping[str, Sequence[Any]]], list[dict[str, Any]]]
-"""(signature, inputs by name) -> the outputs of each image, see `fir_tf.serving.client`."""
+
+
+class Transport(Protocol):
+    """A connection to one version of the model."""
+
+    def predict(self, signature: str, inputs: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+        """Returns the outputs of each image, dicts by name."""
+
+    def close(self) -> None:
+        """Closes it."""
 
 
 @dataclasses.dataclass
@@ -74,8 +82,8 @@ def differences(rows: Rows, others: Rows) -> Differences:
 def _compared(row: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[float, bool]:
     """Returns (how alike two answers are, whether the first one is the same)."""
     if "embedding" in row:
-        own, others = (np.asarray(each["embedding"], np.float64) for each in (row, other))
-        cosine = float(own @ others) if own.shape == others.shape else 0.0
+        first, second = (np.asarray(each["embedding"], np.float64) for each in (row, other))
+        cosine = float(first @ second) if first.shape == second.shape else 0.0
         return cosine, cosine >= _SAME_COSINE
     name = "item_id" if "item_id" in row else "category"
     # The server fills up rows that have fewer answers than others.
@@ -91,12 +99,12 @@ class Both:
     Its failures are counted and logged, and never the client's.
 
     Args:
-        predict: Predict, of the other version.
+        transport: Transport to the other version, which is closed with this.
         name: str, what it is called in the log.
     """
 
-    def __init__(self, predict: Predict, name: str) -> None:
-        self._predict, self._name = predict, name
+    def __init__(self, transport: Transport, name: str) -> None:
+        self._transport, self._name = transport, name
         self._pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="both")
         self._room = threading.Semaphore(_WAITING)
         self._found, self._lock = Differences(), threading.Lock()
@@ -110,7 +118,7 @@ class Both:
 
     def _ask(self, signature: str, inputs: Mapping[str, Sequence[Any]], rows: Rows) -> None:
         try:
-            found = differences(rows, self._predict(signature, inputs))
+            found = differences(rows, self._transport.predict(signature, inputs))
         # A version without this signature, or of other outputs, too: it must not end the thread.
         except (FirError, KeyError, ValueError) as error:
             found = Differences(failed=1)
@@ -135,5 +143,6 @@ class Both:
             return self._found
 
     def close(self) -> None:
-        """Waits for what was asked."""
+        """Waits for what was asked, and closes the connection."""
         self._pool.shutdown()
+        self._transport.close()

@@ -149,12 +149,11 @@ class Client:
         asked = _Asked(model, version, timeout, retries, label)
         self._transport = transports[scheme](server.rstrip("/"), place, asked)
         self._batch_size = batch_size
-        self._other = self._both = None
+        self._both: Both | None = None
         if also:
             # Asked once: nobody waits for it.
             other = _Asked(model, None, timeout, 0, also)
-            self._other = transports[scheme](server.rstrip("/"), place, other)
-            self._both = Both(self._other.predict, also)
+            self._both = Both(transports[scheme](server.rstrip("/"), place, other), also)
 
     def __enter__(self) -> "Client":
         return self
@@ -166,7 +165,6 @@ class Client:
         """Closes the connection, when the other version has answered too."""
         if self._both:
             self._both.close()
-            self._other.close()
         self._transport.close()
 
     def differences(self) -> Differences:
