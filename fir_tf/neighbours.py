@@ -24,6 +24,9 @@ SearchFunction = Callable[..., tuple[np.ndarray, np.ndarray]]
 # Scores are compared in groups of this many neighbouring gallery rows before single ones are.
 _GROUP = 16
 
+# Numbers of queries between which the product is made with the gallery first.
+_FEW, _MANY = 4, 512
+
 # TensorFlow's CPU kernels take memory in place only where it starts at a multiple of this.
 _ALIGNMENT = 64
 
@@ -197,11 +200,22 @@ def block_sizes(
     return query_block, max(1, min(gallery_block, gallery))
 
 
+def _scores(queries: tf.Tensor, gallery: tf.Tensor) -> tf.Tensor:
+    count = tf.shape(queries)[0]
+    # The many rows first: they are read as they lie, where the other order packs them anew. That
+    # takes a third of the processor time of 16 queries, and no less of very few or very many.
+    return tf.cond(
+        (count > _FEW) & (count < _MANY),
+        lambda: tf.transpose(tf.matmul(gallery, queries, transpose_b=True)),
+        lambda: tf.matmul(queries, gallery, transpose_b=True),
+    )
+
+
 # The number of rows is left open in both signatures, so each function is traced once in the life
 # of the process and the last, shorter blocks need no padding.
 @tf.function(input_signature=_STATE_SPEC, autograph=False)
 def _merge(queries: tf.Tensor, gallery: tf.Tensor, *best: tf.Tensor) -> tuple[tf.Tensor, ...]:
-    scores = tf.matmul(queries, gallery, transpose_b=True)
+    scores = _scores(queries, gallery)
     return *merge_best(scores, *best), tf.reduce_sum(scores)
 
 
@@ -210,7 +224,7 @@ def _merge_without_self(
     queries: tf.Tensor, gallery: tf.Tensor, *state: tf.Tensor
 ) -> tuple[tf.Tensor, ...]:
     *best, query_ids, gallery_ids = state
-    scores = tf.matmul(queries, gallery, transpose_b=True)
+    scores = _scores(queries, gallery)
     total = tf.reduce_sum(scores)
     itself = tf.equal(query_ids[:, tf.newaxis], gallery_ids[tf.newaxis, :])
     scores = tf.where(itself, tf.constant(-np.inf, tf.float32), scores)
