@@ -102,14 +102,11 @@ class FaissEngine(LocalEngine):
             return faiss.SearchParametersHNSW(sel=selector, efSearch=round(256 * self.effort))
         return faiss.SearchParameters(sel=selector)
 
-    def flush(self) -> None:
-        """See `Engine`."""
-        super().flush()
-        with self._lock:
-            index, rows = self._load(), len(self._vectors)
-            known = index.ntotal if index is not None else 0
-            if self._alive and rows - known > _TAIL_MAX * rows:
-                self._build()
+    def _derive(self) -> None:
+        index, rows = self._load(), len(self._vectors)
+        known = index.ntotal if index is not None else 0
+        if self._alive and rows - known > _TAIL_MAX * rows:
+            self._build()
 
     def _build(self) -> None:
         index = self._new_index()

@@ -15,6 +15,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from fir_tf import bounds
 from fir_tf.checks import check_positive
 from fir_tf.errors import FirError
 from fir_tf.search.conditions import Condition
@@ -49,6 +50,9 @@ _VARIABLES = 900
 _PIECE = 8192
 # A share of dead vectors that is worth rewriting the file for.
 _DEAD_MAX = 0.2
+# A share of vectors without bounds that is worth learning them anew for.
+_UNBOUND_MAX = 0.1
+_BOUNDS = ".bounds"
 
 Nearest = tuple[np.ndarray, np.ndarray]
 """Scores float32 [q, k] and positions int64 [q, k], -1 where there is none."""
@@ -74,6 +78,8 @@ class LocalEngine(Engine):
         self._vectors = np.zeros((0, 0), np.float32)
         self._alive = 0
         self._living: np.ndarray | None = None
+        self._bounds: bounds.Bounds | None = None
+        self._bounds_key: tuple[str, int, int, int] | None = None
         if not self._database.is_file():
             self._check_new(create)
         self._connect()
@@ -215,7 +221,23 @@ class LocalEngine(Engine):
         # TensorFlow takes seconds to import, which --help has not.
         from fir_tf.neighbours import top_k
 
+        if known := self._known_bounds():
+            narrowed = known.narrow(queries, self._vectors, k, positions).rows
+            positions = positions if narrowed is None else narrowed
         return top_k(queries, self._vectors, k, gallery_rows=positions)
+
+    def _known_bounds(self) -> bounds.Bounds | None:
+        """Returns the bounds in the folder where they are of the vectors as they lie now."""
+        path = self._vectors_path().with_suffix(_BOUNDS)
+        key: tuple[str, int, int, int] | None = None
+        with contextlib.suppress(OSError):
+            found = path.stat()
+            # With the rows: a file of more than were seen then may fit later.
+            key = path.name, found.st_mtime_ns, found.st_ino, len(self._vectors)
+        if key != self._bounds_key:
+            self._bounds_key = key
+            self._bounds = bounds.read(path, self._vectors) if key else None
+        return self._bounds
 
     def _positions(self, where: Condition | None) -> np.ndarray | None:
         """Returns the positions that may be found, in order, or None for all of them."""
@@ -269,13 +291,30 @@ class LocalEngine(Engine):
             }
 
     def flush(self) -> None:
-        """Rewrites the vectors without the dead ones where these are more than a fifth."""
+        """Rewrites the vectors without the dead ones where these are more than a fifth.
+
+        Of large indexes it also brings `fir_tf.bounds` up to date.
+        """
         with self._lock:
             self._refresh()
             rows = len(self._vectors)
             if rows - self._alive > _DEAD_MAX * rows:
                 self._compact()
             self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            self._derive()
+
+    def _derive(self) -> None:
+        """Writes what makes a search faster and can be made again from the vectors."""
+        path, rows = self._vectors_path().with_suffix(_BOUNDS), len(self._vectors)
+        for other in self.folder.glob(f"*{_BOUNDS}"):
+            if other != path:
+                other.unlink(missing_ok=True)
+        known = self._known_bounds()
+        if rows < bounds.ROWS_MIN or (known and rows - known.rows <= _UNBOUND_MAX * rows):
+            return
+        # A full disk costs the speed, not the index.
+        with contextlib.suppress(OSError):
+            bounds.write(path, self._vectors)
 
     def _compact(self) -> None:
         with self._writing():
@@ -298,6 +337,7 @@ class LocalEngine(Engine):
         with self._lock:
             self._connection.close()
             self._vectors = np.zeros((0, 0), np.float32)
+            self._bounds = self._bounds_key = None
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
