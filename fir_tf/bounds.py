@@ -4,10 +4,8 @@ A rotation by the eigenvectors of the second moment keeps inner products and mov
 length of embeddings into their first numbers. With y and z the first numbers of a rotated vector
 and of the query, and s and t the lengths of what is left of both, the inner product is at most
 y z + s t (Cauchy and Schwarz). Vectors of which that is below the k-th best score seen so far are
-not read any further. The answer
-stays the same. Source: Li and others, "FEXIPRO: Fast and Exact Inner Product Retrieval in
-Recommender Systems" (2017); Teflioudi and Gemulla, "Exact and Approximate Maximum Inner Product
-Search with LEMP" (2016).
+not read any further; the answer stays the same. Source: Li and others, "FEXIPRO: Fast and Exact
+Inner Product Retrieval in Recommender Systems" (2017).
 
 The bounds lie in a file that is derived from the vectors: it can be removed at any time.
 """
@@ -24,9 +22,9 @@ import numpy as np
 
 from fir_tf.files import replacing
 
-# Fewer vectors are searched faster as they are.
-ROWS_MIN = 50_000
-# More queries than this at a time cost less together, by scoring all.
+# Fewer vectors than this for each query are searched faster as they are.
+ROWS_MIN = 100_000
+# So are more queries at a time, which share what is read.
 QUERIES_MAX = 4
 # Reading a row out of order takes this many times what it takes in order.
 _SCATTERED = 4
@@ -88,8 +86,8 @@ class Bounds:
         lengths = np.linalg.norm(queries.astype(np.float64), axis=1)
         # Beyond these float32 underflows or overflows.
         fits = all(1e-30 < length * self.norm < 1e30 for length in lengths)
-        few = count < max(ROWS_MIN, 2 * _GROUP * k) or count < self.rows // _SCATTERED
-        if not self.stages or not fits or few or not 0 < len(queries) <= QUERIES_MAX:
+        least = max(ROWS_MIN * len(queries), 2 * _GROUP * k, self.rows // _SCATTERED)
+        if not self.stages or not fits or count < least or len(queries) > QUERIES_MAX:
             return Narrowed(None, 0)
         found, read = np.zeros(0, np.int64), 0
         for query in queries:
@@ -104,31 +102,34 @@ class Bounds:
     def _narrow(
         self, query: np.ndarray, vectors: np.ndarray, k: int, rows: np.ndarray | None
     ) -> Narrowed:
-        size, read, least = len(query), 0, np.float32(0)
         rotated, lengths = _rotated(query[np.newaxis], self.rotation)
-        kept = rows
+        kept, read, least = rows, 0, np.float32(0)
         for stage, following in itertools.pairwise([*self.stages, vectors]):
             width = stage.shape[1]
             asked = _with_rest(rotated[:, : width - 1], lengths)[0].astype(np.float32)
             if not read:
                 # All in order, also those that are not asked for.
                 bounds = stage @ asked if rows is None else (stage @ asked)[rows]
-                best = _likely(bounds, 4 * k + 64)
-                scores = vectors[best if rows is None else rows[best]] @ query
-                # Rounding: of three sums of `size` products (this score, and both that `top_k`
-                # compares), of one of `width`, and of the numbers that are stored. Twice that.
-                slack = (3 * size + self.stages[-1].shape[1] + 8) * 2.0**-23
-                worst = np.partition(scores, -k)[-k] - slack * self.norm * lengths[0]
-                least = np.nextafter(np.float32(worst), np.float32(-np.inf))
-                read += stage.nbytes + 4 * size * len(best)
+                likely = _likely(bounds, 4 * k + 64)
+                scores = vectors[likely if rows is None else rows[likely]] @ query
+                least = self._least(scores, float(lengths[0]), len(query), k)
+                read += stage.nbytes + 4 * len(query) * len(likely)
             else:
                 bounds = stage[kept] @ asked
                 read += 4 * width * len(bounds)
             left = np.flatnonzero(bounds >= least)
             kept = left if kept is None else kept[left]
-            if len(kept) * _SCATTERED * following.shape[1] > _COST_MAX * self.rows * size:
+            if len(kept) * _SCATTERED * following.shape[1] > _COST_MAX * self.rows * len(query):
                 return Narrowed(None, read)
         return Narrowed(kept, read)
+
+    def _least(self, scores: np.ndarray, length: float, size: int, k: int) -> np.float32:
+        """Returns the bound below which no vector is among the best, given scores of some."""
+        # Rounding: of three sums of `size` products (these scores, and both that `top_k`
+        # compares), of one as long as a stage, and of the numbers that are stored. Twice that.
+        slack = (3 * size + self.stages[-1].shape[1] + 8) * 2.0**-23 * self.norm * length
+        least = float(np.partition(scores, -k)[-k]) - slack
+        return np.nextafter(np.float32(least), np.float32(-np.inf))
 
 
 def _likely(bounds: np.ndarray, count: int) -> np.ndarray:

@@ -117,10 +117,10 @@ def test_few_are_left_of_embeddings(tmp_path):
 def test_learns_widths_of_embeddings_and_none_where_no_number_tells_more():
     rng = np.random.default_rng(0)
     with mock.patch.object(bounds, "_COST_MAX", 0.6):
-        rotation, widths = bounds.learn(embeddings(rng, 5000, 256))
-        assert widths and widths[-1] < 256 and rotation.shape == (256, widths[-1] - 1)
+        rotation, widths = bounds.learn(embeddings(rng, 2000, 128))
+        assert widths and widths[-1] < 128 and rotation.shape == (128, widths[-1] - 1)
         np.testing.assert_allclose(rotation.T @ rotation, np.eye(widths[-1] - 1), atol=1e-10)
-        evenly = rng.standard_normal((5000, 256)).astype(np.float32)
+        evenly = rng.standard_normal((2000, 128)).astype(np.float32)
         assert bounds.learn(evenly)[1] == []
 
 
