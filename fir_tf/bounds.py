@@ -22,10 +22,10 @@ import numpy as np
 
 from fir_tf.files import replacing
 
-# Fewer vectors than this for each query are searched faster as they are.
-ROWS_MIN = 100_000
+# Vectors of fewer numbers than this for each query are searched faster as they are: 256 MB.
+NUMBERS_MIN = 2**26
 # So are more queries at a time, which share what is read.
-QUERIES_MAX = 4
+QUERIES_MAX = 2
 # Reading a row out of order takes this many times what it takes in order.
 _SCATTERED = 4
 # What all stages may cost of what reading all numbers in order does, to be worth it.
@@ -86,8 +86,9 @@ class Bounds:
         lengths = np.linalg.norm(queries.astype(np.float64), axis=1)
         # Beyond these float32 underflows or overflows.
         fits = all(1e-30 < length * self.norm < 1e30 for length in lengths)
-        least = max(ROWS_MIN * len(queries), 2 * _GROUP * k, self.rows // _SCATTERED)
-        if not self.stages or not fits or count < least or len(queries) > QUERIES_MAX:
+        few = count * vectors.shape[1] < NUMBERS_MIN * len(queries)
+        few = few or count < max(2 * _GROUP * k, self.rows // _SCATTERED)
+        if not self.stages or not fits or few or len(queries) > QUERIES_MAX:
             return Narrowed(None, 0)
         found, read = np.zeros(0, np.int64), 0
         for query in queries:

@@ -20,7 +20,7 @@ SIZE, ROWS = 24, 1000
 @pytest.fixture(autouse=True)
 def small():
     """Bounds of few vectors, which are used whatever they cost."""
-    with mock.patch.multiple(bounds, ROWS_MIN=1, _COST_MAX=np.inf):
+    with mock.patch.multiple(bounds, NUMBERS_MIN=1, _COST_MAX=np.inf):
         yield
 
 
@@ -85,7 +85,7 @@ def check(known, queries, vectors, k, rows=None):
     make=st.sampled_from([embeddings, whole, in_the_tail, of_many_lengths]),
     seed=st.integers(0, 2**32 - 1),
     k=st.integers(1, 5),
-    count=st.integers(1, 3),
+    count=st.integers(1, 2),
     widths=st.sampled_from([(2,), (3, 8), (2, 5, 20)]),
     axes=st.booleans(),
     part=st.sampled_from([None, 0.6, 0.9]),
@@ -198,7 +198,7 @@ def check_folder(folder, queries, used=1):
 
 def test_an_index_answers_as_without_them(tmp_path):
     rng = np.random.default_rng(0)
-    vectors, queries = embeddings(rng, 3 * ROWS), embeddings(rng, 3)
+    vectors, queries = embeddings(rng, 3 * ROWS), embeddings(rng, 2)
     folder = tmp_path / "index"
     with (
         mock.patch.object(bounds, "learn", rotated),

@@ -310,7 +310,8 @@ class LocalEngine(Engine):
             if other != path:
                 other.unlink(missing_ok=True)
         known = self._known_bounds()
-        if rows < bounds.ROWS_MIN or (known and rows - known.rows <= _UNBOUND_MAX * rows):
+        small = self._vectors.size < bounds.NUMBERS_MIN
+        if small or (known and rows - known.rows <= _UNBOUND_MAX * rows):
             return
         # A full disk costs the speed, not the index.
         with contextlib.suppress(OSError):
