@@ -194,10 +194,10 @@ def million(repeats, folder, rows):
         print(f"{kind}: bounds of {widths} numbers in {time.perf_counter() - start:.1f} s")
 
         def bounded(part, known=known, gallery=gallery):
-            kept = known.narrow(part, gallery, K).rows
+            kept = known.narrow(part[0], gallery, K).rows if len(part) == 1 else None
             return top_k(part, gallery, K, gallery_rows=kept)
 
-        narrowed = [known.narrow(query[np.newaxis], gallery, K) for query in queries[:64]]
+        narrowed = [known.narrow(query, gallery, K) for query in queries[:64]]
         kept = [len(gallery if each.rows is None else each.rows) for each in narrowed]
         touched = [
             each.read + count * gallery[0].nbytes

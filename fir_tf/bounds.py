@@ -22,10 +22,8 @@ import numpy as np
 
 from fir_tf.files import replacing
 
-# Vectors of fewer numbers than this for each query are searched faster as they are: 256 MB.
+# Vectors of fewer numbers than this are searched faster as they are: 256 MB.
 NUMBERS_MIN = 2**26
-# So are more queries at a time, which share what is read.
-QUERIES_MAX = 2
 # Reading a row out of order takes this many times what it takes in order.
 _SCATTERED = 4
 # What all stages may cost of what reading all numbers in order does, to be worth it.
@@ -65,15 +63,16 @@ class Bounds:
         self.rotation, self.stages, self.rows, self.norm = rotation, stages, rows, norm
 
     def narrow(
-        self, queries: np.ndarray, vectors: np.ndarray, k: int, rows: np.ndarray | None = None
+        self, query: np.ndarray, vectors: np.ndarray, k: int, rows: np.ndarray | None = None
     ) -> Narrowed:
         """Finds the vectors that can be among the k with the largest inner product.
 
         No other vector is among the first k of `fir_tf.neighbours.top_k`, whatever the order in
-        which that sums: the bounds leave room for the rounding of float32 (not of TF32).
+        which that sums: the bounds leave room for the rounding of float32 (not of TF32). Several
+        queries cost less together, by scoring all.
 
         Args:
-            queries: float32 [q, d].
+            query: float32 [d].
             vectors: float32 [n, d] with n at least `self.rows`; what comes after those is kept.
             k: int >= 1.
             rows: int64 [r], strictly rising, to search among; None: all.
@@ -83,22 +82,17 @@ class Bounds:
         """
         inside = rows if rows is None else rows[: np.searchsorted(rows, self.rows)]
         count = self.rows if inside is None else len(inside)
-        lengths = np.linalg.norm(queries.astype(np.float64), axis=1)
+        largest = float(np.linalg.norm(query.astype(np.float64))) * self.norm
         # Beyond these float32 underflows or overflows.
-        fits = all(1e-30 < length * self.norm < 1e30 for length in lengths)
-        few = count * vectors.shape[1] < NUMBERS_MIN * len(queries)
-        few = few or count < max(2 * _GROUP * k, self.rows // _SCATTERED)
-        if not self.stages or not fits or few or len(queries) > QUERIES_MAX:
+        fits = 1e-30 < largest < 1e30
+        few = count < max(2 * _GROUP * k, self.rows // _SCATTERED, NUMBERS_MIN / len(query))
+        if not self.stages or not fits or few:
             return Narrowed(None, 0)
-        found, read = np.zeros(0, np.int64), 0
-        for query in queries:
-            kept = self._narrow(query, vectors, k, inside)
-            read += kept.read
-            if kept.rows is None:
-                return Narrowed(None, read)
-            found = np.union1d(found, kept.rows)
+        kept = self._narrow(query, vectors, k, inside)
+        if kept.rows is None:
+            return kept
         later = np.arange(self.rows, len(vectors)) if rows is None else rows[count:]
-        return Narrowed(np.concatenate([found, later]), read)
+        return kept._replace(rows=np.concatenate([kept.rows, later]))
 
     def _narrow(
         self, query: np.ndarray, vectors: np.ndarray, k: int, rows: np.ndarray | None

@@ -221,8 +221,8 @@ class LocalEngine(Engine):
         # TensorFlow takes seconds to import, which --help has not.
         from fir_tf.neighbours import top_k
 
-        if known := self._known_bounds():
-            narrowed = known.narrow(queries, self._vectors, k, positions).rows
+        if len(queries) == 1 and (known := self._known_bounds()):
+            narrowed = known.narrow(queries[0], self._vectors, k, positions).rows
             positions = positions if narrowed is None else narrowed
         return top_k(queries, self._vectors, k, gallery_rows=positions)
 
