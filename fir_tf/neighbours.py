@@ -5,8 +5,11 @@ against a million images. Blocks of it are multiplied, reduced to the best k of 
 merged into what earlier blocks left.
 """
 
+import contextlib
 import math
+import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
@@ -26,6 +29,8 @@ _GROUP = 16
 
 # Numbers of queries between which the product is made with the gallery first.
 _FEW, _MANY = 4, 512
+# A multiple of the rows that kernels multiply at a time.
+_TILE = 192
 
 # TensorFlow's CPU kernels take memory in place only where it starts at a multiple of this.
 _ALIGNMENT = 64
@@ -201,14 +206,39 @@ def block_sizes(
 
 
 def _scores(queries: tf.Tensor, gallery: tf.Tensor) -> tf.Tensor:
+    if not _keeps_ties():
+        return tf.matmul(queries, gallery, transpose_b=True)
     count = tf.shape(queries)[0]
     # The many rows first: they are read as they lie, where the other order packs them anew. That
     # takes a third of the processor time of 16 queries, and no less of very few or very many.
     return tf.cond(
         (count > _FEW) & (count < _MANY),
-        lambda: tf.transpose(tf.matmul(gallery, queries, transpose_b=True)),
+        lambda: tf.transpose(_gallery_first(queries, gallery)),
         lambda: tf.matmul(queries, gallery, transpose_b=True),
     )
+
+
+def _keeps_ties() -> bool:
+    """Whether equal rows get equal scores as the first of two factors: oneDNN's with AVX-512.
+
+    TensorFlow's own kernels and those for AVX2 sum some rows in another order than others.
+    """
+    limits = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+    off = os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "0" or any(map(os.environ.get, limits))
+    with contextlib.suppress(OSError):
+        return not off and "avx512f" in Path("/proc/cpuinfo").read_text()
+    return False
+
+
+def _gallery_first(queries: tf.Tensor, gallery: tf.Tensor) -> tf.Tensor:
+    # Some kernels sum rows that do not fill a tile in another order, and equal rows must have
+    # equal scores: the last ones are multiplied among zeros.
+    rest = tf.shape(gallery)[0] % _TILE
+    whole = tf.shape(gallery)[0] - rest
+    last = tf.pad(gallery[whole:], [[0, _TILE - rest], [0, 0]])
+    scores = tf.matmul(gallery[:whole], queries, transpose_b=True)
+    last = tf.matmul(last, queries, transpose_b=True)[:rest]
+    return tf.concat([scores, last], axis=0)
 
 
 # The number of rows is left open in both signatures, so each function is traced once in the life

@@ -107,6 +107,16 @@ def test_equal_photos_are_found_in_order():
         np.testing.assert_array_equal(rows[number], np.flatnonzero(pick == best[number])[:30])
 
 
+@pytest.mark.parametrize("size", [100, 512, 1280])
+@pytest.mark.parametrize("count", [5, 9, 16, 300])
+def test_equal_rows_get_equal_scores_wherever_they_stand(size, count):
+    rng = np.random.default_rng(2)
+    for rows in (7, 201, 700, 3001):
+        scores, found = top_k(unit(rng, count, size), np.repeat(unit(rng, 1, size), rows, 0), 7)
+        np.testing.assert_array_equal(found, np.tile(np.arange(7), (count, 1)))
+        assert (scores == scores[:, :1]).all()
+
+
 def test_the_query_itself_is_left_out():
     rng = np.random.default_rng(3)
     gallery = unit(rng, 200, 16)
