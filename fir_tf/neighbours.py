@@ -28,7 +28,7 @@ SearchFunction = Callable[..., tuple[np.ndarray, np.ndarray]]
 _GROUP = 16
 
 # Numbers of queries between which the product is made with the gallery first.
-_FEW, _MANY = 4, 512
+_FEW, _MANY = 7, 512
 # A multiple of the rows that kernels multiply at a time.
 _TILE = 192
 
