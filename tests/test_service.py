@@ -48,6 +48,8 @@ def until(true, what):
 class Model:
     """Embeds bytes as their length and sum, when it is let; keeps the sizes of its batches."""
 
+    model = ""
+
     def __init__(self, slow_alone=0.0):
         self.slow_alone = slow_alone
         self.sizes, self.free, self.entered = [], threading.Event(), threading.Semaphore(0)
