@@ -1,6 +1,5 @@
 """What an engine of an index gives up against exact search, and how fast it is."""
 
-import logging
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -9,14 +8,12 @@ import numpy as np
 from tqdm import tqdm
 
 from fir_tf.errors import FirError
-from fir_tf.files import json_text, write_json
 from fir_tf.neighbours import top_k
 from fir_tf.search.conditions import Comparison, Condition
 from fir_tf.search.engines import Engine, Hit, open_engine
 from fir_tf.search.engines.base import shown
+from fir_tf.search.telling import tell
 from fir_tf.search_options import MeasureOptions
-
-log = logging.getLogger(__package__)
 
 SHARES = (0.5, 0.05, 0.005, 0.0005)
 """tuple of float, shares of an index that filters leave when they are measured."""
@@ -65,13 +62,7 @@ def measure_engine(options: MeasureOptions) -> dict[str, Any]:
                 for left, where in _filters(engine, count, rng)
             ],
         }
-    if options.json == "-":
-        print(json_text(values))
-        return values
-    log.info(_table(values))
-    if options.json:
-        write_json(options.json, values)
-        log.info(f"wrote {options.json}")
+    tell(values, _table(values), options.json)
     return values
 
 

@@ -1,13 +1,12 @@
 """Old and new model of an index side by side: numbers, and a page of what changed most."""
 
 import contextlib
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from fir_tf.errors import FirError
-from fir_tf.files import json_text, write_json, write_text
+from fir_tf.files import write_text
 from fir_tf.images.thumbnail import small_jpeg
 from fir_tf.pages import render
 from fir_tf.search import encoder as encoders
@@ -19,9 +18,8 @@ from fir_tf.search.engines.base import shown
 from fir_tf.search.generation import Generation, encoder_of
 from fir_tf.search.indexing import embedding_options
 from fir_tf.search.photo_files import PhotoFiles
+from fir_tf.search.telling import tell
 from fir_tf.search_options import CompareOptions, NewModelOptions, least_values
-
-log = logging.getLogger(__package__)
 
 _SIDE = 120
 _FLOAT = 4
@@ -214,19 +212,9 @@ def _told_of(one: Answered) -> dict[str, Any]:
 def _write(
     values: dict[str, Any], changed: Sequence[Answered], root: Path, options: CompareOptions
 ) -> None:
-    written = []
     if options.page:
         write_text(options.page, _page(values, changed, root, options))
-        written.append(options.page)
-    if options.json == "-":
-        print(json_text(values))
-    else:
-        log.info(told(values))
-    if options.json not in ("", "-"):
-        write_json(options.json, values)
-        written.append(options.json)
-    if written:
-        log.info("wrote " + ", ".join(written))
+    tell(values, told(values), options.json, [options.page] if options.page else [])
 
 
 def _page(

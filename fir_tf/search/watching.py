@@ -5,13 +5,13 @@ from typing import Any
 
 from fir_tf.errors import FirError
 from fir_tf.evaluation.pictures import shares_by_score
-from fir_tf.files import json_text, write_json
 from fir_tf.search.asked_log import Asked, read_log
 from fir_tf.search.calibrated import calibration_of
 from fir_tf.search.drift import drift
 from fir_tf.search.engines import open_engine, writing_to
 from fir_tf.search.engines.base import shown
 from fir_tf.search.reference import LEAST, Reference, check_enough, referenced
+from fir_tf.search.telling import tell
 from fir_tf.search_options import WatchOptions, largest_values
 
 log = logging.getLogger(__package__)
@@ -159,19 +159,9 @@ def _notes(values: dict[str, Any]) -> list[str]:
 
 
 def _write(values: dict[str, Any], options: WatchOptions) -> None:
-    written = []
     if options.sheet:
         bins, below = values["bins"], values["below"] or {}
         shares = {"reference": bins["reference"], "asked": bins["asked"]}
         title = f"First answers' scores: population stability index {values['psi']['value']:.3f}"
         shares_by_score(bins["edges"], shares, options.sheet, title, below.get("score"))
-        written.append(options.sheet)
-    if options.json == "-":
-        print(json_text(values))
-    else:
-        log.info(told(values))
-    if options.json not in ("", "-"):
-        write_json(options.json, values)
-        written.append(options.json)
-    if written:
-        log.info("wrote " + ", ".join(written))
+    tell(values, told(values), options.json, [options.sheet] if options.sheet else [])
