@@ -114,10 +114,7 @@ def load_training(config: Config) -> Catalogue:
             f"`crop` box needs boxes, and {main.source} has none: a list_bbox*.txt of DeepFashion, "
             "a column `box`, Product Search's polygons or COCO's bbox. Received: --crop=box"
         )
-    main = main.with_crop(config.crop)
-    if config.cv_fold:
-        main, _ = take_fold(main, config.cv_fold)
-    main = split_off_validation(main, config.val_fraction)
+    main = training_parts(main.with_crop(config.crop), config)
     if not extras:
         return main
     return merge_training(
@@ -127,3 +124,22 @@ def load_training(config: Config) -> Catalogue:
             for dataset, path, columns in extras
         ],
     )
+
+
+def training_parts(catalogue: Catalogue, config: Config) -> Catalogue:
+    """Returns a run's data set as training divides it.
+
+    Args:
+        catalogue: Catalogue.
+        config: Config; `cv_fold`, `val_fraction`.
+
+    Returns:
+        Catalogue whose split `train` was trained on and whose split `val` was validated on. With
+        `cv_fold` neither the items of that fold nor the test part are in it.
+
+    Raises:
+        FirError: as `take_fold` and `split_off_validation`.
+    """
+    if config.cv_fold:
+        catalogue, _ = take_fold(catalogue, config.cv_fold)
+    return split_off_validation(catalogue, config.val_fraction)

@@ -12,7 +12,8 @@ import numpy as np
 
 from fir_tf import calibration, datasets
 from fir_tf.config import Config
-from fir_tf.datasets.catalogue import Catalogue, split_off_validation, take_fold
+from fir_tf.datasets.catalogue import Catalogue, take_fold
+from fir_tf.datasets.loading import training_parts
 from fir_tf.datasets.published import is_published_test_set
 from fir_tf.errors import FirError
 from fir_tf.evaluation.calibrate import Learned, error_of, how_of, learn_from, learn_on
@@ -113,11 +114,9 @@ def _load(config: Config, run: Path, split: str) -> Catalogue:
 
 def _part(catalogue: Catalogue, config: Config, split: str) -> Catalogue:
     """Returns what the run calls that split; its validation part is split off as in training."""
-    if split != "test" and config.cv_fold:
-        catalogue, measured = take_fold(catalogue, config.cv_fold)
-        if split == "cv_fold":
-            return measured
-    return split_off_validation(catalogue, config.val_fraction) if split == "val" else catalogue
+    if split == "cv_fold":
+        return take_fold(catalogue, config.cv_fold)[1]
+    return catalogue if split == "test" else training_parts(catalogue, config)
 
 
 def _procedure(

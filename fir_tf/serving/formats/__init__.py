@@ -15,6 +15,7 @@ import keras
 from fir_tf import datasets, registry
 from fir_tf.config import Config
 from fir_tf.datasets.catalogue import Catalogue
+from fir_tf.datasets.loading import training_parts
 from fir_tf.evaluation.embedder import Embedder, Network
 from fir_tf.options import ExportOptions
 
@@ -59,6 +60,14 @@ class Export:
         config = self.config
         return datasets.load(config.dataset, data_dir, config.columns).with_crop(config.crop)
 
+    def parts(self) -> Catalogue:
+        """Returns `catalogue` with the parts that the run trained and validated on.
+
+        Raises:
+            FirError: it cannot be loaded or divided.
+        """
+        return training_parts(self.catalogue(), self.config)
+
 
 @dataclasses.dataclass(frozen=True)
 class Format:
@@ -67,8 +76,8 @@ class Format:
     Attributes:
         description: str, one line for lists.
         write: function of (Export, Path of a folder that it makes) that returns Measures.
-        takes: sequence of str, which of the options `gallery` and `precision` it can do; the
-            others are refused.
+        takes: sequence of str, what it can do of `gallery` and of the values of the option
+            `precision`; the others are refused.
         folder: str, the folder of its versions below the run's `export/`, which is also the
             served model's name; `fir_<format>` where empty.
     """

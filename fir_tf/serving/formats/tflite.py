@@ -1,7 +1,6 @@
 """LiteRT, for phones."""
 
 import tempfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import keras
@@ -9,15 +8,12 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from fir_tf.datasets.catalogue import unit_hash
 from fir_tf.evaluation.embedder import OUTPUTS, Network, as_network
 from fir_tf.extras import require
-from fir_tf.input.batches import ordered_batches
 from fir_tf.serving.formats import Export, Measures
 from fir_tf.serving.formats.network import network_function
+from fir_tf.serving.formats.representative import representative_photos
 from fir_tf.serving.quality import compare_networks
-
-REPRESENTATIVE_IMAGES = 200
 
 
 def write_tflite(export: Export, folder: Path) -> Measures:
@@ -33,7 +29,9 @@ def write_tflite(export: Export, folder: Path) -> Measures:
     folder.mkdir()
     with tempfile.TemporaryDirectory() as saved:
         _save_frozen(export.network, saved)
-        images = _representative(export)
+        catalogue = export.parts()
+        train = catalogue.part("train")
+        shown = train if len(train) else catalogue
         names = {"float16": "fir_float16.tflite", "int8": "fir_int8.tflite"}
         for kind, name in names.items():
             converter = tf.lite.TFLiteConverter.from_saved_model(saved)
@@ -41,7 +39,9 @@ def write_tflite(export: Export, folder: Path) -> Measures:
             if kind == "float16":
                 converter.target_spec.supported_types = [tf.float16]
             else:
-                converter.representative_dataset = images
+                converter.representative_dataset = lambda: (
+                    [photo] for photo in representative_photos(export, shown)
+                )
             (folder / name).write_bytes(converter.convert())
     return compare_networks(export, {name: _runner(folder / name) for name in names.values()})
 
@@ -64,24 +64,6 @@ def _save_frozen(network: keras.Model, folder: str) -> None:
     module = tf.Module()
     module.forward = forward
     tf.saved_model.save(module, folder, signatures=forward.get_concrete_function())
-
-
-def _representative(export: Export) -> Callable[[], Iterator[list[tf.Tensor]]]:
-    """Returns what the converter calls for sample inputs: training images, one at a time."""
-    catalogue, config = export.catalogue(), export.config
-    train = catalogue.part("train")
-    catalogue = train if len(train) else catalogue
-    # The same images in every export, from all over the set.
-    order = np.argsort([unit_hash(str(path), "representative") for path in catalogue.path])
-    chosen = catalogue.rows(order[:REPRESENTATIVE_IMAGES])
-
-    def images() -> Iterator[list[tf.Tensor]]:
-        how = config.eval_size, config.resize, 1, chosen.boxes(config.crop), config.crop_margin
-        batches, _ = ordered_batches(chosen.files(), *how)
-        for batch in batches:
-            yield [batch["images"]]
-
-    return images
 
 
 def _runner(path: Path) -> Network:
