@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -190,9 +190,10 @@ class ExportOptions:
     fold: bool = option(True, "Fold the batch norms into the convolutions: the same to 1e-5.")
     precision: str = option(
         "float32",
-        "Type the network computes in: float32, or bfloat16 for processors that have it; what "
-        "that costs in recall is measured and printed.",
-        ("float32", "bfloat16"),
+        "Type the network computes in: float32, bfloat16 (SavedModel) for processors that have "
+        "it, or int8 (OpenVINO, ONNX), whose ranges are read off training photos; what that costs "
+        "in recall is measured and printed.",
+        ("float32", "bfloat16", "int8"),
     )
     gallery: str = option(
         "",
@@ -221,14 +222,15 @@ class ExportOptions:
         registry.load_plugins(self.plugins)
         at_least(self, 1, "top")
         at_least(self, 0, "version")
-        taken = ("gallery", "precision")
-        asked = [name for name in taken if getattr(self, name) != getattr(ExportOptions, name)]
+        asked = {"gallery": "--gallery"} if self.gallery else {}
+        if self.precision != "float32":
+            asked[self.precision] = f"--precision={self.precision}"
         if asked:
             _check_taken(self.format, asked)
 
 
-def _check_taken(name: str, asked: Sequence[str]) -> None:
-    """Raises FirError, naming the formats that do, unless a format takes these options."""
+def _check_taken(name: str, asked: Mapping[str, str]) -> None:
+    """Raises FirError, naming the formats that do, unless a format takes what is asked for."""
 
     def takes(each: str) -> bool:
         # A format's file imports TensorFlow.
@@ -236,11 +238,9 @@ def _check_taken(name: str, asked: Sequence[str]) -> None:
             return set(asked) <= set(getattr(registry.get("format", each), "takes", ()))
 
     if not takes(name):
-        able = filter(takes, registry.names("format"))
-        raise FirError(
-            f"`gallery` and `precision` are for --format={', '.join(able)}. "
-            f"Received: --format={name}"
-        )
+        able = ", ".join(filter(takes, registry.names("format")))
+        where = f"is for --format={able}" if able else "is for no format: give one of them"
+        raise FirError(f"{' with '.join(asked.values())} {where}. Received: --format={name}")
 
 
 def at_least(options: Any, bound: int, *names: str) -> None:

@@ -133,9 +133,9 @@ KINDS = {
         "a function of (fir_tf.serving.formats.Export, folder) that writes it there, or a Format",
         {
             "saved_model": "fir_tf.serving.formats.saved_model:SAVED_MODEL",
-            "openvino": "fir_tf.serving.formats.openvino:write_openvino",
+            "openvino": "fir_tf.serving.formats.openvino:OPENVINO",
             "tflite": "fir_tf.serving.formats.tflite:write_tflite",
-            "onnx": "fir_tf.serving.formats.onnx:write_onnx",
+            "onnx": "fir_tf.serving.formats.onnx:ONNX",
         },
     ),
     "locator": Kind(

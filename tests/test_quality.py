@@ -81,7 +81,10 @@ def test_the_same_network_costs_nothing_and_a_bad_one_its_recall(tmp_path):
     assert same["cosine_mean"] == pytest.approx(1, abs=1e-5)
     assert turned["cosine_mean"] == pytest.approx(-1, abs=1e-5)
     assert dim["recall@1"][0] == 1 and dim["recall@20"] == [1, 1]
-    assert "recall@1 1.000 -> " in dim["text"] and "6 queries in a gallery of 6" in dim["text"]
+    assert (
+        "recall@1 1.000 -> " in dim["text"]
+        and "6 queries of the test set in a gallery of 6" in dim["text"]
+    )
 
 
 def test_the_gallery_is_the_one_the_run_is_evaluated_on(tmp_path):

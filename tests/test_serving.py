@@ -921,27 +921,36 @@ def write_nothing(export, folder):
 @pytest.fixture
 def own_formats(monkeypatch):
     """A format that is a function, and one that takes an option."""
-    cheap = Format("Cheap", write_nothing, takes=["precision"], folder="low")
+    cheap = Format("Cheap", write_nothing, takes=["bfloat16"], folder="low")
     for name, part in {"plain": write_nothing, "cheap": cheap}.items():
         monkeypatch.setitem(registry._registered, ("format", name), part)
 
 
 @pytest.mark.parametrize(
-    ("name", "asked", "able"),
+    ("name", "asked", "told", "able"),
     [
-        ("tflite", {"gallery": "shop"}, "saved_model"),
-        ("plain", {"precision": "bfloat16"}, "saved_model, cheap"),
-        ("cheap", {"gallery": "shop", "precision": "bfloat16"}, "saved_model"),
+        ("tflite", {"gallery": "shop"}, "--gallery", "saved_model"),
+        ("plain", {"precision": "bfloat16"}, "--precision=bfloat16", "saved_model, cheap"),
+        ("saved_model", {"precision": "int8"}, "--precision=int8", "openvino, onnx"),
+        (
+            "cheap",
+            {"gallery": "shop", "precision": "bfloat16"},
+            "--gallery with --precision=bfloat16",
+            "saved_model",
+        ),
     ],
 )
-def test_a_format_refuses_what_it_does_not_take(own_formats, name, asked, able):
+def test_a_format_refuses_what_it_does_not_take(own_formats, name, asked, told, able):
     with pytest.raises(FirError) as error:
         ExportOptions(format=name, **asked)
-    assert str(error.value) == (
-        f"`gallery` and `precision` are for --format={able}. Received: --format={name}"
-    )
+    assert str(error.value) == f"{told} is for --format={able}. Received: --format={name}"
     ExportOptions(format=name)
     ExportOptions(format=able.split(", ")[-1], **asked)
+
+
+def test_no_format_has_a_gallery_in_int8():
+    with pytest.raises(FirError, match="is for no format: give one of them. Received: --format=o"):
+        ExportOptions(format="openvino", gallery="shop", precision="int8")
 
 
 def test_a_format_has_a_folder_of_its_own(own_formats, run):

@@ -17,36 +17,43 @@ log = logging.getLogger(__package__)
 
 RECALLS = ("recall@1", "recall@5", "recall@10", "recall@20")
 
+# What a cheaper form may lose of recall@1 before its export warns of it.
+MOST_LOST = 0.005
+_PARTS = {"test": "test set", "val": "validation part"}
 
-def compare_networks(export: Export, networks: Mapping[str, Network | keras.Model]) -> Measures:
+
+def compare_networks(
+    export: Export, networks: Mapping[str, Network | keras.Model], split: str = "test"
+) -> Measures:
     """Measures cheaper forms of the network beside the model in float32, and prints what they cost.
 
-    Both sides of the search are embedded by the same form. It is measured on the run's test set,
-    as evaluate.py does.
+    Both sides of the search are embedded by the same form, as evaluate.py does.
 
     Args:
-        export: Export; its options' `data_dir`, or else its config's, has the test set.
+        export: Export; its options' `data_dir`, or else its config's, has the photos.
         networks: {form: keras.Model or Network}.
+        split: "test" for the run's test set, "val" for its validation part.
 
     Returns:
         {form: what `report` returns}, or why nothing was measured.
     """
-    how = Procedure(gallery_scope=export.config.gallery_scope, classifies=False)
+    how = Procedure(split, export.config.gallery_scope, classifies=False)
 
     def measured(network: Network | keras.Model) -> Measured | None:
         return measure(export.embedder(network), catalogue, how)
 
     try:
-        catalogue = export.catalogue().part("query", "gallery", "val")
+        whole = export.parts() if split == "val" else export.catalogue()
+        catalogue = whole.part("query", "gallery", "val")
         reference = measured(export.model)
     except FirError as error:
         log.info(f"note: the loss of recall was not measured: {error}")
         return {"recall": {"text": "not measured: the run's data could not be read"}}
     if reference is None or reference.result is None:
-        log.info("note: the loss of recall was not measured: the data set has no queries")
-        return {"recall": {"text": "not measured: the run's data has no queries"}}
+        log.info(f"note: the loss of recall was not measured: the {_PARTS[split]} has no queries")
+        return {"recall": {"text": f"not measured: the run's {_PARTS[split]} has no queries"}}
     return {
-        form: report(form, _compare(reference, other))
+        form: report(form, {"part": _PARTS[split], **_compare(reference, other)})
         for form, network in networks.items()
         if (other := measured(network))
     }
@@ -74,12 +81,12 @@ def changes(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str
 
 
 def report(form: str, found: Mapping[str, Any]) -> dict[str, Any]:
-    """Prints what a cheaper form costs.
+    """Prints what a cheaper form costs, and warns where it is more than `MOST_LOST`.
 
     Args:
         form: str.
         found: dict with `queries` and `gallery`, their numbers, what `changes` returns, and
-            perhaps `cosine_mean` and `cosine_min`.
+            perhaps `part`, where the queries are from, `cosine_mean` and `cosine_min`.
 
     Returns:
         dict: `found` and the printed line as `text`.
@@ -91,9 +98,17 @@ def report(form: str, found: Mapping[str, Any]) -> dict[str, Any]:
     ] or ["recall not measured: no query has an image of its item in the gallery"]
     if "cosine_mean" in found:
         parts.insert(0, f"cosine {found['cosine_mean']:.5f} (lowest {found['cosine_min']:.5f})")
+    source = f" of the {found['part']}" if "part" in found else ""
     text = (
-        f"{form} against float32, {found['queries']} queries in a gallery of "
+        f"{form} against float32, {found['queries']} queries{source} in a gallery of "
         f"{found['gallery']}: {', '.join(parts)}"
     )
     log.info(text)
+    before, after = found.get("recall@1", (0.0, 0.0))
+    # The rounding of 1 - .995 is not a loss.
+    if before - after > MOST_LOST + 1e-9:
+        log.warning(
+            f"warning: {form} loses {before - after:.4f} of recall@1, more than {MOST_LOST:g}. "
+            "Where that is too much, export with the default --precision and --gallery_dtype"
+        )
     return {**found, "text": text}

@@ -1,13 +1,17 @@
 """ONNX."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
+import numpy as np
 
 from fir_tf.errors import FirError
 from fir_tf.evaluation.embedder import OUTPUTS, Network, as_network
 from fir_tf.extras import require
-from fir_tf.serving.formats import Export, Measures
+from fir_tf.serving.formats import Export, Format, Measures
+from fir_tf.serving.formats.int8 import int8_photos, quantised
 from fir_tf.serving.formats.network import network_function
 from fir_tf.serving.quality import compare_networks
 
@@ -16,37 +20,62 @@ def write_onnx(export: Export, folder: Path) -> Measures:
     """Writes `model.onnx` with tf2onnx.
 
     Raises:
-        FirError: see `convert_onnx`.
+        FirError: see `convert_onnx`, for int8 also `int8_photos`.
     """
+    if export.options.precision == "int8":
+        network = convert_onnx(export.network, folder, int8_photos(export))
+        return compare_networks(export, {"int8": network}, "val")
     return compare_networks(export, {"model.onnx": convert_onnx(export.network, folder)})
 
 
-def convert_onnx(network: keras.Model, folder: Path) -> Network:
+def convert_onnx(network: keras.Model, folder: Path, photos: Sequence[np.ndarray] = ()) -> Network:
     """Writes the network as `model.onnx`.
 
     Args:
         network: keras.Model, folded.
         folder: Path, created.
+        photos: sequence of float32 [1, s, s, 3] that ranges are read off, for convolutions in
+            int8; none for float32.
 
     Returns:
         Network that runs it in onnxruntime.
 
     Raises:
-        FirError: if tf2onnx or onnxruntime is missing or cannot convert the network.
+        FirError: if tf2onnx or onnxruntime, or for int8 NNCF, is missing, or tf2onnx cannot convert
+            the network.
     """
     tf2onnx = require("tf2onnx", "onnx")
     runtime = require("onnxruntime", "onnx")
     forward = network_function(network)
-    folder.mkdir()
-    path = str(folder / "model.onnx")
     try:
-        tf2onnx.convert.from_function(
-            forward, input_signature=forward.input_signature, opset=17, output_path=path
+        model, _ = tf2onnx.convert.from_function(
+            forward, input_signature=forward.input_signature, opset=17
         )
     except Exception as error:
         raise FirError(f"tf2onnx could not convert the network: {error}") from error
+    if photos:
+        (pixels,) = model.graph.input
+        model = quantised(model, [{pixels.name: photo} for photo in photos], _floats(model))
+    folder.mkdir()
+    path = str(folder / "model.onnx")
+    require("onnx", "onnx").save(model, path)
     session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (pixels,) = session.get_inputs()
     return as_network(
         lambda images: dict(zip(OUTPUTS, session.run(OUTPUTS, {pixels.name: images}), strict=True))
     )
+
+
+def _floats(model: Any) -> list[str]:
+    """Returns the names of what stays in float, see `fir_tf.serving.formats.int8`."""
+    graph = require("onnx", "onnx").shape_inference.infer_shapes(model).graph
+    maps = {value.name for value in graph.value_info if len(value.type.tensor_type.shape.dim) == 4}
+    # Kernels are [out, in, h, w]: a depthwise convolution reads one channel.
+    depthwise = {value.name for value in graph.initializer if list(value.dims[1:2]) == [1]}
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    kept = [convolutions[0], *(node for node in convolutions if node.input[1] in depthwise)]
+    kept += [node for node in graph.node if node.output[0] not in maps]
+    return [node.name for node in kept]
+
+
+ONNX = Format("Writes `model.onnx` with tf2onnx.", write_onnx, takes=("int8",))

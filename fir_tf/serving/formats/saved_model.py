@@ -149,6 +149,6 @@ def _read_saved_model(folder: str | Path) -> saved_model_pb2.SavedModel:
 SAVED_MODEL = Format(
     "Writes a SavedModel: image bytes in, embedding, categories and items out.",
     write_saved_model,
-    takes=("gallery", "precision"),
+    takes=("gallery", "bfloat16"),
     folder="fir",
 )
