@@ -127,13 +127,18 @@ class _Here:
         """Nothing is held."""
 
 
-def _openvino(network, folder, precision):
+def _openvino(network, folder, precision, photos=()):
     import openvino
 
-    convert_openvino(network, folder)
+    convert_openvino(network, folder, photos)
     hints = {"INFERENCE_PRECISION_HINT": precision}
     compiled = openvino.Core().compile_model(str(folder / "model.xml"), "CPU", hints)
     return lambda pixels: compiled(pixels)["embedding"]
+
+
+def _onnx(network, folder, photos=()):
+    run = convert_onnx(network, folder, photos)
+    return lambda pixels: run(pixels)["embedding"].numpy()
 
 
 def _plain_keras():
@@ -151,6 +156,9 @@ def _runtimes(folder, wanted, torch_python):
     model = build_fir(ModelSettings(backbone="resnet50", weights="none"), SIZE, 50)
     folded = inference_model(model)
     plain = _plain_keras()
+    # What ranges are read off does not matter to the speed.
+    shape = (4, 1, SIZE, SIZE, 3)
+    noise = list(np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32))
     once = tf.function(lambda pixels: plain(pixels, training=False)["embedding"])
     makers = {
         "Keras tf.function": lambda: lambda pixels: once(tf.constant(pixels)).numpy(),
@@ -166,9 +174,10 @@ def _runtimes(folder, wanted, torch_python):
         ),
         "OpenVINO": lambda: _openvino(folded, folder / "openvino", "f32"),
         "OpenVINO bf16": lambda: _openvino(folded, folder / "openvino_bf16", "bf16"),
-        "onnxruntime": lambda: (lambda run: lambda pixels: run(pixels)["embedding"].numpy())(
-            convert_onnx(folded, folder / "onnx")
-        ),
+        "OpenVINO int8": lambda: _openvino(folded, folder / "openvino_int8", "f32", noise),
+        "OpenVINO int8, bf16": lambda: _openvino(folded, folder / "openvino_both", "bf16", noise),
+        "onnxruntime": lambda: _onnx(folded, folder / "onnx"),
+        "onnxruntime int8": lambda: _onnx(folded, folder / "onnx_int8", noise),
         "torch eager": lambda: _Torch(torch_python, "eager"),
         "torch compiled, frozen": lambda: _Torch(torch_python, "compiled"),
         "torch bf16 compiled, frozen": lambda: _Torch(torch_python, "bf16"),
