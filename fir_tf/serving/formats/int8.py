@@ -47,8 +47,8 @@ def int8_photos(export: Export) -> list[np.ndarray]:
     if not photos:
         raise FirError(
             "`precision` int8 reads the range of each layer off training photos, and of "
-            f"{train.source} none can be read. Give --data_dir={export.config.dataset}'s folder "
-            "as it was trained on, or --precision=float32"
+            f"{train.source} none can be read. Give the data that the run was trained on as "
+            "--data_dir, or --precision=float32"
         )
     return photos
 

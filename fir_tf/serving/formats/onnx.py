@@ -73,7 +73,7 @@ def _floats(model: Any) -> list[str]:
     # Kernels are [out, in, h, w]: a depthwise convolution reads one channel.
     depthwise = {value.name for value in graph.initializer if list(value.dims[1:2]) == [1]}
     convolutions = [node for node in graph.node if node.op_type == "Conv"]
-    kept = [convolutions[0], *(node for node in convolutions if node.input[1] in depthwise)]
+    kept = convolutions[:1] + [node for node in convolutions if node.input[1] in depthwise]
     kept += [node for node in graph.node if node.output[0] not in maps]
     return [node.name for node in kept]
 

@@ -68,8 +68,9 @@ def _floats(model: Any) -> list[str]:
     """Returns the names of what stays in float, see `fir_tf.serving.formats.int8`."""
     # A model's results have the shape of what they hand on.
     nodes = [node for node in model.get_ordered_ops() if node.get_output_size()]
-    first = next(node for node in nodes if node.get_type_name() in _CONVOLUTIONS)
-    kept = [first, *filter(_is_depthwise, nodes), *(node for node in nodes if not _is_map(node))]
+    convolutions = [node for node in nodes if node.get_type_name() in _CONVOLUTIONS]
+    kept = [*convolutions[:1], *filter(_is_depthwise, convolutions)]
+    kept += [node for node in nodes if not _is_map(node)]
     return [node.get_friendly_name() for node in kept]
 
 
