@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import types
 
 import numpy as np
 import pytest
@@ -127,6 +128,24 @@ def test_a_version_that_does_not_keep_up_is_left_out():
     both.close()
     assert both.told().skipped == 5 and both.told().images == _WAITING
     assert slow.closed
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [None, [], ["text"], [{"valid": True, "item_id": None}], [{"valid": True, "item_id": [["a"]]}]],
+)
+def test_an_answer_of_another_form_counts_as_none(answer, caplog):
+    other = types.SimpleNamespace(predict=lambda *_: answer, close=lambda: None)
+    both = Both(other, "canary")
+    both.ask("search", {}, [row(["a"])])
+    both.close()
+    assert both.told() == Differences(failed=1) and "canary did not answer" in caplog.text
+
+
+def test_an_embedding_that_is_none_leaves_the_others_cosine():
+    rows = [{"embedding": np.eye(2)[0], "valid": True}] * 2
+    broken = {"embedding": [float("nan"), 0], "valid": True}
+    assert differences(rows, [rows[0], broken]) == Differences(images=2, alike=1.0, first=1)
 
 
 def test_a_version_has_one_name():

@@ -3,6 +3,7 @@
 import concurrent.futures
 import dataclasses
 import logging
+import math
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -84,6 +85,8 @@ def _compared(row: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[float, 
     if "embedding" in row:
         first, second = (np.asarray(each["embedding"], np.float64) for each in (row, other))
         cosine = float(first @ second) if first.shape == second.shape else 0.0
+        # One embedding of a broken version must not hide what the others tell.
+        cosine = cosine if math.isfinite(cosine) else 0.0
         return cosine, cosine >= _SAME_COSINE
     name = "item_id" if "item_id" in row else "category"
     # The server fills up rows that have fewer answers than others.
@@ -119,10 +122,11 @@ class Both:
     def _ask(self, signature: str, inputs: Mapping[str, Sequence[Any]], rows: Rows) -> None:
         try:
             found = differences(rows, self._transport.predict(signature, inputs))
-        # A version without this signature, or of other outputs, too: it must not end the thread.
-        except (FirError, KeyError, ValueError) as error:
+        # A version without this signature, or of other outputs, too: nobody else would hear of it.
+        except Exception as error:
             found = Differences(failed=1)
-            log.warning(f"{signature}: {self._name} did not answer: {error}")
+            reason = str(error) if isinstance(error, FirError) else repr(error)
+            log.warning(f"{signature}: {self._name} did not answer: {reason}")
         finally:
             self._room.release()
         self._add(found)
