@@ -200,7 +200,7 @@ def write(path: Path, vectors: np.ndarray) -> None:
     rotation, widths = learn(vectors)
     norm = 0.0
     rows, size = vectors.shape
-    starts = _starts(rotation, widths, rows)
+    starts = _starts(rotation.size, widths, rows)
     with replacing(path) as temporary, open(temporary, "wb") as file:
         file.seek(_HEADER)
         file.write(rotation.tobytes())
@@ -214,12 +214,15 @@ def write(path: Path, vectors: np.ndarray) -> None:
         file.seek(0)
         file.write(json.dumps(header).encode())
         file.truncate(starts[-1])
+        # `read` looks at some rows alone: a failing machine must not leave others empty.
+        file.flush()
+        os.fsync(file.fileno())
 
 
-def _starts(rotation: np.ndarray, widths: list[int], rows: int) -> list[int]:
-    """Returns at which byte each stage begins, and where the file ends."""
+def _starts(numbers: int, widths: list[int], rows: int) -> list[int]:
+    """Returns at which byte each stage begins behind a rotation's numbers, and the file's end."""
     lengths = [4 * rows * width for width in widths]
-    starts = itertools.accumulate([_HEADER + rotation.nbytes, *lengths])
+    starts = itertools.accumulate([_HEADER + 8 * numbers, *lengths])
     return list(starts)
 
 
@@ -234,18 +237,17 @@ def read(path: Path, vectors: np.ndarray) -> Bounds | None:
         Bounds, memory-mapped, or None where the file is missing, cut off, or of other vectors.
     """
     # What is not as `write` leaves it is as good as missing.
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         with open(path, "rb") as file:
             header = json.loads(file.read(_HEADER).rstrip(b"\0"))
             length = os.fstat(file.fileno()).st_size
         rows, size, widths = header["rows"], header["size"], header["widths"]
-        rotation = np.zeros((size, widths[-1] - 1 if widths else 0))
-        *starts, end = _starts(rotation, widths, rows)
+        rotated_to = widths[-1] - 1 if widths else 0
+        *starts, end = _starts(size * rotated_to, widths, rows)
         if size != vectors.shape[1] or not 0 < rows <= len(vectors) or length != end:
             return None
-        rotation[:] = np.fromfile(path, np.float64, rotation.size, offset=_HEADER).reshape(
-            rotation.shape
-        )
+        rotation = np.fromfile(path, np.float64, size * rotated_to, offset=_HEADER)
+        rotation = rotation.reshape(size, rotated_to)
         stages = [
             np.memmap(path, np.float32, "r", start, (rows, width)).view(np.ndarray)
             for start, width in zip(starts, widths, strict=True)

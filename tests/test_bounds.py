@@ -1,5 +1,6 @@
 """Bounds of inner products: nothing that is among the best is left out, and the file's states."""
 
+import json
 import os
 from unittest import mock
 
@@ -161,9 +162,25 @@ def test_files_that_are_not_of_these_vectors_are_not_used(tmp_path):
     assert bounds.read(path, vectors[::-1]) is None
     assert bounds.read(tmp_path / "none.bounds", vectors) is None
     written = path.read_bytes()
-    for content in (b"", written[:-1], written + b"0", b"[]", os.urandom(len(written)), b"{}"):
+    header = json.loads(written[:4096].rstrip(b"\0"))
+    wide = json.dumps({**header, "widths": [10**12]}).encode().ljust(4096, b"\0") + written[4096:]
+    deep = b"[" * 4096 + written[4096:]
+    random = os.urandom(len(written))
+    for content in (b"", written[:-1], written + b"0", b"[]", random, b"{}", wide, deep):
         path.write_bytes(content)
         assert bounds.read(path, vectors) is None
+
+
+def test_a_machine_that_fails_leaves_whole_files_alone(tmp_path):
+    """All bytes are on the disk before the file has its name."""
+    path, told = tmp_path / "made.bounds", []
+
+    def noted(number):
+        told.append((os.fstat(number).st_size, path.exists()))
+
+    with mock.patch("os.fsync", noted):
+        made(tmp_path, embeddings(np.random.default_rng(0), ROWS))
+    assert told == [(path.stat().st_size, False)]
 
 
 def answers(folder, queries, where=None):
