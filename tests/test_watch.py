@@ -212,12 +212,17 @@ def test_a_log_has_each_photo_once_and_may_be_damaged(tmp_path):
         line(0.7, 5)[:40],
         "[1]",
         line(0.7, 6, query={"model": "old", "sketch": [1, 2]}),
+        line(float("nan"), 7),
+        line(float("inf"), 8),
+        line(10**400, 9),
+        line(0.7, 10, query={"model": "old", "sketch": [10**400] * SKETCHED}),
+        "[" * 100_000,
         "",
     ]
     log.write_text("\n".join(lines))
     found = read_log(str(log), "old")
     assert sorted(found.questions.scores) == [0.5, 0.7] and len(found.questions.sketches) == 3
-    assert (found.of_others, found.unread) == (1, 3)
+    assert (found.of_others, found.unread) == (1, 8)
     assert len(read_log(str(log), "old", days=1).questions.sketches) == 1
     log.write_text("no\nlog\n")
     with pytest.raises(FirError, match="none of 2 lines is"):
@@ -296,6 +301,12 @@ def test_the_server_s_log_is_compared_and_scripts_hear_of_it(shop, tmp_path, cap
         assert picture.width > 800
     with pytest.raises(DriftError, match="psi is .*above 0.25"):
         watch(options(other, fail_above="psi=.25"))
+    # What cannot be drawn keeps nobody from the numbers.
+    (tmp_path / "full").write_text("a file")
+    told = watch(
+        options(other, sheet=str(tmp_path / "full" / "d.png"), json=str(tmp_path / "w.json"))
+    )
+    assert json.loads((tmp_path / "w.json").read_text()) == told
     with pytest.raises(DriftError, match="below is unknown"):
         watch(options(light, fail_above="below=.5,psi=90"))
     assert DriftError.status == 2
@@ -331,10 +342,11 @@ def test_an_index_of_before_gets_its_reference_from_watch(tmp_path):
         log.write_text("\n".join(line(0.9, number) for number in range(60)))
         watch(WatchOptions(index=str(index), log=str(log)))
         assert {**kept(index), "made": ""} == {**before, "made": ""}
-        with open_engine(index) as engine:
-            engine.set_info({**info, "reference": {**before, "mean": [1, 2]}})
-        with pytest.raises(FirError, match="the reference in the index .* --learn"):
-            watch(WatchOptions(index=str(index), log=str(log)))
+        for damaged in ([1, 2], [float("nan")] * SKETCHED):
+            with open_engine(index) as engine:
+                engine.set_info({**info, "reference": {**before, "mean": damaged}})
+            with pytest.raises(FirError, match="the reference in the index .* --learn"):
+                watch(WatchOptions(index=str(index), log=str(log)))
 
 
 def test_photos_are_kept_where_a_folder_is_given_and_nowhere_else(shop, tmp_path, caplog):

@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,8 @@ class Asked:
     Attributes:
         questions: Questions, each photo once, however often it was asked with.
         of_others: int, lines of photos that another model answered.
-        unread: int, lines that are no JSON, such as one that was being written.
+        unread: int, lines that are no JSON, such as one that was being written, or that have no
+            entry as `entry` makes it.
     """
 
     questions: Questions
@@ -80,9 +82,9 @@ def read_log(path: str, model: str, days: float = 0.0) -> Asked:
                 of_others += 1
                 continue
             key, score = _numbers(asked["sketch"]), asked.get("score")
-            known = scores.get(key)
-            scores[key] = known if score is None else float(score)
-        except (ValueError, KeyError, TypeError, AttributeError):
+            scores[key] = scores.get(key) if score is None else _finite(score)
+        # A number may be too large for a float, and lists too deep.
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             unread += 1
     if lines and unread == lines:
         raise FirError(
@@ -106,7 +108,14 @@ def _lines(path: str) -> Iterator[str]:
 
 
 def _numbers(value: Any) -> tuple[float, ...]:
-    numbers = tuple(map(float, value))
-    if len(numbers) != SKETCHED or not np.isfinite(numbers).all():
+    numbers = tuple(map(_finite, value))
+    if len(numbers) != SKETCHED:
         raise ValueError("no sketch")
     return numbers
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError("no number")
+    return number

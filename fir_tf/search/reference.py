@@ -153,6 +153,8 @@ class Reference:
             told = {field.name: value[field.name] for field in dataclasses.fields(cls)}
             for name in ("edges", "counts", "mean", "covariance"):
                 told[name] = np.asarray(told[name], np.float64)
+                if not np.isfinite(told[name]).all():
+                    raise ValueError(f"{name} is not finite")
             found = cls(**told)
             shapes = (found.mean.shape, found.covariance.shape, found.counts.shape)
             if shapes != ((SKETCHED,), (SKETCHED, SKETCHED), (len(found.edges) - 1,)):

@@ -1,6 +1,7 @@
 """Whether an index is asked today what it was asked when all was well."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
 from fir_tf.errors import FirError
@@ -13,6 +14,7 @@ from fir_tf.search.engines.base import shown
 from fir_tf.search.reference import LEAST, Reference, check_enough, referenced
 from fir_tf.search.telling import tell
 from fir_tf.search_options import WatchOptions, largest_values
+from fir_tf.shell import draw_or_note
 
 log = logging.getLogger(__package__)
 
@@ -159,9 +161,13 @@ def _notes(values: dict[str, Any]) -> list[str]:
 
 
 def _write(values: dict[str, Any], options: WatchOptions) -> None:
+    written: list[Path] = []
     if options.sheet:
         bins, below = values["bins"], values["below"] or {}
         shares = {"reference": bins["reference"], "asked": bins["asked"]}
         title = f"First answers' scores: population stability index {values['psi']['value']:.3f}"
-        shares_by_score(bins["edges"], shares, options.sheet, title, below.get("score"))
-    tell(values, told(values), options.json, [options.sheet] if options.sheet else [])
+        edges, least = bins["edges"], below.get("score")
+        written = draw_or_note(
+            options.sheet, lambda: shares_by_score(edges, shares, options.sheet, title, least)
+        )
+    tell(values, told(values), options.json, written)
