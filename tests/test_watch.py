@@ -73,6 +73,7 @@ def test_the_shift_is_the_distance_of_mahalanobis():
     # Embeddings that are all the same do not divide by zero.
     same = Reference.learn(Questions(np.ones(50), np.ones([50, SKETCHED])), "", "", 1)
     assert shift(same, np.ones([50, SKETCHED])) == 0
+    assert 1e3 < shift(same, np.zeros([50, SKETCHED])) < 1e6
 
 
 def test_a_sketch_keeps_distances_and_stays_the_same():

@@ -14,8 +14,8 @@ _SURE = 0.99
 # Less than this is of no use to anyone, however many questions show it.
 _NOTEWORTHY = {"psi": 0.1, "shift": 0.5, "below": 0.05}
 # A direction in which embeddings hardly differ counts as if they did by this much of the largest
-# variance: the sketch is rounded.
-_LEAST_VARIANCE = 1e-3
+# variance, and by what a sketch in a log is rounded to, for photos that are all the same.
+_LEAST_VARIANCE, _ROUNDED = 1e-3, 1e-4
 
 
 def stability_index(expected: ArrayLike, actual: ArrayLike) -> float:
@@ -64,7 +64,7 @@ def shift(reference: Reference, sketches: np.ndarray) -> float:
         float >= 0. 1 is as far as embeddings differ among each other.
     """
     variances, directions = np.linalg.eigh(reference.covariance)
-    least = max(_LEAST_VARIANCE * float(variances[-1]), np.finfo(float).tiny)
+    least = max(_LEAST_VARIANCE * float(variances[-1]), _ROUNDED**2)
     apart = directions.T @ (sketches.mean(axis=0) - reference.mean)
     return float(np.sqrt((apart**2 / (np.maximum(variances, 0) + least)).sum()))
 
