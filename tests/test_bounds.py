@@ -281,11 +281,19 @@ def test_a_reader_takes_up_what_a_writer_learns(tmp_path):
             assert reader._bounds.rows == len(writer)
 
 
-def test_a_full_disk_costs_the_speed_only(tmp_path):
+FAULTS = (OSError(28, "No space left"), MemoryError(), np.linalg.LinAlgError())
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
+def test_what_keeps_bounds_from_being_written_costs_the_speed_only(tmp_path, fault):
     vectors = embeddings(np.random.default_rng(0), ROWS)
     with filled(str(tmp_path / "index"), vectors) as engine:
-        with mock.patch.object(bounds, "write", side_effect=OSError(28, "No space left")):
+        with mock.patch.object(bounds, "write", side_effect=fault) as write:
             engine.flush()
+        write.assert_called_once()
+        # One of another file that cannot be removed.
+        (tmp_path / "index" / "vectors-000009.bounds").mkdir()
+        engine.flush()
         assert len(engine.search(vectors[:1], 3)[0]) == 3
 
 

@@ -306,15 +306,15 @@ class LocalEngine(Engine):
     def _derive(self) -> None:
         """Writes what makes a search faster and can be made again from the vectors."""
         path, rows = self._vectors_path().with_suffix(_BOUNDS), len(self._vectors)
-        for other in self.folder.glob(f"*{_BOUNDS}"):
-            if other != path:
-                other.unlink(missing_ok=True)
-        known = self._known_bounds()
-        small = self._vectors.size < bounds.NUMBERS_MIN
-        if small or (known and rows - known.rows <= _UNBOUND_MAX * rows):
-            return
-        # A full disk costs the speed, not the index.
-        with contextlib.suppress(OSError):
+        # A full disk, or too little memory, costs the speed, not the index.
+        with contextlib.suppress(OSError, MemoryError, np.linalg.LinAlgError):
+            for other in self.folder.glob(f"*{_BOUNDS}"):
+                if other != path:
+                    other.unlink(missing_ok=True)
+            known = self._known_bounds()
+            small = self._vectors.size < bounds.NUMBERS_MIN
+            if small or (known and rows - known.rows <= _UNBOUND_MAX * rows):
+                return
             bounds.write(path, self._vectors)
 
     def _compact(self) -> None:
