@@ -112,7 +112,8 @@ class Bounds:
             else:
                 bounds = stage[kept] @ asked
                 read += 4 * width * len(bounds)
-            left = np.flatnonzero(bounds >= least)
+            # What a damaged file has no bound of stays.
+            left = np.flatnonzero(~(bounds < least))
             kept = left if kept is None else kept[left]
             if len(kept) * _SCATTERED * following.shape[1] > _COST_MAX * self.rows * len(query):
                 return Narrowed(None, read)

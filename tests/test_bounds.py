@@ -171,6 +171,18 @@ def test_files_that_are_not_of_these_vectors_are_not_used(tmp_path):
         assert bounds.read(path, vectors) is None
 
 
+def test_a_vector_without_a_bound_is_not_left_out(tmp_path):
+    vectors = embeddings(np.random.default_rng(0), ROWS)
+    query = vectors[5].copy()
+    # Two that `read` does not look at.
+    vectors[[5, 7]] = vectors[7], query
+    known = made(tmp_path, vectors)
+    known.stages = [stage.copy() for stage in known.stages]
+    for stage in known.stages:
+        stage[7] = np.nan
+    assert 7 in known.narrow(query, vectors, 3).rows
+
+
 def test_a_machine_that_fails_leaves_whole_files_alone(tmp_path):
     """All bytes are on the disk before the file has its name."""
     path, told = tmp_path / "made.bounds", []
