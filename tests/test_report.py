@@ -5,6 +5,7 @@ import dataclasses
 import io
 import itertools
 from pathlib import Path
+from unittest import mock
 
 import html5lib
 import keras
@@ -33,6 +34,7 @@ from fir_tf.evaluation.report import Beside, distance_pairs, write_report
 from fir_tf.explain import Explained, Heat
 from fir_tf.hygiene.findings import Example, Finding
 from fir_tf.hygiene.report import Report
+from fir_tf.images.file import UnreadableImageError
 from fir_tf.options import EvaluateOptions
 
 
@@ -211,6 +213,11 @@ def test_the_worst_queries_say_why(case, tmp_path):
     assert Cases(measured, catalogue).worst(12)[0].reasons is None
     gone = Cases(measured, catalogue, explain=lambda *photos: None).worst(1)
     assert gone[0].reasons is None
+    # The network's decoder has read what the page's cannot.
+    with mock.patch(
+        "fir_tf.evaluation.cases.thumbnail", side_effect=UnreadableImageError("truncated", "no")
+    ):
+        assert Cases(measured, catalogue, explain=explain).worst(1)[0].reasons is None
 
 
 @pytest.mark.parametrize(

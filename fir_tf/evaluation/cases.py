@@ -158,14 +158,15 @@ class Cases:
         paths = [self._catalogue.root / self._catalogue.path[row] for row in rows]
         try:
             found = self._explain(*map(read, paths))
+            if found is None:
+                return None
+            query, match = (
+                dataclasses.replace(self._shown(row), picture=_heated(path, heat))
+                for row, path, heat in zip(rows, paths, (found.query, found.match), strict=True)
+            )
+        # Also where one decoder reads what the other does not.
         except UnreadableImageError:
             return None
-        if found is None:
-            return None
-        query, match = (
-            dataclasses.replace(self._shown(row), picture=_heated(path, heat))
-            for row, path, heat in zip(rows, paths, (found.query, found.match), strict=True)
-        )
         return query, dataclasses.replace(match, rank=1, score=found.score, right=False)
 
     def _match(self, number: int) -> Shown:
