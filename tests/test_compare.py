@@ -343,6 +343,7 @@ def test_variants_that_come_with_it(tools, path):
         (["--variant=a:", "--variant=a: --beta=1"], "different names. Received: a 2 times"),
         (["--variant=a:", "--folds=1"], "`folds` must be at least 2. Received: 1"),
         (["--variant=a:", "--", "--run=x"], "Leave out: --run=x"),
+        (["--variant=a:", "--", "--dry_run"], "Give it before `--`. Received: --dry_run"),
         (["--variants=nowhere"], "`variants` must be a text file. Received: nowhere"),
     ],
 )

@@ -123,6 +123,18 @@ def test_a_plan_is_the_tables_flag_file_with_ours_behind(reproduce, tmp_path):
     ]
 
 
+def test_a_dry_run_shows_the_runs_and_makes_none(reproduce, tmp_path, capsys):
+    def launch(words, log):
+        raise AssertionError(words)
+
+    out = tmp_path / "out"
+    assert reproduce.main(["--table=1", "--data_dir=x", f"--out={out}", "--dry_run"], launch) == 0
+    shown = capsys.readouterr().out
+    assert "resnet50 OC+IS, seed 0: to be run" in shown
+    assert "6 runs, 0 finished, 6 left" in shown
+    assert not out.exists()
+
+
 @pytest.mark.nightly
 @pytest.mark.slow
 def test_a_grid_is_run_once(reproduce, tmp_path, capsys, shallow):

@@ -148,6 +148,10 @@ def check_flags(words: Sequence[str]) -> tuple[str, ...]:
     """Returns flags of train.py; FirError for one that a grid sets."""
     for word in words:
         if re.fullmatch(rf"--?(no)?({'|'.join(_OWN)})(=.*)?", word):
+            if word.endswith("dry_run"):
+                raise FirError(
+                    f"`--dry_run` is of all runs together. Give it before `--`. Received: {word}"
+                )
             raise FirError(f"every run gets its own {word.split('=')[0]}. Leave out: {word}")
     return tuple(words)
 

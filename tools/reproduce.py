@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from compare import compare, compare_two, numbers, whole_seeds
-from grid import Launch, Run, Variant, check_flags, make_grid
+from grid import Launch, Run, Variant, check_flags, describe, make_grid
 from results_table import markdown
 
 from fir_tf.cli.common import load_library
@@ -128,6 +128,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--seeds", type=numbers, default=[0], help="numbers with commas (0)")
     add("--jobs", type=int, default=1, help="runs side by side (%(default)s)")
     add("--out", type=Path, default=Path("runs/reproduce"), help="folder (%(default)s)")
+    add("--dry_run", action="store_true", help="show the runs and the time that is left")
     add("flags", nargs="*", metavar="-- --flag=value", help="for train.py")
     return parser.parse_args(argv)
 
@@ -154,6 +155,9 @@ def main(argv: list[str] | None = None, launch: Launch | None = None) -> int:
     """Runs the grid; returns the exit status."""
     options = parse(argv)
     table, runs = TABLES[options.table], plan(options)
+    if options.dry_run:
+        print(describe(runs))
+        return 0
     compare(runs, options.out / table["dataset"], options.jobs, launch)
     text = render(table, runs)
     name = f"table_{options.table}" if options.table.isdigit() else options.table
