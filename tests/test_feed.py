@@ -12,6 +12,7 @@ import sys
 import threading
 import tracemalloc
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
@@ -34,6 +35,7 @@ from fir_tf.datasets.prices import read_price
 from fir_tf.errors import FirError
 from fir_tf.search.listing import read_catalogue
 
+ROOT = Path(__file__).parent.parent
 WRITERS = {
     "tsv": write_text,
     "csv": lambda path, rows: write_text(path, rows, ","),
@@ -204,6 +206,17 @@ def test_columns_of_ones_own_in_a_feed(tmp_path):
     assert load_feed(path, split_by_hash=False, columns="item=id").items == ("same",)
     with pytest.raises(FirError, match="feed.tsv:3: two rows have one `id`"):
         load_feed(path)
+
+
+def test_the_feed_of_the_page_about_feeds(tmp_path):
+    page = (ROOT / "docs" / "feed.md").read_text(encoding="utf-8")
+    path = tmp_path / "feed.csv"
+    path.write_text(page.partition("```text\n")[2].partition("```")[0], encoding="utf-8")
+    catalogue = load_feed(path, split_by_hash=False)
+    assert list(catalogue.path) == ["photos/17.jpg", "https://img.shop.example/18.jpg"]
+    rows = [catalogue.metadata(row) for row in range(2)]
+    assert [(row["price"], row["price_currency"]) for row in rows] == [(39.9, "EUR"), (59, "EUR")]
+    assert rows[0]["link"] == "https://shop.example/17" and not catalogue.notes
 
 
 def test_an_item_is_the_group_or_else_the_id(tmp_path):
