@@ -225,7 +225,7 @@ def test_migrate_takes_over_what_compare_embedded(shop, tmp_path, monkeypatch):
     for name in ("queries", f"overlap@{K}", f"recall@{K}", "changed"):
         assert after[name] == before[name], name
     migrate(migration(tmp_path / "index", finish=True))
-    with pytest.raises(FirError, match="not there any more"):
+    with pytest.raises(FirError, match="not kept there either"):
         compare(asked)
     with generations_of(tmp_path / "index") as generations:
         assert generations.state().coming is None

@@ -75,8 +75,9 @@ def _sides(
     previous = generations.state().previous
     if previous is None:
         raise FirError(
-            f"`model` must be another one than that of the index. Received: {options.model}, and "
-            "the vectors of the model before are not there any more"
+            f"`model` must be another one than that which made {options.index}. Received: "
+            f"{options.model}, which embeds photos as that does. Vectors of an earlier model, to "
+            "compare with, are not kept there either"
         )
     return opened.enter_context(generations.open(previous)), current
 
