@@ -163,9 +163,11 @@ class Client:
 
     def close(self) -> None:
         """Closes the connection, when the other version has answered too."""
-        if self._both:
-            self._both.close()
-        self._transport.close()
+        try:
+            if self._both:
+                self._both.close()
+        finally:
+            self._transport.close()
 
     def differences(self) -> Differences:
         """Returns how far the other version's answers have differed so far; see `also`."""
