@@ -388,6 +388,7 @@ def test_a_locator_of_a_plugin(monkeypatch):
     assert told == [("a:b", "run")]
 
 
+@pytest.mark.nightly
 def test_what_the_page_finds_garments_with(run, caplog):
     """The model's own map where nothing is named, and none where it has none."""
     opened_locator = pytest.importorskip("fir_tf.search.web.garments").opened_locator

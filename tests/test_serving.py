@@ -223,6 +223,7 @@ def test_served_embeddings_are_the_evaluated_ones(signatures, evaluated):
     )
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_without_folding_they_are_equal_but_for_rounding(run, tmp_path, evaluated):
     part, found = evaluated

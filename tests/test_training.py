@@ -847,6 +847,7 @@ def test_unreadable_images_are_skipped_counted_and_reported(tmp_path, capsys, mo
         from_config.train_config(dataclasses.replace(config, run=str(tmp_path / "other")))
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_items_alone_are_enough(inshop, tmp_path, shallow):
     """A shop's table that knows no category: trained by IS, evaluated, exported, served."""

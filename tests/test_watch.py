@@ -367,14 +367,15 @@ def test_photos_are_kept_where_a_folder_is_given_and_nowhere_else(shop, tmp_path
     assert [("score" in told) for told in known[:3]] == [True, False, True]
 
 
-def test_a_folder_that_cannot_be_written_stops_no_request(tmp_path, caplog):
+def test_a_folder_that_cannot_be_written_stops_no_request(tmp_path, capsys):
     module = importlib.import_module("fir_tf.search.web.kept")
     place = module.KeptQueries(str(tmp_path / "kept"))
     (tmp_path / "kept").rmdir()
     (tmp_path / "kept").write_text("a file")
     for _ in range(2):
         place.keep(b"\xff\xd8 a photo")
-    assert caplog.text.count("`keep_queries`") == 1
+    shown = capsys.readouterr()
+    assert (shown.out + shown.err).count("`keep_queries`") == 1
 
 
 @pytest.mark.parametrize("text", ["psi", "psi=-1", "recall=.5", "psi=101"])
