@@ -189,6 +189,7 @@ def test_a_query_has_a_box(indexes, sets, run, tmp_path):
     np.testing.assert_allclose(scores, expected, atol=1e-4)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_an_export_takes_boxes(indexes, sets, run):
     done("export.py", f"--run={run}", f"--gallery=inshop:{sets[0]}")

@@ -247,6 +247,7 @@ def test_the_network_is_loaded_once(run, monkeypatch):
     assert len(loads) == 4
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_the_exported_signature_is_the_library(run, tmp_path):
     folder = export(ExportOptions(run=str(run), output=str(tmp_path / "fir")))
