@@ -11,9 +11,8 @@ from fir_tf.errors import FirError
 from fir_tf.evaluation.embedder import OUTPUTS, Network, as_network
 from fir_tf.extras import require
 from fir_tf.serving.formats import Export, Format, Measures
-from fir_tf.serving.formats.int8 import int8_photos, quantised
-from fir_tf.serving.formats.network import network_function
-from fir_tf.serving.quality import compare_networks
+from fir_tf.serving.formats.int8 import quantised
+from fir_tf.serving.formats.network import network_function, write_network
 
 
 def write_onnx(export: Export, folder: Path) -> Measures:
@@ -22,10 +21,7 @@ def write_onnx(export: Export, folder: Path) -> Measures:
     Raises:
         FirError: see `convert_onnx`, for int8 also `int8_photos`.
     """
-    if export.options.precision == "int8":
-        network = convert_onnx(export.network, folder, int8_photos(export))
-        return compare_networks(export, {"int8": network}, "val")
-    return compare_networks(export, {"model.onnx": convert_onnx(export.network, folder)})
+    return write_network(export, folder, "model.onnx", convert_onnx)
 
 
 def convert_onnx(network: keras.Model, folder: Path, photos: Sequence[np.ndarray] = ()) -> Network:

@@ -13,9 +13,8 @@ from fir_tf.evaluation.embedder import Network, as_network
 from fir_tf.extras import require
 from fir_tf.keras_versions import tensor_of
 from fir_tf.serving.formats import Export, Format, Measures
-from fir_tf.serving.formats.int8 import int8_photos, quantised
-from fir_tf.serving.formats.network import network_function
-from fir_tf.serving.quality import compare_networks
+from fir_tf.serving.formats.int8 import quantised
+from fir_tf.serving.formats.network import network_function, write_network
 
 _CONVOLUTIONS = ("Convolution", "GroupConvolution")
 
@@ -26,10 +25,7 @@ def write_openvino(export: Export, folder: Path) -> Measures:
     Raises:
         FirError: if OpenVINO is missing; for int8 see `int8_photos`.
     """
-    if export.options.precision == "int8":
-        network = convert_openvino(export.network, folder, int8_photos(export))
-        return compare_networks(export, {"int8": network}, "val")
-    return compare_networks(export, {"model.xml": convert_openvino(export.network, folder)})
+    return write_network(export, folder, "model.xml", convert_openvino)
 
 
 def convert_openvino(
