@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -227,9 +228,11 @@ def test_a_photo_is_looked_at_in_other_sizes(run, scales):
         assert overlap(garment.box, box) > (0.3 if scales == "1" else 0.45)
 
 
-def test_the_network_is_loaded_once(run, monkeypatch):
+def test_the_network_is_loaded_once(run, monkeypatch, tmp_path):
     """By what embeds, what locates and what explains; anew when the file has changed."""
     loads = []
+    # A folder of its own: another test may still hold the model of the shared one.
+    run = shutil.copytree(run, tmp_path / "run")
     load = saving.load_model
     monkeypatch.setattr(saving, "load_model", lambda path: loads.append(path) or load(path))
     encoder = Encoder(run)
