@@ -186,6 +186,47 @@ def test_the_next_model_is_opened_before_the_switch(index, photos, models, monke
     opened.close()
 
 
+@pytest.mark.parametrize("address", ["{}", "postgresql:{}"], indirect=True)
+def test_the_switch_waits_for_those_who_open_the_new_model(address, photos, models, monkeypatch):
+    build(photos, address, models[0])
+    photo = next(photos.rglob("*.jpg"))
+    looking, may_open, verified = (threading.Event() for _ in range(3))
+    verify = migrating._verify
+
+    def slowly(generation):
+        looking.set()
+        assert may_open.wait(30)
+
+    def while_asked(*arguments):
+        opened.search(photo)
+        assert looking.wait(30)
+        verify(*arguments)
+        verified.set()
+
+    monkeypatch.setattr(migrating, "_verify", while_asked)
+    with Index(address) as opened, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        opened.prepare_next(slowly)
+        before = told(opened.search(photo))
+        migrated = pool.submit(migrate, migration(address, models[1]))
+        assert verified.wait(60)
+        # The old model answers, and nobody waits.
+        time.sleep(0.5)
+        assert told(opened.search(photo)) == before and not migrated.done()
+        assert state_of(address).current == ""
+        may_open.set()
+        migrated.result(timeout=30)
+        assert told(opened.search(photo)) != before
+
+
+def test_a_reader_that_never_ends_to_open_is_not_waited_for(index, models, monkeypatch, capsys):
+    monkeypatch.setattr(migrating, "_OPENING", 0.2)
+    with generations_of(index) as generations, generations.holding("opening"):
+        migrate(migration(index, models[1]))
+        assert state_of(index).current == "gen1"
+    said = capsys.readouterr().out
+    assert "waiting for them" in said and "a reader still opens the new model" in said
+
+
 def test_without_the_new_model_the_old_one_answers(index, photos, models, capsys, monkeypatch):
     photo = next(photos.rglob("*.jpg"))
     with Index(index) as opened:
@@ -525,7 +566,7 @@ def test_the_commands_of_the_page(tmp_path, monkeypatch):
     values = json.loads(Path("compare.json").read_text())
     assert values["recall@10"]["queries"] == 10 and values["changed"]
     assert {path.name for path in Path("catalogue").iterdir()} == {
-        *("generations.json", "gen1", "migrate.lock"),
+        *("generations.json", "gen1", "migrate.lock", "open.lock"),
     }
     # What a script is told, and a mistake.
     status, out, err = call(

@@ -106,7 +106,7 @@ class Following:
             self._coming.pop(name).add_done_callback(_close_result)
         for name in coming - self._coming.keys():
             self._loader = self._loader or concurrent.futures.ThreadPoolExecutor(1)
-            self._coming[name] = self._loader.submit(self._open, name)
+            self._coming[name] = self._loader.submit(self._open_coming, name)
 
     def _switch(self, name: str) -> bool:
         """Goes on with another generation; with the same one where that cannot be opened."""
@@ -126,6 +126,12 @@ class Following:
             before.retired = True
         self._close_unused(before)
         return True
+
+    def _open_coming(self, name: str) -> Generation:
+        assert self._generations is not None
+        # The switch waits for those who have begun, so that their questions need not.
+        with self._generations.holding("opening"):
+            return self._open(name)
 
     def _open(self, name: str) -> Generation:
         assert self._open_other is not None

@@ -25,6 +25,8 @@ log = logging.getLogger(__package__)
 
 # Photos whose vectors are made a second time and compared.
 _CHECKED = 32
+# Seconds that those who ask have to open the new model.
+_OPENING = 120.0
 _WAYS = "--rollback goes back to the old one, --finish removes its vectors"
 
 
@@ -85,11 +87,14 @@ def _migrate(generations: Generations, options: MigrateOptions) -> None:
         after = opened.enter_context(open_coming(generations, encoder, options))
         new = Filling(before, after, encoder, options)
         new.fill()
-        generations.change(ready=True)
+        # Who may write holds it first: its file is there then for readers of a read-only disk.
+        with generations.holding("opening"):
+            generations.change(ready=True)
         _verify(new, options.max_removed)
         values, _ = compare_generations((before, after), encoder, options)
         log.info(told(values))
         check_least(values, options.fail_below)
+        _wait_for_readers(generations)
         with generations.holding("writing", alone=True):
             new.fill()
             _check_counts(new, options.max_removed)
@@ -97,6 +102,18 @@ def _migrate(generations: Generations, options: MigrateOptions) -> None:
                 current=after.generation, previous=before.generation, coming=None, ready=False
             )
     log.info(f"{shown(options.index)}: the new model answers now. {_WAYS}")
+
+
+def _wait_for_readers(generations: Generations) -> None:
+    """Waits for those who open the new model, so that no question has to."""
+    try:
+        with generations.holding("opening", alone=True, seconds=_OPENING):
+            pass
+    except TimeoutError:
+        log.warning(
+            f"note: after {_OPENING:g} s a reader still opens the new model. It is switched all "
+            "the same, and that reader's next question waits for it"
+        )
 
 
 def _verify(new: Filling, max_removed: float) -> None:

@@ -11,8 +11,10 @@ import dataclasses
 import fcntl
 import json
 import logging
+import math
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,15 @@ FIRST = ""
 """str, the name of the generation that every index begins with."""
 
 _FILE = "generations.json"
+
+_LOCKS = {"migrating": "migrate.lock", "opening": "open.lock"}
+# What is said while others hold a lock.
+_WAITING = {
+    "writing": "another process writes to the index: waiting for it to end",
+    "opening": "others open the new model to answer with it: waiting for them",
+}
+# Seconds between two looks at a lock.
+_PAUSE = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,15 +86,18 @@ class Generations(abc.ABC):
         """Removes a generation's vectors and records, also what is left of them."""
 
     @contextlib.contextmanager
-    def holding(self, what: str, alone: bool = False) -> Iterator[None]:
+    def holding(self, what: str, alone: bool = False, seconds: float = math.inf) -> Iterator[None]:
         """Holds a lock of the index for the length of the block; a dead process holds none.
 
         Args:
-            what: str, "writing" to the current generation, or "migrating".
+            what: str, "writing" to the current generation, "opening" the coming one to answer with
+                it, or "migrating".
             alone: bool, whether nobody else may hold it.
+            seconds: float, how long others are waited for.
 
         Raises:
-            FirError: another process migrates. Writers are waited for.
+            FirError: another process migrates. Others are waited for.
+            TimeoutError: others hold it all that time.
         """
         yield
 
@@ -177,15 +191,18 @@ class FolderGenerations(Generations):
             path.unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def holding(self, what: str, alone: bool = False) -> Iterator[None]:
+    def holding(self, what: str, alone: bool = False, seconds: float = math.inf) -> Iterator[None]:
         """See `Generations`."""
         if what == "writing":
             # A folder can be locked itself, so that no other file lies in it.
             number = os.open(self._folder, os.O_RDONLY)
         else:
-            number = os.open(self._folder / "migrate.lock", os.O_RDWR | os.O_CREAT, 0o644)
+            # Readers may have no right to write: a migration makes the file before they need it.
+            access = os.O_RDWR if alone else os.O_RDONLY
+            number = os.open(self._folder / _LOCKS[what], access | os.O_CREAT, 0o644)
+        how = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
         try:
-            _lock(number, what, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+            acquire(lambda: _locked(number, how), what, seconds)
             yield
         finally:
             # A process that was forked meanwhile has the file open too.
@@ -193,18 +210,35 @@ class FolderGenerations(Generations):
             os.close(number)
 
 
-def _lock(number: int, what: str, how: int) -> None:
+def _locked(number: int, how: int) -> bool:
     try:
         fcntl.flock(number, how | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        refuse_or_tell(what, error)
-        fcntl.flock(number, how)
+    except BlockingIOError:
+        return False
+    return True
 
 
-def refuse_or_tell(what: str, error: Exception | None = None) -> None:
-    """Says that a lock is held by another process: who migrates is refused, who writes waits."""
+def acquire(tried: Callable[[], bool], what: str, seconds: float) -> None:
+    """Tries to get a lock until it is had; who migrates a second time is refused instead.
+
+    Args:
+        tried: callable that returns whether it was got.
+        what: str, see `Generations.holding`.
+        seconds: float, how long it is tried.
+
+    Raises:
+        FirError: another process migrates.
+        TimeoutError: the seconds are over.
+    """
+    if tried():
+        return
     if what == "migrating":
         raise FirError(
             "one process at a time migrates an index. Received: a second one. Wait for the other"
-        ) from error
-    log.info("another process writes to the index: waiting for it to end")
+        )
+    log.info(_WAITING[what])
+    end = time.monotonic() + seconds
+    while not tried():
+        if time.monotonic() >= end:
+            raise TimeoutError
+        time.sleep(_PAUSE)

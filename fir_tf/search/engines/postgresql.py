@@ -7,6 +7,7 @@ finished state. Search is exact, or walks an HNSW graph that the database keeps 
 import contextlib
 import json
 import logging
+import math
 import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -29,7 +30,7 @@ from fir_tf.search.engines.base import (
     in_order,
     shown,
 )
-from fir_tf.search.engines.generations import Generations, refuse_or_tell
+from fir_tf.search.engines.generations import Generations, acquire
 from fir_tf.search.engines.sql import Sql, SqlDialect
 
 KINDS = ("", "hnsw")
@@ -419,19 +420,16 @@ class PostgresqlGenerations(Generations):
         self._execute(f"DROP TABLE IF EXISTS {table}; {rest}")
 
     @contextlib.contextmanager
-    def holding(self, what: str, alone: bool = False) -> Iterator[None]:
+    def holding(self, what: str, alone: bool = False, seconds: float = math.inf) -> Iterator[None]:
         """See `Generations`."""
-        shared = "" if alone else "_shared"
+        tried = f"SELECT pg_try_advisory_lock{'' if alone else '_shared'}(hashtext(%s))"
         key = [f"fir_tf {what} {self._name}"]
         with _told(self._url, (self._psycopg.Error,)):
             connection = self._connected()
         # It holds the lock until it is closed, or its process is dead.
         with contextlib.closing(connection):
             with _told(self._url, (self._psycopg.Error,)):
-                tried = f"SELECT pg_try_advisory_lock{shared}(hashtext(%s))"
-                if connection.execute(tried, key).fetchone() == (False,):
-                    refuse_or_tell(what)
-                    connection.execute(f"SELECT pg_advisory_lock{shared}(hashtext(%s))", key)
+                acquire(lambda: connection.execute(tried, key).fetchone() == (True,), what, seconds)
             yield
 
     def close(self) -> None:
