@@ -1,13 +1,14 @@
 """What a score is worth: how often an answer of that score is the right one."""
 
 import dataclasses
-import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.optimize import minimize
+from scipy.special import expit, logit
 
 from fir_tf.errors import FirError
 from fir_tf.files import checksum, open_file, read_json
@@ -18,16 +19,22 @@ NAME = "calibration.json"
 LEAST = 50
 """int, of fewer queries nothing is learned."""
 
+LEAST_ITEMS = 20
+"""int, nor of photos of fewer items: those of one item are right or wrong together."""
+
+_BINS = 10
+# The odds of an answer fall with this power of the number of items.
+_CROWDED = 0.8
 _ADVICE = "Evaluate the run again, or delete the file"
 
 
 @dataclasses.dataclass(frozen=True)
-class Block:
-    """Scores that are worth the same.
+class Bin:
+    """First answers that were seen, about as many as in any other bin.
 
     Attributes:
-        low, high: float, the least and the largest of them.
-        precision: float in [0, 1], the share of their answers that are right.
+        low, high: float, the least and the largest of their scores.
+        precision: float in [0, 1], the share of them that are right.
         queries: int, how many answers that is.
     """
 
@@ -39,29 +46,44 @@ class Block:
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """What the scores of a model are worth.
+    """What the scores of a model are worth: confidence = 1 / (1 + exp(-slope score - intercept)).
+
+    Among more items more photos look alike by chance. Were all scores independent, the odds that a
+    first answer of a score is right would fall with the number of items: of the best right and the
+    best wrong photo the odds at a score are the ratio of their reverse hazard rates, and the best
+    of n has n times the rate of one. A photo's scores are not independent; measured, the odds fall
+    with its power .8 (docs/scale.md).
 
     Attributes:
-        blocks: sequence of Block; neither scores nor precisions fall from one to the next.
+        slope: float >= 0.
+        intercept: float.
+        items: float, the gallery's photos for each that is right: the number of its items, where
+            queries are of all of them alike.
+        bins: sequence of Bin, what was seen, for people; scores rise from one to the next.
         learned_on: dict ready for JSON: the photos, and how many there were.
         how: dict ready for JSON: what was embedded of a photo. Other scores are worth other things.
         model: str, the checksum of the model's file.
     """
 
-    blocks: Sequence[Block]
+    slope: float
+    intercept: float
+    items: float
+    bins: Sequence[Bin] = ()
     learned_on: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     how: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     model: str = ""
 
-    @property
-    def queries(self) -> int:
-        """How many answers it was learned of."""
-        return sum(block.queries for block in self.blocks)
+    def among(self, items: float) -> "Calibration":
+        """Returns what scores are worth in a gallery of so many items.
+
+        Args:
+            items: float > 0.
+        """
+        shift = _CROWDED * float(np.log(self.items / items))
+        return dataclasses.replace(self, intercept=self.intercept + shift, items=items)
 
     def confidence(self, score: ArrayLike) -> np.ndarray:
         """Returns how often an answer of such a score is right.
-
-        Between two blocks it rises evenly; beyond the first and the last it stays theirs.
 
         Args:
             score: float array of any shape.
@@ -69,7 +91,7 @@ class Calibration:
         Returns:
             float64 array of the same shape, in [0, 1]; it never falls where the score rises.
         """
-        return np.interp(np.asarray(score, np.float64), *self._knots())
+        return expit(self.slope * np.asarray(score, np.float64) + self.intercept)
 
     def score_of(self, precision: float) -> float:
         """Returns the least score whose answers are right that often.
@@ -80,29 +102,14 @@ class Calibration:
         Returns:
             float; -inf where all answers are, inf where none are.
         """
-        scores, precisions = self._knots()
-        place = int(np.searchsorted(precisions, precision))
-        if place in (0, len(scores)):
-            return float("inf" if place else "-inf")
-        share = (precision - precisions[place - 1]) / (precisions[place] - precisions[place - 1])
-        return float(scores[place - 1] + share * (scores[place] - scores[place - 1]))
-
-    def _knots(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns (scores, precisions), between which confidence rises evenly."""
-        # A block of a single score is one knot.
-        ends = ((end, block.precision) for block in self.blocks for end in (block.low, block.high))
-        scores, precisions = np.array(list(dict(ends).items())).T
-        return scores, precisions
+        missing = float(logit(precision)) - self.intercept
+        if self.slope and np.isfinite(missing):
+            return missing / self.slope
+        return float("inf" if missing > 0 else "-inf")
 
     def to_json(self) -> dict[str, Any]:
         """Returns a dict ready for JSON, which `of` reads."""
-        return {
-            "blocks": [dataclasses.asdict(block) for block in self.blocks],
-            "queries": self.queries,
-            "learned_on": dict(self.learned_on),
-            "how": dict(self.how),
-            "model": self.model,
-        }
+        return dataclasses.asdict(self)
 
     @classmethod
     def of(cls, value: Mapping[str, Any], where: str) -> "Calibration":
@@ -113,26 +120,25 @@ class Calibration:
             where: str, whose it is, for the message.
 
         Raises:
-            FirError: it is damaged.
+            FirError: it is damaged, or of an earlier version.
         """
         try:
-            blocks = tuple(
-                Block(
+            slope, intercept, items = (
+                float(value[name]) for name in ("slope", "intercept", "items")
+            )
+            if not (np.isfinite([slope, intercept, items]).all() and slope >= 0 and items > 0):
+                raise ValueError("numbers that no curve has")
+            bins = tuple(
+                Bin(
                     float(row["low"]),
                     float(row["high"]),
                     float(row["precision"]),
                     int(row["queries"]),
                 )
-                for row in value["blocks"]
+                for row in value["bins"]
             )
-            knots = [(end, row.precision) for row in blocks for end in (row.low, row.high)]
-            # NaN is in no order.
-            rises = all(a <= b and p <= q for (a, p), (b, q) in itertools.pairwise(knots))
-            if not blocks or not rises or not all(0 <= share <= 1 for _, share in knots):
-                raise ValueError("blocks that do not rise from 0 to 1")
-            return cls(
-                blocks, dict(value["learned_on"]), dict(value["how"]), str(value.get("model", ""))
-            )
+            told = dict(value["learned_on"]), dict(value["how"]), str(value.get("model", ""))
+            return cls(slope, intercept, items, bins, *told)
         except (KeyError, TypeError, ValueError) as error:
             raise FirError(
                 f"{where} must be what evaluate.py writes. Received: {type(error).__name__}: "
@@ -149,25 +155,27 @@ class Calibration:
         return cls.of(read_json(path, _ADVICE), str(path))
 
 
-def learn(score: ArrayLike, right: ArrayLike) -> tuple[Block, ...]:
-    """Learns by isotonic regression how often answers are right, the more often the higher scored.
+def learn(score: ArrayLike, right: ArrayLike, items: float) -> Calibration:
+    """Learns by logistic regression how often answers are right, the more often the higher scored.
 
-    The pool-adjacent-violators algorithm (Ayer et al. 1955; for classifiers Zadrozny and Elkan
-    2002): of all functions that never fall, the one with the least squared error.
+    Platt, "Probabilistic Outputs for Support Vector Machines", 1999, with his targets: of n right
+    answers each counts as (n + 1) / (n + 2) of one, so that few answers promise nothing for sure.
 
     Args:
         score: float array [n], n >= 1, finite.
         right: bool array [n].
+        items: float > 0, see `Calibration`.
 
     Returns:
-        tuple of Block, by rising score and precision.
+        Calibration.
 
     Raises:
         FirError: the arrays do not fit, or a score is not finite.
 
     Example:
-        >>> [block.precision for block in learn([0.1, 0.5, 0.6, 0.9], [False, True, False, True])]
-        [0.0, 0.5, 1.0]
+        >>> found = learn([0.1, 0.4, 0.5, 0.9], [False, False, True, True], items=20)
+        >>> found.confidence([0.2, 0.8]).round(2).tolist()
+        [0.3, 0.73]
     """
     scores, hits = np.asarray(score, np.float64), np.asarray(right, bool)
     if scores.ndim != 1 or scores.shape != hits.shape or not np.isfinite(scores).all():
@@ -175,17 +183,38 @@ def learn(score: ArrayLike, right: ArrayLike) -> tuple[Block, ...]:
             "`score` must be a finite array [n], and `right` one of the same length. Received: "
             f"shapes {scores.shape} and {hits.shape}"
         )
-    values, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    sums = np.bincount(place.ravel(), hits, len(values))
-    pools: list[tuple[float, float, int, int]] = []
-    for value, total, count in zip(values, sums, counts, strict=True):
-        low, good, queries = float(value), int(total), int(count)
-        # A share that is no larger than the one before is pooled with it.
-        while pools and pools[-1][2] * queries >= good * pools[-1][3]:
-            low, _, more, others = pools.pop()
-            good, queries = good + more, queries + others
-        pools.append((low, float(value), good, queries))
-    return tuple(Block(low, high, good / count, count) for low, high, good, count in pools)
+    counts = hits.sum(), (~hits).sum()
+    target = np.where(hits, (counts[0] + 1) / (counts[0] + 2), 1 / (counts[1] + 2))
+    # Scores that are all alike tell nothing.
+    mean, spread = scores.mean(), max(scores.std(), 1e-6)
+    apart = (scores - mean) / spread
+
+    def loss(curve: np.ndarray) -> tuple[float, np.ndarray]:
+        logits = curve[0] * apart + curve[1]
+        left = expit(logits) - target
+        return float(np.logaddexp(0, logits).sum() - target @ logits), left @ np.stack(
+            [apart, np.ones_like(apart)], axis=1
+        )
+
+    # A curve that falls is nothing to tell sure answers by.
+    slope, middle = minimize(loss, np.zeros(2), jac=True, bounds=[(0, None), (None, None)]).x
+    slope /= spread
+    return Calibration(
+        float(slope), float(middle - slope * mean), float(items), _bins(scores, hits)
+    )
+
+
+def _bins(scores: np.ndarray, hits: np.ndarray) -> tuple[Bin, ...]:
+    parts = np.array_split(np.argsort(scores, kind="stable"), min(_BINS, len(scores)))
+    return tuple(
+        Bin(
+            float(scores[part[0]]),
+            float(scores[part[-1]]),
+            float(hits[part].mean()),
+            len(part),
+        )
+        for part in parts
+    )
 
 
 def calibration_error(confidence: ArrayLike, right: ArrayLike, bins: int = 10) -> float:

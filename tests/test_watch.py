@@ -15,7 +15,7 @@ from small_sets import write_jpeg
 from two_models import TwoModels, build, make_models, migration, two_models
 
 from fir_tf import boutique
-from fir_tf.calibration import Block, Calibration
+from fir_tf.calibration import Calibration
 from fir_tf.config import Config
 from fir_tf.errors import FirError
 from fir_tf.files import write_json
@@ -93,7 +93,7 @@ def test_a_sketch_keeps_distances_and_stays_the_same():
 def test_luck_is_what_a_hundredth_of_unchanged_streams_exceed():
     rng = np.random.default_rng(1)
     over = {"psi": 0, "shift": 0, "below": 0}
-    calibration = Calibration((Block(0.0, 0.5, 0.1, 50), Block(0.7, 1.0, 0.9, 50)))
+    calibration = Calibration(10.0, -6.0, 20)
     for _ in range(1000):
         learned = Reference.learn(questions(rng, 300), "", "", 1)
         values = drift(learned, questions(rng, 200), calibration, 0.5)
@@ -109,7 +109,7 @@ def test_luck_is_what_a_hundredth_of_unchanged_streams_exceed():
 )
 def test_what_has_changed_is_said_and_nothing_else(changes, changed):
     rng = np.random.default_rng(2)
-    calibration = Calibration((Block(0.0, 0.5, 0.1, 50), Block(0.7, 1.0, 0.9, 50)))
+    calibration = Calibration(10.0, -6.0, 20)
     learned = Reference.learn(questions(rng, 500), "", "", 1)
     asked = questions(rng, 300, **changes)
     values = drift(Reference.of(learned.to_json(), ""), asked, calibration, 0.5)
@@ -119,19 +119,6 @@ def test_what_has_changed_is_said_and_nothing_else(changes, changed):
     assert below["value"] == np.mean([score < 0.6 for score in asked.scores])
     assert abs(below["reference"] - 0.159) < 0.06
     assert sum(values["bins"]["asked"]) == pytest.approx(1)
-
-
-@given(st.integers(0, 10_000))
-@settings(max_examples=50, deadline=None)
-def test_the_score_of_a_precision_is_where_confidence_reaches_it(seed):
-    rng = np.random.default_rng(seed)
-    ends, shares = np.sort(rng.random(6)), np.sort(rng.integers(0, 5, 3) / 4)
-    blocks = [Block(*ends[2 * n : 2 * n + 2], shares[n], 9) for n in range(3)]
-    calibration, precision = Calibration(blocks), rng.integers(0, 9) / 8
-    least = calibration.score_of(precision)
-    for score in (*rng.random(50), *ends):
-        if abs(score - least) > 1e-9:
-            assert (score > least) == (calibration.confidence(score) >= precision)
 
 
 def filled(folder, count=60):

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fir_tf.calibration import LEAST, Block, Calibration, calibration_error, learn
+from fir_tf.calibration import LEAST, LEAST_ITEMS, Calibration, calibration_error, learn
 from fir_tf.datasets.catalogue import Catalogue, retrieval_sides
 from fir_tf.errors import FirError
 from fir_tf.evaluation.embedder import Embedder
@@ -24,12 +24,12 @@ class Learned:
     """What was learned of scores.
 
     Attributes:
-        blocks: tuple of Block; empty where nothing was.
+        calibration: Calibration; None where nothing was.
         counts: dict of int: `queries` and `gallery` images it was learned on.
         text: str, what it was learned on, or why nothing was.
     """
 
-    blocks: tuple[Block, ...] = ()
+    calibration: Calibration | None = None
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
     text: str = ""
 
@@ -42,16 +42,18 @@ def learn_from(measured: Measured | None, part: str) -> Learned:
         part: str, what it was measured on, for the text.
     """
     score, right = first_answers(measured)
-    if len(score) < LEAST:
-        return Learned(text=_too_few(len(score), part))
-    assert measured is not None
-    gallery = len(measured.gallery)
+    if measured is None or len(score) < LEAST:
+        return Learned(text=_too_few(f"{len(score)} queries", LEAST, part))
+    gallery, items = len(measured.gallery), _items(measured)
+    if items < LEAST_ITEMS:
+        return Learned(text=_too_few(f"photos of {items:.0f} items", LEAST_ITEMS, part))
     text = (
-        f"confidence is learned by isotonic regression on the first answers to {len(score)} "
-        f"queries among {gallery} photos, {part}; {ECE} is its expected calibration error on the "
-        "queries above, where they are others"
+        f"confidence is learned by logistic regression on the first answers to {len(score)} "
+        f"queries among {gallery} photos, {part}, and told for the number of items asked among; "
+        f"{ECE} is its expected calibration error on the queries above, where they are others"
     )
-    return Learned(learn(score, right), {"queries": len(score), "gallery": gallery}, text)
+    found = learn(score, right, items)
+    return Learned(found, {"queries": len(score), "gallery": gallery}, text)
 
 
 def learn_on(
@@ -70,7 +72,7 @@ def learn_on(
         # Before anything is embedded: validation parts of few photos are common.
         count = len(retrieval_sides(catalogue, "val")[0])
         if count < LEAST:
-            return Learned(text=_too_few(count, part))
+            return Learned(text=_too_few(f"{count} queries", LEAST, part))
         how = dataclasses.replace(procedure, split="val", classifies=False, find=top_k)
         return learn_from(measure(embedder, catalogue, how), part)
     # It is beside what was asked for, which is measured all the same.
@@ -92,14 +94,22 @@ def first_answers(measured: Measured | None) -> tuple[np.ndarray, np.ndarray]:
 def error_of(learned: Learned, measured: Measured) -> dict[str, float]:
     """Returns the expected calibration error by name, measured on other photos; {} without any."""
     score, right = first_answers(measured)
-    if not learned.blocks or not len(score):
+    if not learned.calibration or not len(score):
         return {}
-    return {ECE: calibration_error(Calibration(learned.blocks).confidence(score), right)}
+    told = learned.calibration.among(_items(measured)).confidence(score)
+    return {ECE: calibration_error(told, right)}
 
 
-def _too_few(count: int, part: str) -> str:
+def _items(measured: Measured) -> float:
+    """Returns of how many items a gallery is, see `Calibration.items`."""
+    assert measured.result is not None
+    matches = measured.result.relevant[measured.result.evaluated]
+    return len(measured.gallery) / float(matches.mean())
+
+
+def _too_few(has: str, needed: int, part: str) -> str:
     return (
-        f"no confidence is learned: {part} has {count} queries, and {LEAST} are needed; a larger "
+        f"no confidence is learned: {part} has {has}, and {needed} are needed; a larger "
         "--val_fraction in training gives more"
     )
 

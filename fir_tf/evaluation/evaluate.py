@@ -317,15 +317,19 @@ def _write(
 def _write_calibration(shown: _Shown, output: Path, options: EvaluateOptions) -> list[Path]:
     """Writes what scores are worth, where that was learned; returns what was written."""
     learned, config = shown.learned, shown.config
-    if not learned.blocks:
+    if not learned.calibration:
         return []
     views = {name: getattr(config, name) for name in ("crop", "crop_margin")}
     views |= {name: getattr(options, name) for name in ("flip", "scales")}
-    found = calibration.Calibration(
-        learned.blocks,
-        {"dataset": config.dataset, "data_dir": str(config.data_dir), **learned.counts},
-        how_of(views, options.whiten),
-        calibration.model_checksum(shown.run),
+    found = dataclasses.replace(
+        learned.calibration,
+        learned_on={
+            "dataset": config.dataset,
+            "data_dir": str(config.data_dir),
+            **learned.counts,
+        },
+        how=how_of(views, options.whiten),
+        model=calibration.model_checksum(shown.run),
     )
     path = output / calibration.NAME
     write_json(path, found.to_json())

@@ -59,17 +59,26 @@ def _place(model: str, whitening: str) -> Path | None:
 
 
 def calibration_of(info: Mapping[str, Any], index: str) -> Calibration | None:
-    """Returns what an index keeps of its scores; None where it keeps nothing.
+    """Returns what an index's scores are worth among its items; None where it does not know.
 
     Args:
         info: dict, the index's.
         index: str, its address, for the message.
 
     Raises:
-        FirError: it is damaged.
+        FirError: what it keeps of them is damaged.
     """
-    told = info.get("calibration")
-    return None if told is None else Calibration.of(told, f"the calibration in the index {index}")
+    told, items = info.get("calibration"), info.get("items")
+    if told is None:
+        return None
+    if items is None or "slope" not in told:
+        log.info(
+            f"note: scores of the index {index} have no confidence: it is of an earlier version. "
+            "Run evaluate.py, then search.py index again: no photo is embedded anew"
+        )
+        return None
+    found = Calibration.of(told, f"the calibration in the index {index}")
+    return found.among(max(items, 1))
 
 
 def with_confidence(found: Sequence[Sequence[Hit]], calibration: Calibration) -> list[list[Hit]]:

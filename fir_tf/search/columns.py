@@ -2,7 +2,7 @@
 
 import collections
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,6 +68,26 @@ def _plain(name: str, value: Any) -> Any:
         f"`{name}` must hold text, numbers, bools or lists of them. Received: "
         f"{type(value).__name__} {value!r}"
     )
+
+
+def told_of(parts: Iterable[Sequence[Record]]) -> dict[str, Any]:
+    """Returns what an index says of its records, ready for JSON.
+
+    Returns:
+        {"columns": see `described`, "items": int, how many they are of; a record without an item
+        is one of its own}.
+    """
+    items, alone = set[str](), 0
+
+    def counted() -> Iterator[Sequence[Record]]:
+        nonlocal alone
+        for part in parts:
+            items.update(record.item for record in part)
+            alone += sum(not record.item for record in part)
+            yield part
+
+    columns = described(counted())
+    return {"columns": columns, "items": len(items - {""}) + alone}
 
 
 def described(parts: Iterable[Sequence[Record]]) -> dict[str, dict[str, Any]]:

@@ -15,7 +15,7 @@ from typing import Any
 from fir_tf.errors import FirError
 from fir_tf.search import encoder as encoders
 from fir_tf.search.calibrated import kept
-from fir_tf.search.columns import described
+from fir_tf.search.columns import told_of
 from fir_tf.search.cropped import cropped_alike, cropping_of, unread, without_box
 from fir_tf.search.engines import Engine, Generations, Record, generations_of
 from fir_tf.search.engines.base import shown
@@ -160,8 +160,8 @@ class Filling:
         while self._look():
             changed = True
         info = self.after.info()
-        columns = described(part for part, _ in self.after.scan())
-        whole = {**info, "root": self.before.info()["root"], "columns": columns}
+        told = told_of(part for part, _ in self.after.scan())
+        whole = {**info, "root": self.before.info()["root"], **told}
         if changed or whole != info:
             self.after.flush()
             self.after.set_info({**whole, **referenced(self.after, whole)})

@@ -17,7 +17,7 @@ from fir_tf.datasets.walk import listed
 from fir_tf.errors import FirError
 from fir_tf.options import FetchOptions
 from fir_tf.search.calibrated import kept
-from fir_tf.search.columns import check_names, described, plain_metadata
+from fir_tf.search.columns import check_names, plain_metadata, told_of
 from fir_tf.search.conditions import FIELDS
 from fir_tf.search.encoder import Encoder
 from fir_tf.search.engines import Engine, Record
@@ -98,7 +98,7 @@ def write_arrays(engine: Engine, vectors: np.ndarray, records: Sequence[Record])
             f"{vectors.dtype} {vectors.shape}"
         )
     info = {"dimension": vectors.shape[1], "root": "", "how": {}, "model": None}
-    engine.set_info({**info, "columns": described([records])})
+    engine.set_info({**info, **told_of([records])})
     for start in range(0, len(vectors), _PIECE):
         part = slice(start, start + _PIECE)
         engine.upsert(list(records[part]), vectors[part].astype(np.float32))
@@ -131,7 +131,7 @@ def write_photos(
         # Relative paths are those of the current folder.
         records, root = _with_paths(metadata, photos), Path.cwd()
     info = {"dimension": encoder.dimension, "root": str(root), "how": {}, **kept(encoder, {})}
-    engine.set_info({**info, "model": encoder.fingerprint(), "columns": described([records])})
+    engine.set_info({**info, "model": encoder.fingerprint(), **told_of([records])})
     bad = dict[str, str]()
     with (
         PhotoFiles(root, fetch) as files,

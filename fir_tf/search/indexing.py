@@ -17,7 +17,7 @@ from fir_tf.errors import FirError
 from fir_tf.options import find_run
 from fir_tf.search import encoder as encoders
 from fir_tf.search.calibrated import kept
-from fir_tf.search.columns import described
+from fir_tf.search.columns import told_of
 from fir_tf.search.cropped import boxes_of, cropped_alike, cropping_of, why_not_cropped
 from fir_tf.search.engines import Engine, Record, folder_of, writing_to
 from fir_tf.search.engines.base import in_pieces, shown
@@ -227,8 +227,8 @@ def build(options: IndexOptions, fill: Fill = fill) -> dict[str, Any]:
         engine.flush()
         info = engine.info()
         whole = {**info, **referenced(engine, info)}
-        if "columns" not in info or done.embedded or done.relabelled or removed:
-            whole["columns"] = described(part for part, _ in engine.scan())
+        if "items" not in info or done.embedded or done.relabelled or removed:
+            whole |= told_of(part for part, _ in engine.scan())
         if whole != info:
             engine.set_info(whole)
         images = len(engine)
