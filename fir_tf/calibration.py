@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.optimize import minimize
-from scipy.special import expit, logit
 
 from fir_tf.errors import FirError
 from fir_tf.files import checksum, open_file, read_json
@@ -91,7 +89,7 @@ class Calibration:
         Returns:
             float64 array of the same shape, in [0, 1]; it never falls where the score rises.
         """
-        return expit(self.slope * np.asarray(score, np.float64) + self.intercept)
+        return _share(self.slope * np.asarray(score, np.float64) + self.intercept)
 
     def score_of(self, precision: float) -> float:
         """Returns the least score whose answers are right that often.
@@ -102,7 +100,8 @@ class Calibration:
         Returns:
             float; -inf where all answers are, inf where none are.
         """
-        missing = float(logit(precision)) - self.intercept
+        with np.errstate(divide="ignore"):
+            missing = float(np.log(precision) - np.log1p(-precision)) - self.intercept
         if self.slope and np.isfinite(missing):
             return missing / self.slope
         return float("inf" if missing > 0 else "-inf")
@@ -177,6 +176,8 @@ def learn(score: ArrayLike, right: ArrayLike, items: float) -> Calibration:
         >>> found.confidence([0.2, 0.8]).round(2).tolist()
         [0.3, 0.73]
     """
+    from scipy.optimize import minimize
+
     scores, hits = np.asarray(score, np.float64), np.asarray(right, bool)
     if scores.ndim != 1 or scores.shape != hits.shape or not np.isfinite(scores).all():
         raise FirError(
@@ -191,7 +192,7 @@ def learn(score: ArrayLike, right: ArrayLike, items: float) -> Calibration:
 
     def loss(curve: np.ndarray) -> tuple[float, np.ndarray]:
         logits = curve[0] * apart + curve[1]
-        left = expit(logits) - target
+        left = _share(logits) - target
         return float(np.logaddexp(0, logits).sum() - target @ logits), left @ np.stack(
             [apart, np.ones_like(apart)], axis=1
         )
@@ -202,6 +203,11 @@ def learn(score: ArrayLike, right: ArrayLike, items: float) -> Calibration:
     return Calibration(
         float(slope), float(middle - slope * mean), float(items), _bins(scores, hits)
     )
+
+
+def _share(logits: np.ndarray) -> np.ndarray:
+    # No overflow, and no SciPy, which takes as long to import as a photo to embed.
+    return np.exp(-np.logaddexp(0, -logits))
 
 
 def _bins(scores: np.ndarray, hits: np.ndarray) -> tuple[Bin, ...]:
