@@ -1,7 +1,7 @@
 """A plugin: a locator that finds three garments in photos of 900 pixels across, in others none."""
 
 from fir_tf.errors import FirError
-from fir_tf.images.picture import claimed_size
+from fir_tf.images.claimed import claimed_size
 from fir_tf.locate import Garment
 from fir_tf.registry import register
 

@@ -17,9 +17,10 @@ from fir_tf.config import Config
 from fir_tf.evaluation.pictures import _photo
 from fir_tf.hygiene.check import inspect
 from fir_tf.hygiene.copying import convert
+from fir_tf.images.claimed import claimed_size
 from fir_tf.images.decode import decode_and_fit, guarded_rows
 from fir_tf.images.file import UnreadableImageError
-from fir_tf.images.picture import claimed_size, see
+from fir_tf.images.picture import see
 from fir_tf.images.thumbnail import thumbnail
 from fir_tf.input.augment import DRAWS, training_view
 from fir_tf.serving.servable import Servable

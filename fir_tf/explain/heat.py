@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 from PIL import Image
 
-from fir_tf.images.decode import CROP_FRACTION
+from fir_tf.images.rules import CROP_FRACTION
 
 Window = tuple[float, float, float, float]
 """Left, top, right and bottom, as shares of a photo's width and height; outside of [0, 1] there is

@@ -4,14 +4,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 
 from fir_tf.datasets.catalogue import Catalogue
 from fir_tf.datasets.walk import printable
-from fir_tf.images.box import Crop, has_area
-from fir_tf.images.exif import orientation
+from fir_tf.images.claimed import claimed_size
 from fir_tf.images.file import UnreadableImageError, read
-from fir_tf.images.picture import claimed_size
+from fir_tf.images.plain import orientation
+from fir_tf.images.window import Part, has_area
 
 
 def box_fault(catalogue: Catalogue, row: int) -> str:
@@ -37,22 +36,21 @@ def no_area(path: Path, box: np.ndarray, in_shares: bool) -> str:
     try:
         contents = read(path)
         height, width = claimed_size(contents)
+        turned = orientation(contents) >= 5
     except UnreadableImageError:
         return ""
-    turn = int(orientation(tf.constant(contents)))
-    return area_fault(box, in_shares, (height, width) if turn >= 5 else (width, height))
+    return area_fault(box, in_shares, (height, width) if turned else (width, height))
 
 
 def area_fault(box: np.ndarray, in_shares: bool, sides: tuple[int, int]) -> str:
     """Says that a box, float32 [4], has no area in a photo; empty where it has.
 
     Args:
-        box: float32 [4], see `fir_tf.images.box.Crop`.
+        box: float32 [4], see `fir_tf.images.window.Part`.
         in_shares: bool.
         sides: (width, height) of the upright photo in pixels.
     """
-    crop = Crop(tf.constant(box), tf.constant(in_shares), 0.0)
-    if bool(has_area(crop, tf.constant(sides, tf.float32))):
+    if has_area(Part(box, in_shares, 0.0), sides):
         return ""
     numbers = ", ".join(f"{number:g}" for number in box)
     unit = "shares of its sides" if in_shares else "pixels"

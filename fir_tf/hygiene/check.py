@@ -12,8 +12,8 @@ from fir_tf.hygiene import near_duplicates
 from fir_tf.hygiene.boxes import area_fault
 from fir_tf.hygiene.copies import Prints, copy_findings
 from fir_tf.hygiene.findings import SEVERITIES, Example, Finding, label_findings, plural
+from fir_tf.images.claimed import FORMATS
 from fir_tf.images.file import UnreadableImageError, has_transparency, opened, read
-from fir_tf.images.header import FORMATS
 from fir_tf.images.limits import MAX_BYTES, MAX_PIXELS
 from fir_tf.images.picture import Picture, see_or_convert
 

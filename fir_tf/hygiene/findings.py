@@ -16,8 +16,8 @@ from fir_tf.datasets.catalogue import Catalogue
 from fir_tf.datasets.labels import plain
 from fir_tf.datasets.walk import printable
 from fir_tf.errors import FirError
+from fir_tf.images.claimed import claimed_size
 from fir_tf.images.file import UnreadableImageError, read
-from fir_tf.images.picture import claimed_size
 
 SEVERITIES = ("error", "warning", "note")
 HELD_OUT = ("val", "query", "gallery", "test")

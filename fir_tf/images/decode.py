@@ -12,17 +12,7 @@ from fir_tf.images import gif, png
 from fir_tf.images.box import Crop, within
 from fir_tf.images.exif import orientation, upright
 from fir_tf.images.header import bmp_has_alpha, decodable, other_format
-
-# Evaluation resizes the short side to 256 for a centre crop of 224 (PAPER: images).
-CROP_FRACTION = 224 / 256
-
-# The JPEG decoder halves an image up to three times and saves most of its work. What remains for
-# evaluation is at least this many times the size it is resized to: PSNR against the full decode is
-# then 44 dB or more; at 1.4 times it is 40 dB (benchmarks/README.md, "Input").
-OVERSAMPLING = 2.0
-_HALVINGS_MAX = 3
-# Pixels of a side of the blocks that a JPEG is made of.
-_BLOCK = 8
+from fir_tf.images.rules import BLOCK, CROP_FRACTION, HALVINGS_MAX, OVERSAMPLING
 
 
 def halvings(available: tf.Tensor, wanted: float) -> tf.Tensor:
@@ -36,7 +26,7 @@ def halvings(available: tf.Tensor, wanted: float) -> tf.Tensor:
         int32 scalar, 0 to 3.
     """
     available = tf.reduce_min(tf.cast(available, tf.float32))
-    enough = [available >= wanted * 2.0**count for count in range(1, _HALVINGS_MAX + 1)]
+    enough = [available >= wanted * 2.0**count for count in range(1, HALVINGS_MAX + 1)]
     return tf.reduce_sum(tf.cast(enough, tf.int32))
 
 
@@ -71,12 +61,12 @@ def decode(
         shape = tf.io.extract_jpeg_shape(contents)
         window, count = choose(shape[0], shape[1])
         # Whatever is wanted, a side keeps a block of 8: what fills up a smaller one is no picture.
-        count = tf.minimum(count, halvings(window[2:], _BLOCK))
+        count = tf.minimum(count, halvings(window[2:], BLOCK))
         pixels = tf.switch_case(
             count,
             [
                 lambda ratio=2**step: _jpeg_window(contents, window, ratio, shape[0])
-                for step in range(_HALVINGS_MAX + 1)
+                for step in range(HALVINGS_MAX + 1)
             ],
         )
         return pixels, tf.cast(window[2:], tf.float32) / tf.cast(2**count, tf.float32)
@@ -103,7 +93,13 @@ def _jpeg_window(
     # Down to the last row: the decoder notices no damage below the last that it is asked for.
     rows = -(-height // ratio) - edges[0, 0]
     pixels = tf.io.decode_and_crop_jpeg(
-        contents, tf.stack([edges[0, 0], edges[0, 1], rows, sides[1]]), channels=3, ratio=ratio
+        contents,
+        tf.stack([edges[0, 0], edges[0, 1], rows, sides[1]]),
+        channels=3,
+        ratio=ratio,
+        # TensorFlow's own choice is no faster, and off by a level on average; Pillow, by which
+        # `fir_tf.images.plain` decodes, has this one alone.
+        dct_method="INTEGER_ACCURATE",
     )
     return pixels[: sides[0]]
 

@@ -10,8 +10,6 @@ from fir_tf.images import gif
 from fir_tf.images.binary import read_bytes, unsigned
 from fir_tf.images.limits import MAX_BYTES, MAX_PIXELS
 
-FORMATS = ("JPEG", "PNG", "GIF", "BMP")
-
 # The formats other than JPEG, in the order of `other_format`.
 _PNG, _GIF, _BMP = 0, 1, 2
 _STARTS = (b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM")

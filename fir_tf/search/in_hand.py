@@ -10,10 +10,9 @@ from PIL import Image
 
 from fir_tf.errors import FirError
 from fir_tf.evaluation.embedder import Embedder, Network, compiled
-from fir_tf.images.box import Crop, has_area, stored_window
 from fir_tf.images.file import UnreadableImageError
 from fir_tf.images.picture import see
-from fir_tf.input.batches import Boxes
+from fir_tf.images.window import Boxes, Part, stored_window
 from fir_tf.search.opened import EmbeddingModel, Encoded, OpenedModel
 from fir_tf.search.photos import contents_or_empty
 
@@ -85,7 +84,7 @@ class _Function:
         images = [_seen(photo) for photo in photos]
         if boxes:
             images = [
-                image and cropped(image, Crop(box, shares, self.margin))
+                image and cropped(image, Part(box, shares, self.margin))
                 for image, box, shares in zip(images, *boxes, strict=True)
             ]
         valid = np.array([image is not None for image in images], bool)
@@ -113,16 +112,12 @@ class _Function:
         return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
-def cropped(image: Image.Image, crop: Crop) -> Image.Image | None:
+def cropped(image: Image.Image, part: Part) -> Image.Image | None:
     """Returns what an upright image has in a box; None where the box has no area in it."""
-    width, height = image.size
-    sides = tf.constant([width, height], tf.float32)
-    crop = crop._replace(box=tf.constant(crop.box), in_shares=tf.constant(crop.in_shares))
-    if not has_area(crop, sides):
+    window = stored_window(part, 1, image.height, image.width)
+    if window is None:
         return None
-    top, left, rows, columns = (
-        int(number) for number in stored_window(crop, tf.constant(1), height, width)
-    )
+    top, left, rows, columns = window
     return image.crop((left, top, left + columns, top + rows))
 
 

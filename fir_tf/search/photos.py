@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from fir_tf.errors import FirError
+from fir_tf.images.claimed import FORMATS, claimed_size
 from fir_tf.images.file import UnreadableImageError, read
-from fir_tf.images.header import FORMATS
-from fir_tf.images.picture import claimed_size, see_or_convert
+from fir_tf.images.picture import see_or_convert
 
 KINDS = "a path, an image file's bytes, a PIL image or an array uint8 [height, width, 3]"
 
