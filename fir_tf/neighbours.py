@@ -5,15 +5,12 @@ against a million images. Blocks of it are multiplied, reduced to the best k of 
 merged into what earlier blocks left.
 """
 
-import contextlib
 import math
-import os
+import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
-import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from fir_tf.checks import check_positive
@@ -24,26 +21,11 @@ DEFAULT_MEMORY = 256 * 2**20
 # What takes the arguments of `top_k` and returns the like.
 SearchFunction = Callable[..., tuple[np.ndarray, np.ndarray]]
 
+# Products that NumPy makes by itself in less time than TensorFlow takes to be imported.
+_PLAIN_MAX = 2**33
+
 # Scores are compared in groups of this many neighbouring gallery rows before single ones are.
-_GROUP = 16
-
-# Numbers of queries between which the product is made with the gallery first.
-_FEW, _MANY = 7, 512
-# A multiple of the rows that kernels multiply at a time.
-_TILE = 192
-
-# TensorFlow's CPU kernels take memory in place only where it starts at a multiple of this.
-_ALIGNMENT = 64
-
-_BLOCK_SPEC = tf.TensorSpec([None, None], tf.float32)
-_IDS_SPEC = tf.TensorSpec([None], tf.int64)
-_STATE_SPEC = [
-    _BLOCK_SPEC,
-    _BLOCK_SPEC,
-    _BLOCK_SPEC,
-    tf.TensorSpec([None, None], tf.int64),
-    _IDS_SPEC,
-]
+GROUP = 16
 
 
 def top_k(
@@ -101,23 +83,81 @@ def top_k(
 
     scores = np.full([len(queries), k], -np.inf, np.float32)
     rows = np.full([len(queries), k], -1, np.int64)
+    as_block, merge = _merging(len(queries) * count * gallery.shape[1])
     # The gallery is the outer loop because it is the large one, and may lie on disk.
     for taken, block_rows in _blocks(gallery_rows, count, gallery_block):
-        block = _tensor(gallery[taken])
+        block = as_block(gallery[taken])
         block_ids = np.empty(0) if gallery_ids is None else gallery_ids[block_rows]
         for first in range(0, len(queries), query_block):
             part = slice(first, first + query_block)
             query = np.ascontiguousarray(queries[part], np.float32)
-            state = [query, block, scores[part], rows[part], block_rows]
             # Masking costs two more passes over the scores, so only where it changes something.
-            if query_ids is not None and np.isin(query_ids[part], block_ids).any():
-                merged = _merge_without_self(*state, query_ids[part], block_ids)
-            else:
-                merged = _merge(*state)
-            if not math.isfinite(merged[2]):
+            same = query_ids is not None and np.isin(query_ids[part], block_ids).any()
+            ids = (query_ids[part], block_ids) if query_ids is not None and same else None
+            scores[part], rows[part], total = merge(
+                query, block, (scores[part], rows[part]), block_rows, ids
+            )
+            if not math.isfinite(total):
                 _raise_bad_scores(query, gallery, taken)
-            scores[part], rows[part] = merged[0].numpy(), merged[1].numpy()
     return scores, rows
+
+
+def _merging(products: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Returns what makes a block of gallery rows and what merges it, in NumPy or TensorFlow.
+
+    TensorFlow where it is there already, or so much is to be done that it is worth its import.
+    """
+    if "tensorflow" not in sys.modules and products <= _PLAIN_MAX:
+        return plain_block, merge_plainly
+    from fir_tf import neighbours_graph
+
+    return neighbours_graph.block_of, neighbours_graph.merge
+
+
+def plain_block(rows: np.ndarray) -> np.ndarray:
+    """Returns rows of the gallery as `merge_plainly` takes them."""
+    return np.ascontiguousarray(rows, np.float32)
+
+
+def merge_plainly(
+    queries: np.ndarray,
+    gallery: np.ndarray,
+    best: tuple[np.ndarray, np.ndarray],
+    block_rows: np.ndarray,
+    ids: tuple[np.ndarray, np.ndarray] | None = None,
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Scores a block and merges it into the best of earlier blocks, in NumPy.
+
+    Args:
+        queries: float32 [q, d].
+        gallery: float32 [n, d], the block.
+        best: float32 [q, k], falling, and int64 [q, k]: scores of earlier blocks and their gallery
+            rows, which are lower than the block's; -inf and -1 where there are fewer.
+        block_rows: int64 [n], the block's gallery rows, rising.
+        ids: int64 [q] and [n], which image each is: the query itself is left out; None where it
+            is not there.
+
+    Returns:
+        (scores, rows, sum of the block's scores): as `best`; the lower row first among equals.
+    """
+    # Unlike BLAS it sums all rows in the same order, so that equal ones have equal scores.
+    with np.errstate(all="ignore"):
+        block = np.einsum("qd,nd->qn", queries, gallery)
+        total = float(block.sum())
+    if ids:
+        block[ids[0][:, np.newaxis] == ids[1]] = -np.inf
+    scores, rows = best[0].copy(), best[1].copy()
+    k = scores.shape[1]
+    for query, found in enumerate(block):
+        candidates = np.concatenate([best[0][query], found])
+        least = np.partition(candidates, -k)[-k]
+        # NaN stays: the caller tells it.
+        places = np.flatnonzero(~(candidates < least))
+        places = places[np.argsort(-candidates[places], kind="stable")][:k]
+        scores[query] = candidates[places]
+        rows[query] = np.concatenate([best[1][query], block_rows])[places]
+    rows[np.isinf(scores)] = -1
+    return scores, rows, total
 
 
 def _blocks(
@@ -188,7 +228,7 @@ def block_sizes(
     # Bytes in use at the same time. A score: the block, its masked copy, the mask, the maxima of
     # groups. A gallery row: in NumPy and in TensorFlow. A query: the same, and its candidates as
     # groups, as results of this block and of earlier ones, and as both together.
-    per_score, per_row, per_query = 10, 8 * size, 8 * size + (8 * _GROUP + 100) * k
+    per_score, per_row, per_query = 10, 8 * size, 8 * size + (8 * GROUP + 100) * k
     # Selecting the best k costs least in a wide block, multiplying in a square one: 8 to 1 is
     # near the best for embeddings of 512 to 2048 numbers. Solves for `gallery_block = wide *
     # query_block` within the budget.
@@ -201,123 +241,8 @@ def block_sizes(
     left = memory - query_block * per_query
     gallery_block = int(left / (per_score * query_block + per_row))
     # Whole groups: the scores are reduced as they lie, without a copy of all but the last few.
-    gallery_block -= gallery_block % _GROUP if gallery_block > _GROUP else 0
+    gallery_block -= gallery_block % GROUP if gallery_block > GROUP else 0
     return query_block, max(1, min(gallery_block, gallery))
-
-
-def _scores(queries: tf.Tensor, gallery: tf.Tensor) -> tf.Tensor:
-    if not _keeps_ties():
-        return tf.matmul(queries, gallery, transpose_b=True)
-    count = tf.shape(queries)[0]
-    # The many rows first: they are read as they lie, where the other order packs them anew. That
-    # takes a third of the processor time of 16 queries, and no less of very few or very many.
-    return tf.cond(
-        (count > _FEW) & (count < _MANY),
-        lambda: tf.transpose(_gallery_first(queries, gallery)),
-        lambda: tf.matmul(queries, gallery, transpose_b=True),
-    )
-
-
-def _keeps_ties() -> bool:
-    """Whether equal rows get equal scores as the first of two factors: oneDNN's with AVX-512.
-
-    TensorFlow's own kernels and those for AVX2 sum some rows in another order than others.
-    """
-    limits = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
-    off = os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "0" or any(map(os.environ.get, limits))
-    with contextlib.suppress(OSError):
-        return not off and "avx512f" in Path("/proc/cpuinfo").read_text()
-    return False
-
-
-def _gallery_first(queries: tf.Tensor, gallery: tf.Tensor) -> tf.Tensor:
-    # Some kernels sum rows that do not fill a tile in another order, and equal rows must have
-    # equal scores: the last ones are multiplied among zeros.
-    rest = tf.shape(gallery)[0] % _TILE
-    whole = tf.shape(gallery)[0] - rest
-    last = tf.pad(gallery[whole:], [[0, _TILE - rest], [0, 0]])
-    scores = tf.matmul(gallery[:whole], queries, transpose_b=True)
-    last = tf.matmul(last, queries, transpose_b=True)[:rest]
-    return tf.concat([scores, last], axis=0)
-
-
-# The number of rows is left open in both signatures, so each function is traced once in the life
-# of the process and the last, shorter blocks need no padding.
-@tf.function(input_signature=_STATE_SPEC, autograph=False)
-def _merge(queries: tf.Tensor, gallery: tf.Tensor, *best: tf.Tensor) -> tuple[tf.Tensor, ...]:
-    scores = _scores(queries, gallery)
-    return *merge_best(scores, *best), tf.reduce_sum(scores)
-
-
-@tf.function(input_signature=[*_STATE_SPEC, _IDS_SPEC, _IDS_SPEC], autograph=False)
-def _merge_without_self(
-    queries: tf.Tensor, gallery: tf.Tensor, *state: tf.Tensor
-) -> tuple[tf.Tensor, ...]:
-    *best, query_ids, gallery_ids = state
-    scores = _scores(queries, gallery)
-    total = tf.reduce_sum(scores)
-    itself = tf.equal(query_ids[:, tf.newaxis], gallery_ids[tf.newaxis, :])
-    scores = tf.where(itself, tf.constant(-np.inf, tf.float32), scores)
-    return *merge_best(scores, *best), total
-
-
-def merge_best(
-    scores: tf.Tensor, best_scores: tf.Tensor, best_rows: tf.Tensor, block_rows: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Merges a block's scores into the best of earlier blocks, in graph operations.
-
-    Args:
-        scores: float32 [q, n] of the block; -inf is no result.
-        best_scores: float32 [q, k] of earlier blocks, falling; -inf where there are fewer.
-        best_rows: int [q, k], their gallery rows, lower than the block's; -1 where there are fewer.
-        block_rows: int [n], the block's gallery rows, rising.
-
-    Returns:
-        (best scores, best rows): as those that were given; the lower row first among equals.
-    """
-    k = tf.shape(best_scores)[1]
-    columns = tf.shape(scores)[1]
-    grouped = columns - columns % _GROUP
-    head_scores, head_columns = _grouped_top_k(scores[:, :grouped], k)
-    tail_columns = tf.broadcast_to(
-        tf.range(grouped, columns), [tf.shape(scores)[0], columns - grouped]
-    )
-    columns = tf.concat([head_columns, tail_columns], axis=1)
-    # `tf.math.top_k` puts the lower position first among equals, and the lower gallery rows stand
-    # first here: earlier blocks, then this one's groups, then its last few columns.
-    candidates = tf.concat([best_scores, head_scores, scores[:, grouped:]], axis=1)
-    rows = tf.concat([best_rows, tf.gather(block_rows, columns)], axis=1)
-    best_scores, positions = tf.math.top_k(candidates, k)
-    best_rows = tf.gather(rows, positions, batch_dims=1)
-    nothing = tf.constant(-1, best_rows.dtype)
-    return best_scores, tf.where(tf.math.is_inf(best_scores), nothing, best_rows)
-
-
-def _grouped_top_k(scores: tf.Tensor, k: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns what `tf.math.top_k` does, up to three times faster on wide rows.
-
-    The best k of a row lie in the k groups with the largest maxima: were one in another group,
-    each of those k groups would hold a number that comes before it. Finding the maxima is nearly
-    free, so `top_k` sees columns / 16 + 16 * k numbers instead of all.
-
-    Args:
-        scores: float32 [q, n], n a multiple of 16.
-        k: int32 scalar.
-
-    Returns:
-        (values, columns): float32 and int32 [q, min(k, n)], ties in favour of the lower column.
-    """
-    shape = tf.shape(scores)
-    groups = shape[1] // _GROUP
-    scores = tf.reshape(scores, [shape[0], groups, _GROUP])
-    _, chosen = tf.math.top_k(tf.reduce_max(scores, axis=2), tf.minimum(k, groups))
-    # Back in column order, for the ties.
-    chosen = tf.sort(chosen, axis=1)
-    candidates = tf.gather(scores, chosen, batch_dims=1)
-    candidates = tf.reshape(candidates, [shape[0], tf.shape(chosen)[1] * _GROUP])
-    values, positions = tf.math.top_k(candidates, tf.minimum(k, shape[1]))
-    chosen = tf.gather(chosen, positions // _GROUP, batch_dims=1)
-    return values, chosen * _GROUP + positions % _GROUP
 
 
 def check_embeddings(name: str, value: ArrayLike) -> np.ndarray:
@@ -327,7 +252,7 @@ def check_embeddings(name: str, value: ArrayLike) -> np.ndarray:
         FirError: it has another shape or is not of a float type.
     """
     array = np.asarray(value)
-    is_float = array.dtype.kind == "f" or array.dtype == tf.bfloat16.as_numpy_dtype
+    is_float = array.dtype.kind == "f" or array.dtype.name == "bfloat16"
     if array.ndim != 2 or array.shape[1] == 0 or not is_float:
         raise FirError(
             f"`{name}` must be a float array of shape [n, d]. "
@@ -415,11 +340,3 @@ def raise_not_finite(name: str, array: np.ndarray) -> NoReturn:
 def _is_finite(array: np.ndarray) -> bool:
     # Two reductions that pass NaN on, and no boolean copy of the array.
     return not array.size or (math.isfinite(array.max()) and math.isfinite(array.min()))
-
-
-def _tensor(block: np.ndarray) -> tf.Tensor:
-    """Returns rows of the gallery as a float32 tensor, without a copy where that is possible."""
-    usable = block.dtype == np.float32 and block.flags.c_contiguous and block.flags.writeable
-    if usable and block.ctypes.data % _ALIGNMENT == 0:
-        return tf.experimental.dlpack.from_dlpack(block.__dlpack__())
-    return tf.constant(np.ascontiguousarray(block, np.float32))

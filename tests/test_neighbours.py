@@ -8,9 +8,20 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fir_tf import neighbours
+from fir_tf import neighbours, neighbours_graph
 from fir_tf.errors import FirError
 from fir_tf.neighbours import block_sizes, top_k
+
+
+@pytest.fixture(scope="module", autouse=True, params=["graph", "numpy"])
+def merging(request):
+    """Each test once with what large searches are made by, once with what small ones are."""
+    parts = {
+        "graph": (neighbours_graph.block_of, neighbours_graph.merge),
+        "numpy": (neighbours.plain_block, neighbours.merge_plainly),
+    }
+    with mock.patch.object(neighbours, "_merging", lambda _: parts[request.param]):
+        yield
 
 
 def unit(rng, rows, size):
@@ -209,10 +220,10 @@ def test_the_score_matrix_is_never_built(with_ids):
 def test_blocks_do_not_retrace():
     rng = np.random.default_rng(6)
     top_k(unit(rng, 9, 8), unit(rng, 90, 8), 5)
-    before = neighbours._merge.experimental_get_tracing_count()
+    before = neighbours_graph._merge.experimental_get_tracing_count()
     for queries, gallery, size, k in [(1, 7, 3, 2), (30, 1000, 16, 40), (4, 93, 8, 93)]:
         in_blocks((9, 70), unit(rng, queries, size), unit(rng, gallery, size), k)
-    assert neighbours._merge.experimental_get_tracing_count() == before
+    assert neighbours_graph._merge.experimental_get_tracing_count() == before
 
 
 def test_bad_input_is_told():

@@ -12,7 +12,7 @@ from fir_tf.datasets.catalogue import Catalogue
 from fir_tf.datasets.loading import layout_of
 from fir_tf.errors import FirError
 from fir_tf.evaluation.embedder import Embedder, check_readable
-from fir_tf.neighbours import merge_best
+from fir_tf.neighbours_graph import merge_best
 
 log = logging.getLogger(__package__)
 
