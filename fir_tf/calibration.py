@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from fir_tf.errors import FirError
 from fir_tf.files import checksum, open_file, read_json
+from fir_tf.options import parse_scales
 
 NAME = "calibration.json"
 """str, the file in a run's folder that keeps one."""
@@ -250,6 +251,24 @@ def calibration_error(confidence: ArrayLike, right: ArrayLike, bins: int = 10) -
     place = np.minimum((shares * bins).astype(np.int64), bins - 1)
     gaps = np.bincount(place, shares - np.asarray(right, bool))
     return float(np.abs(gaps).sum() / len(shares))
+
+
+def how_of(views: Mapping[str, Any], whiten: int) -> dict[str, Any]:
+    """Returns what decides on scores beside the model, the same where it is said in other words.
+
+    Args:
+        views: dict of any of `flip`, `scales`, `crop` and `crop_margin`, see
+            `fir_tf.options.Views`.
+        whiten: int, the numbers that embeddings are whitened to; 0 for their own.
+    """
+    crop = views.get("crop") or "image"
+    return {
+        "flip": bool(views.get("flip")),
+        "scales": list(parse_scales(views.get("scales") or "1")),
+        "crop": crop,
+        "crop_margin": float(views.get("crop_margin", 0.0)) if crop == "box" else 0.0,
+        "whiten": whiten,
+    }
 
 
 def model_checksum(run: Path) -> str:

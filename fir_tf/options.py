@@ -46,6 +46,30 @@ class Views:
         return {"crop": self.crop or crop, "crop_margin": own}
 
 
+def parse_scales(text: str) -> tuple[float, ...]:
+    """Reads a flag such as "1,1.5".
+
+    Args:
+        text: str, positive numbers separated by commas.
+
+    Returns:
+        tuple of float.
+
+    Raises:
+        FirError: it is empty or holds anything else.
+    """
+    try:
+        scales = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        scales = ()
+    if not scales or not all(0 < scale < 10 for scale in scales):
+        raise FirError(
+            "`scales` must be numbers above 0 and below 10, separated by commas, such as 1,1.5. "
+            f"Received: {text!r}"
+        )
+    return scales
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Improvements:
     """What is done for better answers, see `fir_tf.evaluation.rerank`."""

@@ -1,4 +1,4 @@
-"""One function over many files in processes, with a progress bar."""
+"""One function over many files: in processes, with a progress bar, or in threads."""
 
 import collections
 import contextlib
@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
@@ -33,6 +33,22 @@ Result = TypeVar("Result")
 def cores() -> int:
     """Returns the number of cores this process may use, an int >= 1."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def ahead(function: Callable[[Task], Result], arguments: Iterable[Task]) -> Iterator[Result]:
+    """Yields `function` of each argument in order; threads work ahead of the reader."""
+    count = cores()
+    pool = ThreadPoolExecutor(count)
+    running: collections.deque[Future[Result]] = collections.deque()
+    try:
+        for argument in arguments:
+            running.append(pool.submit(function, argument))
+            if len(running) > count + 2:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def run(

@@ -105,6 +105,16 @@ def quiet_import() -> Iterator[None]:
             os.close(screen)
 
 
+def quiet_tensorflow() -> None:
+    """Imports TensorFlow, unless that is done; keeps what it says off the screen."""
+    if "tensorflow" not in sys.modules:
+        with quiet_import():
+            import tensorflow as tf
+
+            # Looking for devices is what says the most.
+            tf.config.list_physical_devices()
+
+
 def run_command(body: Callable[[], int | None]) -> int:
     """Calls `body`; what ends it becomes a line on stderr and an exit status.
 

@@ -14,9 +14,16 @@ from scipy.stats import beta
 from sklearn.linear_model import LogisticRegression
 from test_index import make_photos, make_run, options
 
-from fir_tf.calibration import NAME, Calibration, calibration_error, learn, model_checksum
+from fir_tf.calibration import (
+    NAME,
+    Calibration,
+    calibration_error,
+    how_of,
+    learn,
+    model_checksum,
+)
 from fir_tf.errors import FirError
-from fir_tf.evaluation.calibrate import error_of, how_of, learn_from
+from fir_tf.evaluation.calibrate import error_of, learn_from
 from fir_tf.evaluation.measured import Measured
 from fir_tf.evaluation.metrics import retrieval_metrics
 from fir_tf.files import write_json

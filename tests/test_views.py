@@ -22,11 +22,11 @@ from fir_tf.evaluation.rerank import (
     whiten,
     write_whitening,
 )
-from fir_tf.evaluation.views import averaged, networks_at, parse_scales
+from fir_tf.evaluation.views import averaged, networks_at
 from fir_tf.files import write_json
 from fir_tf.keras_versions import KERAS_2
 from fir_tf.models.fir import build_fir
-from fir_tf.options import EvaluateOptions, Improvements
+from fir_tf.options import EvaluateOptions, Improvements, parse_scales
 from fir_tf.run import load_run
 from fir_tf.search.encoder import Encoder
 from fir_tf.search.index import Index

@@ -14,7 +14,7 @@ from fir_tf.config import Config
 from fir_tf.errors import FirError
 from fir_tf.options import EvaluateOptions, ExportOptions, find_run
 from fir_tf.settings import check_parts, help_of
-from fir_tf.shell import given_path, quiet_import, run_command
+from fir_tf.shell import given_path, quiet_tensorflow, run_command
 
 # TensorFlow's C++ log says nothing a user of the scripts can act on; set before its import.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -95,13 +95,15 @@ def with_run(options: OfRun) -> OfRun:
     return dataclasses.replace(options, run=str(run))
 
 
-def load_library(module: str) -> ModuleType:
-    """Imports a module that needs TensorFlow; takes seconds, so --help does without it."""
-    with quiet_import():
-        import tensorflow as tf
+def load_library(module: str, tensorflow: bool = True) -> ModuleType:
+    """Imports a module; with TensorFlow it takes seconds, so --help does without it.
 
-        # Looking for devices is what says the most.
-        tf.config.list_physical_devices()
+    Args:
+        module: str.
+        tensorflow: bool, whether it needs TensorFlow whatever is asked of it.
+    """
+    if tensorflow:
+        quiet_tensorflow()
     logging.set_verbosity(logging.WARNING)
     return importlib.import_module(module)
 

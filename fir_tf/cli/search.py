@@ -146,7 +146,9 @@ def _call(command: str, photos: Sequence[str] = ()) -> None:
     module, name = _FUNCTIONS[command]
     if command == "index" and options.dask.strip():
         module = "cluster"
-    function = getattr(load_library(f"fir_tf.search.{module}"), name)
+    # An exported network answers without TensorFlow.
+    library = load_library(f"fir_tf.search.{module}", tensorflow=command != "query")
+    function = getattr(library, name)
     function(options, photos) if command == "query" else function(options)
 
 

@@ -1,8 +1,7 @@
 """What a run's scores are worth, learned on photos that it was not trained on."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 
@@ -12,7 +11,6 @@ from fir_tf.errors import FirError
 from fir_tf.evaluation.embedder import Embedder
 from fir_tf.evaluation.measure import Procedure, measure
 from fir_tf.evaluation.measured import Measured
-from fir_tf.evaluation.views import parse_scales
 from fir_tf.neighbours import top_k
 
 ECE = "ECE"
@@ -112,21 +110,3 @@ def _too_few(has: str, needed: int, part: str) -> str:
         f"no confidence is learned: {part} has {has}, and {needed} are needed; a larger "
         "--val_fraction in training gives more"
     )
-
-
-def how_of(views: Mapping[str, Any], whiten: int) -> dict[str, Any]:
-    """Returns what decides on scores beside the model, the same where it is said in other words.
-
-    Args:
-        views: dict of any of `flip`, `scales`, `crop` and `crop_margin`, see
-            `fir_tf.options.Views`.
-        whiten: int, the numbers that embeddings are whitened to; 0 for their own.
-    """
-    crop = views.get("crop") or "image"
-    return {
-        "flip": bool(views.get("flip")),
-        "scales": list(parse_scales(views.get("scales") or "1")),
-        "crop": crop,
-        "crop_margin": float(views.get("crop_margin", 0.0)) if crop == "box" else 0.0,
-        "whiten": whiten,
-    }

@@ -1,6 +1,5 @@
 """Photos -> embeddings and category scores, in order: a network with its preprocessing."""
 
-import dataclasses
 import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,32 +11,16 @@ from tqdm import tqdm
 
 from fir_tf.datasets.catalogue import Catalogue
 from fir_tf.errors import FirError
+from fir_tf.evaluation.embedded import OUTPUTS, Embedded, masked
 from fir_tf.hygiene.boxes import box_fault, described
 from fir_tf.hygiene.findings import too_many_unreadable
 from fir_tf.images.box import Crop
 from fir_tf.images.decode import decode_and_fit, guarded_rows
-from fir_tf.input.batches import Boxes, ordered_batches
+from fir_tf.images.window import Boxes
+from fir_tf.input.batches import ordered_batches
 
 Network = Callable[[tf.Tensor], Mapping[str, tf.Tensor]]
 """Fitted pixels float32 [n, side, side, 3] in [0, 255] -> its `OUTPUTS`, float32."""
-
-OUTPUTS = ("embedding", "category")
-"""The names of what a network puts out."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Embedded:
-    """What a network makes of photos, row by row.
-
-    Attributes:
-        embedding: float32 [n, d], unit length; zeros where not valid.
-        category: float32 [n, categories], softmax scores; zeros where not valid.
-        valid: bool [n], whether the photo could be read.
-    """
-
-    embedding: np.ndarray
-    category: np.ndarray
-    valid: np.ndarray
 
 
 class Embedder:
@@ -104,11 +87,8 @@ class Embedder:
         )
 
     def _embedded(self, pixels: tf.Tensor, valid: tf.Tensor) -> Embedded:
-        outputs, mask = self.network(pixels), valid.numpy()
-        embedding, category = (
-            outputs[name].numpy() * mask[:, np.newaxis].astype(np.float32) for name in OUTPUTS
-        )
-        return Embedded(embedding, category, mask)
+        outputs = self.network(pixels)
+        return masked({name: outputs[name].numpy() for name in OUTPUTS}, valid.numpy())
 
 
 def compiled(network: Network, image_size: int) -> Network:

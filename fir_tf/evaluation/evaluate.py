@@ -16,7 +16,7 @@ from fir_tf.datasets.catalogue import Catalogue, take_fold
 from fir_tf.datasets.loading import training_parts
 from fir_tf.datasets.published import is_published_test_set
 from fir_tf.errors import FirError
-from fir_tf.evaluation.calibrate import Learned, error_of, how_of, learn_from, learn_on
+from fir_tf.evaluation.calibrate import Learned, error_of, learn_from, learn_on
 from fir_tf.evaluation.compared import Other, compare, load_other
 from fir_tf.evaluation.embedder import Embedder
 from fir_tf.evaluation.headline import Headline, headline
@@ -29,10 +29,10 @@ from fir_tf.evaluation.projector import write_projector
 from fir_tf.evaluation.report import Beside, write_report
 from fir_tf.evaluation.rerank import better_search, whitening, write_whitening
 from fir_tf.evaluation.sheets import sheet_rows
-from fir_tf.evaluation.views import embedder_of, parse_scales
+from fir_tf.evaluation.views import embedder_of
 from fir_tf.explain import PhotoExplainer
 from fir_tf.files import write_json
-from fir_tf.options import EvaluateOptions, find_run
+from fir_tf.options import EvaluateOptions, find_run, parse_scales
 from fir_tf.run import CARD, load_run, read_history
 from fir_tf.shell import draw_or_note, fault
 
@@ -328,7 +328,7 @@ def _write_calibration(shown: _Shown, output: Path, options: EvaluateOptions) ->
             "data_dir": str(config.data_dir),
             **learned.counts,
         },
-        how=how_of(views, options.whiten),
+        how=calibration.how_of(views, options.whiten),
         model=calibration.model_checksum(shown.run),
     )
     path = output / calibration.NAME

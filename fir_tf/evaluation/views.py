@@ -8,36 +8,13 @@ import keras
 import tensorflow as tf
 
 from fir_tf.config import Config
-from fir_tf.errors import FirError
-from fir_tf.evaluation.embedder import OUTPUTS, Embedder, Network, compiled
+from fir_tf.evaluation.embedded import OUTPUTS
+from fir_tf.evaluation.embedder import Embedder, Network, compiled
 from fir_tf.models.fir import build_fir
+from fir_tf.options import parse_scales
 
 # The side of a view is a multiple of the backbones' stride.
 _STRIDE = 32
-
-
-def parse_scales(text: str) -> tuple[float, ...]:
-    """Reads a flag such as "1,1.5".
-
-    Args:
-        text: str, positive numbers separated by commas.
-
-    Returns:
-        tuple of float.
-
-    Raises:
-        FirError: it is empty or holds anything else.
-    """
-    try:
-        scales = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        scales = ()
-    if not scales or not all(0 < scale < 10 for scale in scales):
-        raise FirError(
-            "`scales` must be numbers above 0 and below 10, separated by commas, such as 1,1.5. "
-            f"Received: {text!r}"
-        )
-    return scales
 
 
 def embedder_of(model: keras.Model, config: Config, flip: bool, scales: str) -> Embedder:
@@ -47,7 +24,7 @@ def embedder_of(model: keras.Model, config: Config, flip: bool, scales: str) -> 
         model: keras.Model, of `config`.
         config: Config.
         flip: bool, whether mirror images are views too.
-        scales: str, see `parse_scales`.
+        scales: str, see `fir_tf.options.parse_scales`.
 
     Raises:
         FirError: `scales` is wrong.
@@ -70,8 +47,8 @@ def networks_at(
     Args:
         model: keras.Model, of `config`.
         config: Config.
-        scales: tuple of float, see `parse_scales`; its image size times each, to the nearest
-            multiple of 32 pixels except at 1.
+        scales: tuple of float, see `fir_tf.options.parse_scales`; its image size times each, to
+            the nearest multiple of 32 pixels except at 1.
 
     Returns:
         {side in pixels: function float32 [n, side, side, 3] -> dict of tensors}.

@@ -1,9 +1,7 @@
 """Training batches by (seed, step), and whole catalogues in order."""
 
-import collections
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -13,14 +11,12 @@ from fir_tf.datasets.catalogue import Catalogue
 from fir_tf.errors import FirError
 from fir_tf.images.box import Crop
 from fir_tf.images.decode import decode_and_fit, guarded_rows
+from fir_tf.images.window import Boxes
 from fir_tf.input.augment import DRAWS, training_view
-from fir_tf.parallel import cores
+from fir_tf.parallel import ahead
 from fir_tf.samplers.sampler import Sampler
 
 Batch = dict[str, tf.Tensor]
-
-Boxes = tuple[np.ndarray, np.ndarray]
-"""float32 [n, 4] and bool [n]: the columns `box` and `box_in_shares` of a Catalogue."""
 
 # Images that one call decodes, one after the other; cores share the calls.
 _ROWS_PER_CALL = 32
@@ -198,7 +194,7 @@ def ordered_batches(
     rows = _rows_per_call(batch_size)
     load = _loader(image_size, resize, rows, margin if boxes else None)
     starts = range(0, batches * batch_size, rows)
-    calls = _ahead(
+    calls = ahead(
         lambda start: load(*(tf.constant(column[start : start + rows]) for column in columns)),
         starts,
     )
@@ -238,19 +234,3 @@ def _loader(image_size: int, resize: str, rows: int, margin: float | None) -> Ca
         return {"images": images, "valid": valid}
 
     return load
-
-
-def _ahead(function: Callable[[int], Batch], arguments: Iterable[int]) -> Iterator[Batch]:
-    """Yields `function` of each argument in order; threads work ahead of the reader."""
-    count = cores()
-    pool = ThreadPoolExecutor(count)
-    running: collections.deque[Future[Batch]] = collections.deque()
-    try:
-        for argument in arguments:
-            running.append(pool.submit(function, argument))
-            if len(running) > count + 2:
-                yield running.popleft().result()
-        while running:
-            yield running.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)

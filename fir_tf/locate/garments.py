@@ -5,12 +5,10 @@ import io
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import tensorflow as tf
 from PIL import Image
 
 from fir_tf import registry
 from fir_tf.errors import FirError
-from fir_tf.locate.room import with_room
 
 Box = tuple[float, float, float, float]
 """Left, top, width and height, as shares of the upright photo's width and height."""
@@ -75,6 +73,8 @@ def suppressed(boxes: np.ndarray, scores: np.ndarray, least: float) -> list[int]
     """
     if not len(boxes):
         return []
+    import tensorflow as tf
+
     corners = np.asarray(boxes, np.float32).copy()
     corners[:, 2:] += corners[:, :2]
     kept = tf.image.non_max_suppression(
@@ -98,6 +98,10 @@ def cut(photo: Image.Image, box: Box) -> Image.Image:
     outside = left >= photo.width or top >= photo.height or left + width <= 0 or top + height <= 0
     if not np.isfinite(box).all() or width <= 0 or height <= 0 or outside:
         raise FirError(f"`box` must have an area in the photo. Received: {box}")
+    import tensorflow as tf
+
+    from fir_tf.locate.room import with_room
+
     sides = np.array(photo.size, np.float32)
     start, square = np.split(with_room(tf.constant(box, tf.float32), sides).numpy(), 2)
     edges = np.rint([*start, *(start + square)]).astype(int).tolist()

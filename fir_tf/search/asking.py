@@ -13,7 +13,7 @@ from fir_tf.datasets.catalogue import is_address
 from fir_tf.datasets.walk import listed
 from fir_tf.errors import FirError
 from fir_tf.images.file import UnreadableImageError, read
-from fir_tf.input.batches import Boxes
+from fir_tf.images.window import Boxes
 from fir_tf.search.answers import Asked
 from fir_tf.search.cropped import as_shares, boxes_of, why_not_cropped
 from fir_tf.search.encoder import Encoder

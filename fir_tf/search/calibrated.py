@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fir_tf.calibration import NAME, Calibration, model_checksum
+from fir_tf.calibration import NAME, Calibration, how_of, model_checksum
 from fir_tf.errors import FirError
-from fir_tf.evaluation.calibrate import how_of
 from fir_tf.search.encoder import Encoder
 from fir_tf.search.engines import Hit
 from fir_tf.search.opened import calibration_place

@@ -15,7 +15,7 @@ from fir_tf.datasets.catalogue import no_boxes
 from fir_tf.errors import FirError
 from fir_tf.hygiene.boxes import no_area
 from fir_tf.images.file import opened
-from fir_tf.input.batches import Boxes
+from fir_tf.images.window import Boxes
 from fir_tf.search.engines.base import Record
 
 _MARK, _SHARES = "@", "%"

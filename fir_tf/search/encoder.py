@@ -6,18 +6,21 @@ import hashlib
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import keras
 import numpy as np
 from PIL import Image
 
 from fir_tf.errors import FirError
 from fir_tf.evaluation.rerank import read_whitening, whiten
-from fir_tf.input.batches import Boxes
+from fir_tf.images.window import Boxes
 from fir_tf.options import Views
-from fir_tf.search.in_hand import ImageFunction, open_in_hand
 from fir_tf.search.opened import Encoded, open_model
+
+if TYPE_CHECKING:
+    import keras
+
+    from fir_tf.search.in_hand import ImageFunction
 
 # Two models that embed the probe photos with less than this cosine are different ones. Other
 # orders of summation (folded batch norm, another machine) move it by about 1e-6.
@@ -30,8 +33,8 @@ class Encoder:
 
     Args:
         model: str or Path: a run's folder, the version's folder of an exported SavedModel, or
-            the folder above it with versions as names, of which the highest is taken. An
-            OpenVINO export is run by OpenVINO.
+            the folder above it with versions as names, of which the highest is taken. OpenVINO
+            and ONNX exports are run by OpenVINO and onnxruntime, without TensorFlow.
         flip: bool, test-time augmentation: the mean of a photo and its mirror image.
         scales: str, test-time augmentation: the mean over image sizes, such as "1,1.5" times the
             model's, see `fir_tf.evaluation.views`.
@@ -55,7 +58,7 @@ class Encoder:
 
     def __init__(
         self,
-        model: str | Path | keras.Model | ImageFunction,
+        model: "str | Path | keras.Model | ImageFunction",
         flip: bool = False,
         scales: str = "1",
         whitening: str | Path = "",
@@ -70,6 +73,8 @@ class Encoder:
         elif flip or scales != "1":
             raise FirError("`flip` and `scales` need a run's folder. Received: a model in hand")
         else:
+            from fir_tf.search.in_hand import open_in_hand
+
             self.model = ""
             self._opened = open_in_hand(model, crop or "image", max(crop_margin, 0.0))
         self.network = self._opened.network

@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import keras
 import numpy as np
 
 from fir_tf.errors import FirError
@@ -17,12 +16,16 @@ from fir_tf.search.conditions import Condition, check_columns, combined
 from fir_tf.search.engines import Engine, Hit
 from fir_tf.search.engines.base import best_of_items, shown
 from fir_tf.search.filling import at_hand
-from fir_tf.search.in_hand import ImageFunction
 from fir_tf.search.photo_files import PhotoFiles
 from fir_tf.search.photos import contents_of, is_photo
 from fir_tf.search.where import parse
 
-Model: TypeAlias = str | Path | keras.Model | ImageFunction
+if TYPE_CHECKING:
+    import keras
+
+    from fir_tf.search.in_hand import ImageFunction
+
+Model: TypeAlias = "str | Path | keras.Model | ImageFunction"
 """A run's or an export's folder, or a model in hand: what `fir_tf.search.encoder.Encoder` takes."""
 
 

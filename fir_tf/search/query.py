@@ -6,7 +6,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -15,12 +15,10 @@ from fir_tf.datasets.boxes import Box, read_box
 from fir_tf.datasets.catalogue import is_address, no_boxes
 from fir_tf.datasets.walk import printable
 from fir_tf.errors import FirError
-from fir_tf.evaluation.pictures import SheetMatch, SheetRow, contact_sheet
-from fir_tf.explain import NOT_EXACT, PhotoExplainer
 from fir_tf.files import json_text, write_json
 from fir_tf.images.file import UnreadableImageError, read
 from fir_tf.images.picture import see
-from fir_tf.input.batches import Boxes
+from fir_tf.images.window import Boxes
 from fir_tf.locate import Garment, Locator, cut, open_locator, png
 from fir_tf.search.columns import SHOWN
 from fir_tf.search.conditions import Condition, Filter, combined
@@ -29,14 +27,19 @@ from fir_tf.search.early import check_photos
 from fir_tf.search.encoder import Encoder
 from fir_tf.search.engines import Engine, Hit
 from fir_tf.search.engines.base import shown
-from fir_tf.search.explained import explained, explainer_of
 from fir_tf.search.filling import at_hand
+from fir_tf.search.generation import Generation
 from fir_tf.search.index import Index
 from fir_tf.search.photo_files import PhotoFiles
 from fir_tf.search.photos import not_decoded, readable
 from fir_tf.search.where import parse
 from fir_tf.search_options import QueryOptions
-from fir_tf.shell import draw_or_note
+from fir_tf.shell import draw_or_note, quiet_tensorflow
+
+# What is drawn and explained takes as long to import as an answer.
+if TYPE_CHECKING:
+    from fir_tf.evaluation.pictures import SheetRow
+    from fir_tf.explain import PhotoExplainer
 
 log = logging.getLogger(__package__)
 
@@ -93,6 +96,8 @@ def query(options: QueryOptions, photos: Sequence[str]) -> list[dict[str, Any]]:
     box = read_box("--box", options.box)
     if box and len(photos) > 1:
         raise FirError(f"`box` is that of one photo. Received: {options.box} and {len(photos)}")
+    if options.sheet or options.explain or options.locator:
+        quiet_tensorflow()
     answers: list[dict[str, Any]] = []
     pictured: list[_Pictured] = []
     bad: list[tuple[str, str]] = []
@@ -104,7 +109,7 @@ def query(options: QueryOptions, photos: Sequence[str]) -> list[dict[str, Any]]:
     ):
         # A refusal comes before the photos are read.
         generation.confident([], options.min_confidence)
-        explainer = explainer_of(generation) if options.explain else None
+        explainer = _explainer(generation) if options.explain else None
         where = _allowed(options, generation.engine)
         ask = functools.partial(_read_and_embed, generation.encoder, files, box=box)
         locate = None
@@ -290,12 +295,21 @@ def _result(rank: int, hit: Hit) -> dict[str, Any]:
     }
 
 
+def _explainer(generation: Generation) -> "PhotoExplainer":
+    from fir_tf.search.explained import explainer_of
+
+    return explainer_of(generation)
+
+
 def _draw_sheet(
     pictured: Sequence[_Pictured],
     root: Path,
     options: QueryOptions,
-    explainer: PhotoExplainer | None = None,
+    explainer: "PhotoExplainer | None" = None,
 ) -> None:
+    from fir_tf.evaluation.pictures import contact_sheet
+    from fir_tf.search.explained import explained
+
     paths = [hit.record.path for _, hits, *_ in pictured for hit in hits]
     paths += [group[0] for group, *_ in pictured if is_address(group[0])]
     with PhotoFiles(root, options) as files, files.pictures(paths) as found:
@@ -311,7 +325,9 @@ def _sheet_row(
     garment: Garment | None = None,
     *,
     files: Mapping[str, Path],
-) -> SheetRow:
+) -> "SheetRow":
+    from fir_tf.evaluation.pictures import SheetMatch, SheetRow
+
     matches = [
         SheetMatch(files[hit.record.path], hit.score, None, hit.record.item or hit.record.path)
         for hit in hits
@@ -363,7 +379,7 @@ def _write_sheet(
     pictured: list[_Pictured],
     root: Path,
     options: QueryOptions,
-    explainer: PhotoExplainer | None,
+    explainer: "PhotoExplainer | None",
 ) -> None:
     """Draws the sheet, which is only there to look at: what keeps it from it is a note."""
     if not root.is_dir():
@@ -371,6 +387,8 @@ def _write_sheet(
     if sum("error" not in answer for answer in answers) > len(pictured):
         log.info(f"note: the sheet shows the first {len(pictured)} queries")
     if explainer and not explainer.exact:
+        from fir_tf.explain import NOT_EXACT
+
         log.info(f"note: {NOT_EXACT}")
     written = draw_or_note(options.sheet, lambda: _draw_sheet(pictured, root, options, explainer))
     if written:
