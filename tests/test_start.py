@@ -13,7 +13,7 @@ from fir_tf.search.indexing import build
 from fir_tf.search_options import IndexOptions
 from fir_tf.serving.export import export
 
-SLOW = ("tensorflow", "keras", "matplotlib", "scipy")
+SLOW = ("tensorflow", "keras", "matplotlib", "pandas", "scipy")
 # A script as it is started, with what it has imported at the end.
 CODE = """
 import sys

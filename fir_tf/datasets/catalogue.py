@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike
 
 from fir_tf.datasets.labels import composed
@@ -209,6 +208,9 @@ def encode(names: ArrayLike) -> tuple[np.ndarray, tuple[str, ...]]:
         codes: int32 array, index into `values`, -1 where unknown.
         values: tuple of str, sorted.
     """
+    # As long to import as an exported network takes to answer a photo.
+    import pandas as pd
+
     names = np.array(names, dtype=object)
     names[names == ""] = None
     codes, values = pd.factorize(names, sort=True)
@@ -385,6 +387,8 @@ def take_fold(catalogue: Catalogue, fold: str) -> tuple[Catalogue, Catalogue]:
 
 def check_paths(catalogue: Catalogue) -> None:
     """Raises FirError naming file and line of a path that leaves the root or stands twice."""
+    import pandas as pd
+
     for row, path in enumerate(catalogue.path):
         outside = not path or path[0] == "/" or "\0" in path or ".." in path.split("/")
         if outside and not is_address(path):

@@ -6,7 +6,6 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-import pandas as pd
 
 from fir_tf.datasets.walk import printable
 
@@ -69,6 +68,9 @@ def read_labels(
         (str array [n], empty where unknown; tuple of str, notes that count what was not taken
         as it stands).
     """
+    # As long to import as an exported network takes to answer a photo.
+    import pandas as pd
+
     codes, values = pd.factorize(np.array(cells, object))
     names = [known(value) for value in values]
     count = np.bincount(codes, minlength=len(values))

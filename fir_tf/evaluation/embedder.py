@@ -11,11 +11,9 @@ from tqdm import tqdm
 
 from fir_tf.datasets.catalogue import Catalogue
 from fir_tf.errors import FirError
-from fir_tf.evaluation.embedded import OUTPUTS, Embedded, masked
+from fir_tf.evaluation.embedded import OUTPUTS, Embedded, PlainEmbedder
 from fir_tf.hygiene.boxes import box_fault, described
 from fir_tf.hygiene.findings import too_many_unreadable
-from fir_tf.images.box import Crop
-from fir_tf.images.decode import decode_and_fit, guarded_rows
 from fir_tf.images.window import Boxes
 from fir_tf.input.batches import ordered_batches
 
@@ -23,15 +21,14 @@ Network = Callable[[tf.Tensor], Mapping[str, tf.Tensor]]
 """Fitted pixels float32 [n, side, side, 3] in [0, 255] -> its `OUTPUTS`, float32."""
 
 
-class Embedder:
+class Embedder(PlainEmbedder):
     """Embeds photos, files and catalogues with the preprocessing a network was trained for.
+
+    A few photos are decoded by themselves: that takes less than building a graph for it.
 
     Args:
         network: Network; a keras.Model is run in one compiled graph for all that is embedded.
-        image_size: int, side of the network's images in pixels.
-        resize: str, how photos are fitted, see `fir_tf.images.decode.fit`.
-        crop: "image", or "box" for what crops a catalogue's images to their boxes.
-        margin: float, what is added to a box on each side, as a share of its sides.
+        image_size, resize, crop, margin: see `PlainEmbedder`.
 
     Attributes:
         network: Network.
@@ -46,30 +43,18 @@ class Embedder:
         crop: str = "image",
         margin: float = 0.0,
     ) -> None:
-        self._fit = image_size, resize
-        self.crop, self.margin = crop, margin
-        self.network = network
         if isinstance(network, keras.Model):
-            self.network = compiled(functools.partial(network, training=False), image_size)
-
-    def photos(self, contents: Sequence[bytes], boxes: Boxes | None = None) -> Embedded:
-        """Embeds photos given as files' contents, or what their boxes hold, all at once."""
-        fitter = _fitter(*self._fit, self.margin if boxes else None)
-        return self._embedded(*fitter(tf.constant(contents, tf.string), *(boxes or ())))
+            network = compiled(functools.partial(network, training=False), image_size)
+        super().__init__(network, image_size, resize, crop, margin)
 
     def files(
         self, files: Sequence[str], batch_size: int = 64, boxes: Boxes | None = None
     ) -> Iterator[Embedded]:
-        """Embeds image files, or what their boxes hold, decoding ahead of the network on all cores.
-
-        Yields:
-            Embedded for each batch, in order. A file that is missing or cannot be read, or has no
-            area in its box, is not valid.
-        """
+        """Does as `PlainEmbedder.files`, in the graph that training decodes with."""
         batches, _ = ordered_batches(files, *self._fit, batch_size, boxes, self.margin)
         for start, batch in zip(range(0, len(files), batch_size), batches, strict=True):
             # The last batch is filled up, so that the shape is always the same.
-            found = self._embedded(batch["images"], batch["valid"])
+            found = self._embedded(batch["images"], batch["valid"].numpy())
             left = len(files) - start
             yield Embedded(found.embedding[:left], found.category[:left], found.valid[:left])
 
@@ -86,10 +71,6 @@ class Embedder:
             np.concatenate([part.valid for part in parts]),
         )
 
-    def _embedded(self, pixels: tf.Tensor, valid: tf.Tensor) -> Embedded:
-        outputs = self.network(pixels)
-        return masked({name: outputs[name].numpy() for name in OUTPUTS}, valid.numpy())
-
 
 def compiled(network: Network, image_size: int) -> Network:
     """Returns a network as one graph for batches of any length."""
@@ -105,29 +86,6 @@ def as_network(run: Callable[[np.ndarray], Mapping[str, np.ndarray]]) -> Network
         return {name: tf.constant(found[name]) for name in OUTPUTS}
 
     return forward
-
-
-@functools.cache
-def _fitter(
-    image_size: int, resize: str, margin: float | None
-) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
-    """Returns the function from files' contents, string [n], to fitted pixels and `valid`.
-
-    With a margin it takes Boxes too.
-    """
-    signature = [tf.TensorSpec([None], tf.string)]
-    if margin is not None:
-        signature += [tf.TensorSpec([None, 4], tf.float32), tf.TensorSpec([None], tf.bool)]
-
-    def fitted(photo: tf.Tensor, *box: tf.Tensor) -> tf.Tensor:
-        crop = Crop(box[0], box[1], margin or 0.0) if box else None
-        return decode_and_fit(photo, image_size, resize, crop)
-
-    @tf.function(input_signature=signature, autograph=False)
-    def all_fitted(*columns: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return guarded_rows(fitted, columns, (image_size, image_size, 3))
-
-    return all_fitted
 
 
 def check_readable(catalogue: Catalogue, valid: np.ndarray) -> list[str]:

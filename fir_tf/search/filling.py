@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from tqdm import tqdm
 
 from fir_tf.checks import check_positive
@@ -42,6 +41,8 @@ def records_of(metadata: Mapping[str, Sequence[Any]] | None, count: int) -> list
         FirError: columns of another length or of values that are no metadata, a path twice, an
             unknown domain.
     """
+    import pandas as pd
+
     given = {} if metadata is None else {str(name): metadata[name] for name in metadata}
     others = {name: _listed(name, given[name], count) for name in given if name not in FIELDS}
     check_names(others)
@@ -71,6 +72,8 @@ def _cells(name: str, values: Any, count: int) -> list[str]:
     """Returns a column as text, empty where unknown."""
     if values is None:
         return [""] * count
+    import pandas as pd
+
     return ["" if pd.isna(cell) else str(cell) for cell in _listed(name, values, count)]
 
 

@@ -6,21 +6,17 @@ TensorFlow is imported where it runs what is opened: it takes seconds.
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from fir_tf.calibration import NAME as CALIBRATION
 from fir_tf.errors import FirError
+from fir_tf.evaluation.embedded import Embedded, PlainEmbedder, Runner
 from fir_tf.files import read_json
 from fir_tf.images.window import Boxes
 from fir_tf.options import Views, parse_scales
 from fir_tf.shell import quiet_tensorflow
-
-if TYPE_CHECKING:
-    from fir_tf.evaluation.embedded import Embedded
-    from fir_tf.evaluation.embedder import Embedder, Network
-    from fir_tf.search.exported import PlainEmbedder, Runner
 
 # What an export holds: the model, and how it was made.
 _SAVED_MODEL, _NETWORKS = "saved_model.pb", ("model.xml", "model.onnx")
@@ -49,12 +45,12 @@ class OpenedModel(Protocol):
     """A model that is ready to embed photos; see `fir_tf.search.encoder.Encoder`.
 
     Attributes:
-        network: Network or Runner, None where there is none apart from the decoding.
+        network: Runner, None where there is none apart from the decoding.
         crop: "image" or "box", what photos are cropped to that have a box.
         margin: float, what is added to a box on each side, as a share of its sides.
     """
 
-    network: "Network | Runner | None"
+    network: Runner | None
     crop: str
     margin: float
 
@@ -132,7 +128,7 @@ def _open_run(folder: Path, views: Views) -> OpenedModel:
 
 
 def _open_network(path: Path, views: Views) -> OpenedModel:
-    from fir_tf.search.exported import RUNTIMES, PlainEmbedder, with_mirror
+    from fir_tf.search.exported import RUNTIMES, with_mirror
 
     place = path.parent / FACTS
     facts = read_json(place, _ADVICE)
@@ -154,9 +150,9 @@ def cropping_told(facts: dict[str, Any]) -> tuple[str, float]:
 class EmbeddingModel:
     """A network with our preprocessing; `categories` are empty where none were trained."""
 
-    def __init__(self, embedder: "Embedder | PlainEmbedder", categories: Sequence[str]) -> None:
+    def __init__(self, embedder: PlainEmbedder, categories: Sequence[str]) -> None:
         self._embedder, self._names = embedder, np.array(categories, object)
-        self.network: Network | Runner | None = embedder.network
+        self.network: Runner | None = embedder.network
         self.crop, self.margin = embedder.crop, embedder.margin
 
     def encode(self, photos: Sequence[bytes], guess: bool, boxes: Boxes | None = None) -> Encoded:
@@ -169,7 +165,7 @@ class EmbeddingModel:
         """See `OpenedModel`."""
         return map(self._named, self._embedder.files(files, batch_size, boxes))
 
-    def _named(self, embedded: "Embedded") -> Encoded:
+    def _named(self, embedded: Embedded) -> Encoded:
         names = [""] * len(embedded.valid)
         if len(self._names):
             best = self._names[embedded.category.argmax(axis=1)]
