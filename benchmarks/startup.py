@@ -4,9 +4,9 @@
 
 Each command is a process of its own, as a user starts it, and they take turns; medians of --rounds
 turns, the first of which is not counted. `search.py query` asks an index of --photos rendered
-garments, made by an untrained network of --backbone, and by its OpenVINO export where that is
-installed. Its parts (import, opening, first photo, second photo) are timed in one more process
-each. Prints the tables of benchmarks/README.md and writes benchmarks/results/startup.json.
+garments, made by an untrained network of --backbone, and by its OpenVINO and ONNX exports where
+they are installed. Its parts (import, opening, first photo, second photo) are timed in one more
+process each. Prints the tables of benchmarks/README.md and writes benchmarks/results/startup.json.
 """
 
 import argparse
@@ -66,11 +66,15 @@ def made(folder, options):
         folder / "run", ["garment"], backbone=options.backbone, image_size=options.image_size
     )
     models = {"a run": run}
-    export = [sys.executable, "export.py", f"--run={run}", "--format=openvino"]
-    if subprocess.run(export, cwd=ROOT, capture_output=True, check=False).returncode:
-        print("left out: OpenVINO is not installed", flush=True)
-    else:
-        models["its OpenVINO export"] = next(run.rglob("model.xml")).parent
+    for name, form, file in (
+        ("OpenVINO", "openvino", "model.xml"),
+        ("ONNX", "onnx", "model.onnx"),
+    ):
+        export = [sys.executable, "export.py", f"--run={run}", f"--format={form}"]
+        if subprocess.run(export, cwd=ROOT, capture_output=True, check=False).returncode:
+            print(f"left out: {name} is not installed", flush=True)
+        else:
+            models[f"its {name} export"] = next(run.rglob(file)).parent
     for name, model in models.items():
         subprocess.run(
             [
