@@ -13,6 +13,7 @@ from small_sets import inshop_rows, write_inshop, write_jpeg
 from fir_tf import datasets
 from fir_tf.config import Config, ModelSettings
 from fir_tf.errors import FirError
+from fir_tf.evaluation.embedder import as_network
 from fir_tf.evaluation.evaluate import evaluate
 from fir_tf.evaluation.rerank import (
     better_search,
@@ -29,6 +30,7 @@ from fir_tf.models.fir import build_fir
 from fir_tf.options import EvaluateOptions, Improvements, parse_scales
 from fir_tf.run import load_run
 from fir_tf.search.encoder import Encoder
+from fir_tf.search.exported import with_mirror
 from fir_tf.search.index import Index
 from fir_tf.search.indexing import build
 from fir_tf.search_options import IndexOptions
@@ -94,6 +96,20 @@ def test_the_mean_of_all_views(run):
     np.testing.assert_allclose(np.sum(found["category"], axis=1), 1, atol=1e-5)
     alone = averaged(networks_at(model, config, (2.0,)), flip=False)(tf.constant(images))
     np.testing.assert_allclose(alone["embedding"], views[2], atol=1e-5)
+
+
+def test_an_exported_network_sees_the_same_mirror_image():
+    rng = np.random.default_rng(1)
+    weights, images = rng.normal(size=(192, 5)), rng.uniform(0, 255, (3, 8, 8, 3))
+
+    def network(pixels):
+        scores = np.asarray(pixels, np.float32).reshape(-1, 192) @ weights.astype(np.float32)
+        return {"embedding": unit(scores), "category": scores[:, :2]}
+
+    found = with_mirror(network)(images.astype(np.float32))
+    expected = averaged({8: as_network(network)}, flip=True)(tf.constant(images, tf.float32))
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-5)
 
 
 def test_expanded_and_reranked_results():

@@ -101,7 +101,7 @@ def _window(part: Part | None, turn: int, height: int, width: int) -> tuple[int,
 def _without_ink(image: Image.Image) -> np.ndarray:
     """Returns a JPEG's pixels; those of print as light, without regard to profiles."""
     if image.mode != "CMYK":
-        return np.asarray(image.convert("RGB"))
+        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     # Adobe's programs store light for ink, which Pillow takes all others to do too.
     light = np.asarray(image).astype(np.uint16)
     light = 255 - light if "adobe" in image.info else light
@@ -165,8 +165,12 @@ def _on_white(pixels: np.ndarray) -> np.ndarray:
     """uint8 [height, width, 4] -> [height, width, 3]."""
     if (pixels[..., 3] == 255).all():
         return pixels[..., :3]
-    alpha = pixels[..., 3:].astype(np.float32) * np.float32(1 / 255)
-    return (255.5 + (pixels[..., :3].astype(np.float32) - 255) * alpha).astype(np.uint8)
+    # In place: of the largest photos each copy takes 800 MB.
+    colour = pixels[..., :3].astype(np.float32)
+    colour -= 255
+    colour *= pixels[..., 3:].astype(np.float32) * np.float32(1 / 255)
+    colour += 255.5
+    return colour.astype(np.uint8)
 
 
 def orientation(contents: bytes) -> int:

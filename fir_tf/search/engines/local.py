@@ -18,6 +18,7 @@ import numpy as np
 from fir_tf import bounds
 from fir_tf.checks import check_positive
 from fir_tf.errors import FirError
+from fir_tf.neighbours import top_k
 from fir_tf.search.conditions import Condition
 from fir_tf.search.engines.base import (
     Engine,
@@ -218,9 +219,6 @@ class LocalEngine(Engine):
 
     def _nearest(self, queries: np.ndarray, k: int, positions: np.ndarray | None) -> Nearest:
         """Searches the vectors at some positions, in order, or at all of them where None."""
-        # TensorFlow takes seconds to import, which --help has not.
-        from fir_tf.neighbours import top_k
-
         if len(queries) == 1 and (known := self._known_bounds()):
             narrowed = known.narrow(queries[0], self._vectors, k, positions).rows
             positions = positions if narrowed is None else narrowed
