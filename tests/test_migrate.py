@@ -191,6 +191,7 @@ def test_the_switch_waits_for_those_who_open_the_new_model(address, photos, mode
     build(photos, address, models[0])
     photo = next(photos.rglob("*.jpg"))
     looking, may_open, verified = (threading.Event() for _ in range(3))
+    monkeypatch.setattr(migrating, "_SEEN", 0.3)
     verify = migrating._verify
 
     def slowly(generation):
@@ -215,7 +216,18 @@ def test_the_switch_waits_for_those_who_open_the_new_model(address, photos, mode
         assert state_of(address).current == ""
         may_open.set()
         migrated.result(timeout=30)
-        assert told(opened.search(photo)) != before
+        after = told(opened.search(photo))
+        assert after != before
+        for event in (looking, may_open):
+            event.clear()
+        back = pool.submit(migrate, migration(address, rollback=True))
+        while not looking.is_set():
+            assert told(opened.search(photo)) == after
+        time.sleep(0.5)
+        assert told(opened.search(photo)) == after and not back.done()
+        may_open.set()
+        back.result(timeout=30)
+        assert told(opened.search(photo)) == before
 
 
 def test_a_reader_that_never_ends_to_open_is_not_waited_for(index, models, monkeypatch, capsys):
@@ -224,7 +236,7 @@ def test_a_reader_that_never_ends_to_open_is_not_waited_for(index, models, monke
         migrate(migration(index, models[1]))
         assert state_of(index).current == "gen1"
     said = capsys.readouterr().out
-    assert "waiting for them" in said and "a reader still opens the new model" in said
+    assert "waiting for them" in said and "a reader still opens the next model" in said
 
 
 def test_without_the_new_model_the_old_one_answers(index, photos, models, capsys, monkeypatch):
@@ -534,11 +546,11 @@ def test_killed_before_any_write_it_answers_and_goes_on(form, command, photos, t
         "rollback": (of_new, of_old),
         "finish": (of_new, of_new),
     }[command]
-    assert len(attempts) == {"migrate": 10, "rollback": 2, "finish": 4}[command]
+    assert len(attempts) == {"migrate": 10, "rollback": 3, "finish": 4}[command]
     for number, (killed, before, after, again, (end, *_)) in enumerate(attempts):
         assert killed == (number < len(attempts) - 1)
         assert before == first and again == 0 and end == last
-        # The switch is the last write of a migration, and the only one of a rollback.
+        # The switch is the last write of a migration and of a rollback.
         assert after == (first if killed else last)
 
 

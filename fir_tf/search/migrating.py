@@ -5,6 +5,7 @@ For the last look at what is new and the switch, `index` runs are held off.
 
 import contextlib
 import logging
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,7 +26,8 @@ log = logging.getLogger(__package__)
 
 # Photos whose vectors are made a second time and compared.
 _CHECKED = 32
-# Seconds that those who ask have to open the new model.
+# Seconds until who is asked often has seen what changed, and that it has to open a model.
+_SEEN = 1.0
 _OPENING = 120.0
 _WAYS = "--rollback goes back to the old one, --finish removes its vectors"
 
@@ -53,14 +55,20 @@ def migrate(options: MigrateOptions) -> None:
 def _roll_back(generations: Generations, address: str) -> None:
     state = generations.state()
     if state.previous is not None:
-        generations.change(current=state.previous, previous=None, coming=state.current, ready=True)
+        _announce(generations, state.previous)
+        # Nothing is checked meanwhile, so those who are asked have to be given the time to see it.
+        time.sleep(_SEEN)
+        _wait_for_readers(generations)
+        generations.change(
+            current=state.previous, previous=None, coming=state.current, opening=None
+        )
         log.info(
             f"{shown(address)}: the old model answers again. It does not know what search.py index "
             "has changed since the switch: index once more with it. The new vectors are kept: "
             "migrate goes on with them, a second --rollback removes them"
         )
     elif state.coming is not None:
-        generations.change(coming=None, ready=False, leaving=state.coming)
+        generations.change(coming=None, opening=None, leaving=state.coming)
         clear_away(generations)
         log.info(f"{shown(address)}: removed what was embedded with the new model")
     else:
@@ -72,7 +80,7 @@ def _finish(generations: Generations, address: str) -> None:
     if state.previous is None:
         log.info(f"{shown(address)}: there are no old vectors to remove")
         return
-    generations.change(previous=None, leaving=state.previous)
+    generations.change(previous=None, opening=None, leaving=state.previous)
     clear_away(generations)
     log.info(f"{shown(address)}: removed the old vectors")
 
@@ -87,9 +95,7 @@ def _migrate(generations: Generations, options: MigrateOptions) -> None:
         after = opened.enter_context(open_coming(generations, encoder, options))
         new = Filling(before, after, encoder, options)
         new.fill()
-        # Who may write holds it first: its file is there then for readers of a read-only disk.
-        with generations.holding("opening"):
-            generations.change(ready=True)
+        _announce(generations, after.generation)
         _verify(new, options.max_removed)
         values, _ = compare_generations((before, after), encoder, options)
         log.info(told(values))
@@ -99,19 +105,26 @@ def _migrate(generations: Generations, options: MigrateOptions) -> None:
             new.fill()
             _check_counts(new, options.max_removed)
             generations.change(
-                current=after.generation, previous=before.generation, coming=None, ready=False
+                current=after.generation, previous=before.generation, coming=None, opening=None
             )
     log.info(f"{shown(options.index)}: the new model answers now. {_WAYS}")
 
 
+def _announce(generations: Generations, name: str) -> None:
+    """Says which generation is about to answer."""
+    # Who may write holds it first: its file is there then for readers of a read-only disk.
+    with generations.holding("opening"):
+        generations.change(opening=name)
+
+
 def _wait_for_readers(generations: Generations) -> None:
-    """Waits for those who open the new model, so that no question has to."""
+    """Waits for those who open the next model, so that no question has to."""
     try:
         with generations.holding("opening", alone=True, seconds=_OPENING):
             pass
     except TimeoutError:
         log.warning(
-            f"note: after {_OPENING:g} s a reader still opens the new model. It is switched all "
+            f"note: after {_OPENING:g} s a reader still opens the next model. It is switched all "
             "the same, and that reader's next question waits for it"
         )
 

@@ -34,7 +34,7 @@ _LOCKS = {"migrating": "migrate.lock", "opening": "open.lock"}
 # What is said while others hold a lock.
 _WAITING = {
     "writing": "another process writes to the index: waiting for it to end",
-    "opening": "others open the new model to answer with it: waiting for them",
+    "opening": "others open the next model to answer with it: waiting for them",
 }
 # Seconds between two looks at a lock.
 _PAUSE = 0.1
@@ -47,7 +47,7 @@ class State:
     Attributes:
         current: str, the one that answers.
         coming: str or None, the one that a migration fills.
-        ready: bool, whether `coming` is filled: readers may open its model ahead of the switch.
+        opening: str or None, the one that is about to answer: readers open its model ahead.
         previous: str or None, the one that answered before, kept to go back to.
         leaving: str or None, one that nobody asks any more and whose vectors are being removed.
         named: int, how many names were given, so that none is given twice.
@@ -56,7 +56,7 @@ class State:
 
     current: str = FIRST
     coming: str | None = None
-    ready: bool = False
+    opening: str | None = None
     previous: str | None = None
     leaving: str | None = None
     named: int = 0
@@ -90,8 +90,8 @@ class Generations(abc.ABC):
         """Holds a lock of the index for the length of the block; a dead process holds none.
 
         Args:
-            what: str, "writing" to the current generation, "opening" the coming one to answer with
-                it, or "migrating".
+            what: str, "writing" to the current generation, "opening" the one that is about
+                to answer, or "migrating".
             alone: bool, whether nobody else may hold it.
             seconds: float, how long others are waited for.
 
