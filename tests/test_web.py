@@ -135,7 +135,6 @@ def test_a_score_is_explained_by_both_photos(client, shop, shelf):
         ({"photo": "gone", "path": path}, 404),
         ({"like": path, "path": "../secret.jpg"}, 404),
         ({"like": "gone.jpg", "path": path}, 404),
-        ({"like": path}, 404),
     ):
         assert judged(client, "GET", "/api/explain", params=wrong).status_code == status
     same = judged(client, "GET", "/api/explain", params={"like": path, "path": path}).json()
@@ -163,6 +162,21 @@ def test_like_filter_and_group(client):
     assert len(found) == 12 and found[0]["path"] == path
     info = client.get("/api/info").json()
     assert info["images"] == 12 and info["categories"] == ["Dresses", "Tops"]
+
+
+@pytest.mark.parametrize(
+    ("address", "values", "missing"),
+    [
+        ("/api/explain", {"like": "Tops/item3/1.jpg"}, "path"),
+        ("/api/explain", {"like": "Tops/item3/1.jpg", "path": ""}, "path"),
+        ("/api/garments", {}, "photo"),
+    ],
+)
+def test_what_is_missing_is_named(client, address, values, missing):
+    answer = judged(client, "GET", address, params=values)
+    assert answer.status_code == 400 and f"{missing} is missing" in answer.json()["error"]
+    told = openapi()["paths"][address]["get"]["parameters"]
+    assert [each["name"] for each in told if each["required"]] == [missing]
 
 
 def test_pictures_come_from_the_index_only(client, shop):

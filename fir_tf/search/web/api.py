@@ -26,19 +26,23 @@ class Parameter:
         schema: dict, JSON Schema: a string, an integer or number with `minimum` and `maximum`, a
             boolean, or an array of strings, which is given once for each of its values.
         text: str, what it means.
+        required: bool, whether it must be given, and not be empty.
     """
 
     name: str
     schema: Mapping[str, Any]
     text: str
+    required: bool = False
 
     def value(self, query: QueryParams) -> Any:
         """Returns what a request says of it, or its default.
 
         Raises:
-            HTTPException: 400, if it does not fit the schema.
+            HTTPException: 400, if it does not fit the schema, or is missing.
         """
         kind = self.schema["type"]
+        if self.required and not query.get(self.name):
+            raise HTTPException(400, f"{self.name} is missing. {self.text}")
         if any("\0" in text for text in query.getlist(self.name)):
             # It ends a text in some databases.
             raise HTTPException(400, f"{self.name} must not have a NUL character.")
@@ -250,7 +254,7 @@ PHOTO = Operation(
 GARMENTS = Operation(
     "/api/garments",
     "The garments that were found in a photo when it was uploaded.",
-    (Parameter("photo", _TEXT, "The name of a photo that was uploaded."),),
+    (Parameter("photo", _TEXT, "The name of a photo that was uploaded.", required=True),),
     _object(garments=_list(_GARMENT)),
     refusals={404: "The photo is not kept here any more."},
 )
@@ -295,7 +299,7 @@ EXPLAIN = Operation(
     (
         Parameter("photo", _TEXT, "The name of a photo that was uploaded, or of its garment."),
         Parameter("like", _TEXT, _PATH),
-        Parameter("path", _TEXT, "The result: a photo of the index."),
+        Parameter("path", _TEXT, "The result: a photo of the index.", required=True),
     ),
     _object(
         score={"type": "number", "description": "Cosine similarity, -1 to 1."},
@@ -391,6 +395,7 @@ def _described(name: str, operation: Operation) -> dict[str, Any]:
                 "in": "query",
                 "schema": dict(parameter.schema),
                 "description": parameter.text,
+                "required": parameter.required,
             }
             for parameter in operation.parameters
         ]
