@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 import types
 
 import numpy as np
@@ -128,6 +129,50 @@ def test_a_version_that_does_not_keep_up_is_left_out():
     both.close()
     assert both.told().skipped == 5 and both.told().images == _WAITING
     assert slow.closed
+
+
+def test_at_the_end_what_has_not_begun_is_left_out():
+    """A version that answers nothing costs one timeout, whatever waits for it."""
+    begun, asked = threading.Event(), []
+
+    def hang(*_):
+        begun.set()
+        asked.append(time.sleep(0.3))
+        raise FirError("no answer in time")
+
+    closed = []
+    both = Both(
+        types.SimpleNamespace(predict=hang, close=lambda: closed.append(1)), "canary", grace=0.1
+    )
+    for _ in range(_WAITING):
+        both.ask("search", {}, [row(["a"])])
+    assert begun.wait(60)
+    both.close()
+    assert both.told() == Differences(failed=len(asked), skipped=_WAITING - len(asked))
+    assert len(asked) < _WAITING / 2 and closed
+
+
+def test_a_version_that_is_gone_is_said_once_and_when_it_is_back(caplog):
+    answers = iter("ggnnnngg")
+
+    def predict(signature, _):
+        if signature == "embed" or next(answers) == "n":
+            raise FirError("nobody there")
+        return [row(["a"])]
+
+    both = Both(types.SimpleNamespace(predict=predict, close=lambda: None), "canary")
+    for _ in range(8):
+        both.ask("search", {}, [row(["a"])])
+        # One that this version never answers says nothing of the other.
+        both.ask("embed", {}, [row(["a"])])
+    both.close()
+    assert both.told() == Differences(images=4, alike=4.0, first=4, failed=12)
+    told = [record.getMessage() for record in caplog.records]
+    assert [line.partition(": canary ")[::2] for line in told] == [
+        ("embed", "did not answer: nobody there. That is said once until it does"),
+        ("search", "did not answer: nobody there. That is said once until it does"),
+        ("search", "answers again, 4 requests later"),
+    ]
 
 
 @pytest.mark.parametrize(

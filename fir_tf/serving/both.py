@@ -1,5 +1,6 @@
 """The same question to another version of the model, and how far its answers differ."""
 
+import collections
 import concurrent.futures
 import dataclasses
 import logging
@@ -43,7 +44,7 @@ class Differences:
         first: int, how many have the same first answer, or the same embedding.
         validity: int, how many one version can read and the other cannot.
         failed, skipped: int, requests that the other version did not answer, and those it was not
-            asked because others waited for it.
+            asked because others waited for it, or it was still to be asked at the end.
     """
 
     images: int = 0
@@ -99,23 +100,28 @@ def _compared(row: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[float, 
 class Both:
     """Asks another version what was asked already, in a thread of its own: nobody waits for it.
 
-    Its failures are counted and logged, and never the client's.
+    Its failures are counted, and never the client's. The log has the first of those in a row, and
+    when it answers again.
 
     Args:
         transport: Transport to the other version, which is closed with this.
         name: str, what it is called in the log.
+        grace: float, seconds that `close` waits for what has not begun.
     """
 
-    def __init__(self, transport: Transport, name: str) -> None:
-        self._transport, self._name = transport, name
+    def __init__(self, transport: Transport, name: str, grace: float = 5.0) -> None:
+        self._transport, self._name, self._grace = transport, name, grace
         self._pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="both")
         self._room = threading.Semaphore(_WAITING)
         self._found, self._lock = Differences(), threading.Lock()
+        # In a row, by signature: it may have one and not the other.
+        self._failures: collections.Counter[str] = collections.Counter()
 
     def ask(self, signature: str, inputs: Mapping[str, Sequence[Any]], rows: Rows) -> None:
         """Asks; `rows` is what was answered already."""
         if self._room.acquire(blocking=False):
-            self._pool.submit(self._ask, signature, inputs, rows)
+            asked = self._pool.submit(self._ask, signature, inputs, rows)
+            asked.add_done_callback(self._left_out)
         else:
             self._add(Differences(skipped=1))
 
@@ -125,8 +131,10 @@ class Both:
         # A version without this signature, or of other outputs, too: nobody else would hear of it.
         except Exception as error:
             found = Differences(failed=1)
-            reason = str(error) if isinstance(error, FirError) else repr(error)
-            log.warning(f"{signature}: {self._name} did not answer: {reason}")
+            self._note_failure(signature, error)
+        else:
+            if failed := self._failures.pop(signature, 0):
+                log.warning(f"{signature}: {self._name} answers again, {failed} requests later")
         finally:
             self._room.release()
         self._add(found)
@@ -136,6 +144,18 @@ class Both:
                 f"answers in common and {found.first} first ones; {found.validity} that one of "
                 "them alone can read"
             )
+
+    def _note_failure(self, signature: str, error: Exception) -> None:
+        self._failures[signature] += 1
+        if self._failures[signature] == 1:
+            reason = str(error) if isinstance(error, FirError) else repr(error)
+            log.warning(
+                f"{signature}: {self._name} did not answer: {reason}. That is said once until it does"
+            )
+
+    def _left_out(self, asked: concurrent.futures.Future[None]) -> None:
+        if asked.cancelled():
+            self._add(Differences(skipped=1))
 
     def _add(self, more: Differences) -> None:
         with self._lock:
@@ -147,6 +167,8 @@ class Both:
             return self._found
 
     def close(self) -> None:
-        """Waits for what was asked, and closes the connection."""
-        self._pool.shutdown()
+        """Closes the connection; what has not begun some seconds later is left out."""
+        last = self._pool.submit(lambda: None)
+        concurrent.futures.wait([last], self._grace)
+        self._pool.shutdown(cancel_futures=True)
         self._transport.close()
