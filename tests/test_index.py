@@ -18,6 +18,7 @@ from fir_tf.errors import FirError
 from fir_tf.evaluation.rerank import expand_query, k_reciprocal, whiten, whitening
 from fir_tf.files import write_json
 from fir_tf.search import accuracy, indexing
+from fir_tf.search.early import check_photos
 from fir_tf.search.encoder import Encoder
 from fir_tf.search.engines import Filter, Hit, Record, open_engine
 from fir_tf.search.engines.base import best_views
@@ -357,6 +358,7 @@ def test_the_commands(run, photos, tmp_path, monkeypatch):
     [
         (["query", "no/such.jpg", "--index=x"], "has no records.sqlite|no/such.jpg is no file"),
         (["query", "--index=x"], "no photo was given"),
+        (["query", "http://10.0.0.1/x.jpg", "--index=x"], "10.0.0.1 is not a public address"),
         (["query", "a.jpg"], "`index` must be given"),
         (["query", "--sheet", "o.png", "a.jpg", "--index=x"], "no photo o.png.*--sheet=o.png"),
         (["query", "a.jpg", "--json", "o.json", "--index=x"], "no photo o.json.*--json=o.json"),
@@ -368,6 +370,28 @@ def test_the_commands(run, photos, tmp_path, monkeypatch):
 def test_wrong_use_is_a_message(arguments, message):
     _, err = done("search.py", *arguments, ok=False)
     assert re.search(message, err), err
+
+
+def test_a_private_address_is_refused_before_anything_is_loaded():
+    for host in ("10.0.0.1", "[::1]:80", "169.254.1.1", "localhost:8000", "u:p@192.168.0.1"):
+        with pytest.raises(FirError, match="not a public address. --allow_private fetches"):
+            check_photos([f"http://{host}/x.jpg"], allow_private=False)
+        check_photos([f"http://{host}/x.jpg"], allow_private=True)
+    # What a name leads to is seen when it is asked.
+    for photo in (
+        "https://shop.example/x.jpg",
+        "http://8.8.8.8/x.jpg",
+        "s3://10.0.0.1/x",
+        "http://[/",
+    ):
+        check_photos([photo], allow_private=False)
+    code = (
+        "import sys; from fir_tf.search.early import check_photos\n"
+        "try: check_photos(['http://10.0.0.1/x.jpg'], False)\n"
+        "except ValueError: sys.exit('tensorflow' in sys.modules)\n"
+        "sys.exit(2)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_help_is_quick_and_explains():

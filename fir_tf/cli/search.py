@@ -155,7 +155,7 @@ def _call(command: str, photos: Sequence[str] = ()) -> None:
 def _check_early(command: str, options: Any, photos: Sequence[str]) -> None:
     """Tells the mistakes that need no TensorFlow."""
     if command == "query":
-        early.check_photos(photos)
+        early.check_photos(photos, options.allow_private)
     if command != "index":
         early.check_index(options.index)
     if command == "web":

@@ -35,6 +35,15 @@ def is_public(address: str) -> bool:
     return found.is_global and not found.is_multicast
 
 
+def check_public(address: str) -> None:
+    """Raises FetchError if an IP address is not a public one."""
+    if not is_public(address):
+        raise FetchError(
+            "private address",
+            f"{address} is not a public address. --allow_private fetches from there too",
+        )
+
+
 class _Transfer:
     """What a thread is waiting for: its connection is shut when `ends` (monotonic) is over."""
 
@@ -120,12 +129,8 @@ class Guard:
             FetchError: it leads to an address that is not public.
             OSError: it has gone.
         """
-        peer = connected.getpeername()[0]
-        if not self._allow_private and not is_public(peer):
-            raise FetchError(
-                "private address",
-                f"{peer} is not a public address. --allow_private fetches from there too",
-            )
+        if not self._allow_private:
+            check_public(connected.getpeername()[0])
         self.use(connected)
 
     def use(self, connected: socket.socket) -> None:

@@ -4,19 +4,44 @@ import contextlib
 import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from fir_tf.datasets.catalogue import is_address
 from fir_tf.errors import FirError
+from fir_tf.remote.fetch import FetchError
+from fir_tf.remote.guard import check_public
 from fir_tf.search.engines import is_default, open_engine
 
 
-def check_photos(photos: Sequence[str]) -> None:
-    """Raises FirError if no photo is given, or one that is neither a file nor an address."""
+def check_photos(photos: Sequence[str], allow_private: bool) -> None:
+    """Raises FirError unless there are photos, each a file or an address that may be fetched from.
+
+    Args:
+        photos: list of str.
+        allow_private: bool, whether addresses may lead to machines that are not public ones. What
+            a host's name leads to is seen when it is asked.
+    """
     if not photos:
         raise FirError("no photo was given: python search.py query photo.jpg --index=...")
     for photo in photos:
         if not (is_address(photo) or Path(photo).is_file()):
             raise FirError(f"{photo} is no file. Give the photo to search with")
+        if not allow_private:
+            _check_host(photo)
+
+
+def _check_host(photo: str) -> None:
+    """Raises FirError if a photo is at a web address with the number of a private machine."""
+    try:
+        address = urlsplit(photo)
+        if address.scheme.lower() in ("http", "https"):
+            host = address.hostname or ""
+            check_public("127.0.0.1" if host == "localhost" else host)
+    except FetchError as error:
+        raise FirError(f"{photo} cannot be fetched: {error}") from error
+    # A name, or no address at all: who fetches it says so.
+    except ValueError:
+        pass
 
 
 def check_index(address: str) -> None:

@@ -91,7 +91,7 @@ def query(options: QueryOptions, photos: Sequence[str]) -> list[dict[str, Any]]:
         FirError: no photo is given, the index does not fit the model, or, after the answers to
             the others, a photo cannot be read.
     """
-    check_photos(photos)
+    check_photos(photos, options.allow_private)
     options.check_fetching()
     box = read_box("--box", options.box)
     if box and len(photos) > 1:
