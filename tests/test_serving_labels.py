@@ -169,8 +169,8 @@ def test_a_version_that_is_gone_is_said_once_and_when_it_is_back(caplog):
     assert both.told() == Differences(images=4, alike=4.0, first=4, failed=12)
     told = [record.getMessage() for record in caplog.records]
     assert [line.partition(": canary ")[::2] for line in told] == [
-        ("embed", "did not answer: nobody there. That is said once until it does"),
-        ("search", "did not answer: nobody there. That is said once until it does"),
+        ("embed", "did not answer: nobody there. Said once, until it does"),
+        ("search", "did not answer: nobody there. Said once, until it does"),
         ("search", "answers again, 4 requests later"),
     ]
 

@@ -150,7 +150,7 @@ class Both:
         if self._failures[signature] == 1:
             reason = str(error) if isinstance(error, FirError) else repr(error)
             log.warning(
-                f"{signature}: {self._name} did not answer: {reason}. That is said once until it does"
+                f"{signature}: {self._name} did not answer: {reason}. Said once, until it does"
             )
 
     def _left_out(self, asked: concurrent.futures.Future[None]) -> None:
