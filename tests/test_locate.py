@@ -1,5 +1,6 @@
 """Where garments are: maps made by hand, the exported signature, detectors of others."""
 
+import asyncio
 import gc
 import io
 import json
@@ -25,7 +26,7 @@ from fir_tf.errors import FirError
 from fir_tf.files import write_json
 from fir_tf.images.picture import see
 from fir_tf.locate import MOST, Garment, cut, open_locator, png
-from fir_tf.locate.category_map import CategoryMap, _pieces, garments_of_maps
+from fir_tf.locate.category_map import CategoryMap, _apart, _pieces, garments_of_maps
 from fir_tf.models import saving
 from fir_tf.models.fir import build_fir
 from fir_tf.options import ExportOptions
@@ -104,6 +105,51 @@ def test_weak_evidence_and_single_places_are_no_garments():
     boxes, _, _ = found_in(map_of(blobs))
     assert [in_places(box) for box in boxes] == [[5, 5, 15, 15]]
     assert len(found_in(map_of([]))[0]) == 0
+
+
+def test_a_garment_of_several_strengths_is_one():
+    """A jacket: what is weak around it, a pocket that is strong, a sleeve like another category."""
+    jacket = [
+        (0, 1, (2, 2, 22, 22), 1.2),
+        (0, 1, (5, 6, 19, 18), 5.0),
+        (0, 1, (8, 8, 11, 11), 5.0),
+        (0, 2, (6, 13, 18, 18), 4.0),
+    ]
+    boxes, category, score = found_in(map_of(jacket))
+    assert [in_places(box) for box in boxes] == [[5, 6, 19, 18]]
+    assert category.tolist() == [1] and score.tolist() == [1]
+
+
+def test_two_garments_on_a_ground_that_holds_both_are_two():
+    """The weak evidence between them has more in all than either, and would hide them."""
+    one, other = (0, 1, (3, 2, 13, 9), 5.0), (0, 1, (9, 13, 21, 22), 4.0)
+    boxes, _, score = found_in(map_of([(0, 1, (1, 1, 23, 23), 0.65), one, other]))
+    assert [in_places(box) for box in boxes] == [[9, 13, 21, 22], [3, 2, 13, 9]]
+    assert score[0] == 1 and 0.5 < score[1] < 1
+
+
+def test_of_any_candidates_those_that_are_left_cover_no_place_twice():
+    """By a plain loop: the one with the most evidence for its size is left of each two."""
+    rng = np.random.default_rng(3)
+    corner, size = rng.uniform(0, 16, (40, 2)), rng.uniform(1, 8, (40, 2))
+    boxes = np.concatenate([corner, corner + size], axis=1).astype(np.float32)
+    scores = np.sort(rng.uniform(0.1, 1, 40).astype(np.float32))[::-1]
+    worth = scores / np.prod(size, axis=1) ** 0.6
+    left = []
+    for place in np.argsort(-worth):
+        shared = [
+            np.prod(np.maximum(np.minimum(*ends) - np.maximum(*starts), 0))
+            / min(np.prod(size[place]), np.prod(size[other]))
+            for other in left
+            for starts, ends in [
+                ((boxes[place, :2], boxes[other, :2]), (boxes[place, 2:], boxes[other, 2:]))
+            ]
+        ]
+        if worth[place] > 0.25 * worth.max() and all(share <= 0.4 for share in shared):
+            left.append(place)
+    assert len(left) > 3
+    kept = _apart(tf.constant(boxes), tf.constant(scores)).numpy()
+    assert kept.tolist() == sorted(left[:MOST])
 
 
 def test_boxes_are_those_of_the_photo_in_its_padding():
@@ -460,6 +506,29 @@ def test_a_garment_is_cut_out_with_room_around_it(box, size):
     for bad in ((1.2, 0, 0.1, 0.1), (0, 0, 0, 1), (float("nan"), 0, 1, 1)):
         with pytest.raises(FirError, match="`box` must have an area in the photo"):
             cut(photo, bad)
+
+
+@pytest.mark.parametrize(
+    ("boxes", "offered"),
+    [
+        # With its room the first one reaches all edges of a portrait.
+        ([(0.1, 0.02, 0.77, 0.97)], []),
+        ([(0.2, 0.1, 0.5, 0.4), (0.0, 0.0, 1.0, 1.0)], [0]),
+        # What is surest is the photo itself: a part of it is nothing to begin with.
+        ([(0.1, 0.02, 0.77, 0.97), (0.2, 0.1, 0.2, 0.1)], []),
+        ([(0.1, 0.1, 0.6, 0.3), (0.2, 0.5, 0.5, 0.4)], [0, 1]),
+        ([], []),
+    ],
+)
+def test_the_whole_photo_is_no_garment_to_choose(boxes, offered):
+    finder = pytest.importorskip("fir_tf.search.web.garments").Finder
+    garments = [Garment(box, "", 1.0) for box in boxes]
+    photo = scene((96, 128), (RED, (20, 20, 70, 100)))
+    found = asyncio.run(finder(lambda photos: [garments for _ in photos]).find(photo))
+    assert [garment for garment, _ in found] == [garments[place] for place in offered]
+    for garment, contents in found:
+        expected = cut(Image.open(io.BytesIO(photo)), garment.box)
+        assert contents == png(expected)
 
 
 @pytest.fixture(scope="module")

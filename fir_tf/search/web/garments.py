@@ -4,11 +4,12 @@ import logging
 from collections.abc import Sequence
 
 import anyio.to_thread
+from PIL import Image
 
 from fir_tf.errors import FirError
 from fir_tf.images.file import UnreadableImageError
 from fir_tf.images.picture import see
-from fir_tf.locate import Garment, Locator, cut, open_locator, own_locator, png
+from fir_tf.locate import Garment, Locator, cut, is_whole, open_locator, own_locator, png
 from fir_tf.search.index import Index
 from fir_tf.search.web import told
 from fir_tf.search_options import NO_LOCATOR
@@ -64,6 +65,8 @@ class Finder:
     async def find(self, contents: bytes) -> list[tuple[Garment, bytes]]:
         """Returns the garments of a photo that can be read, the surest first, each with its cut.
 
+        One that is the whole photo is none to choose, and none is where the surest one is that.
+
         Args:
             contents: bytes, an image file as the model reads it.
 
@@ -79,17 +82,22 @@ class Finder:
         with told.stage("locate"):
             (garments,) = self._locate([contents])
             try:
-                return list(zip(garments, cut_out(contents, garments), strict=True))
+                image = see(contents, _LONGEST).image
             # Whoever embeds it refuses it.
             except UnreadableImageError:
                 return []
+            return [(part, png(cut(image, part.box))) for part in _to_choose(image, garments)]
 
 
-def cut_out(contents: bytes, garments: Sequence[Garment]) -> list[bytes]:
-    """Returns a PNG file of each garment with some room around, out of a photo's contents.
+def _to_choose(image: Image.Image, garments: Sequence[Garment]) -> list[Garment]:
+    parts = [garment for garment in garments if not is_whole(image, garment.box)]
+    return parts if parts and parts[0] is garments[0] else []
+
+
+def cut_out(contents: bytes, garment: Garment) -> bytes:
+    """Returns a PNG file of a garment with some room around, out of a photo's contents.
 
     Raises:
         UnreadableImageError: the photo cannot be read.
     """
-    image = see(contents, _LONGEST).image
-    return [png(cut(image, garment.box)) for garment in garments]
+    return png(cut(see(contents, _LONGEST).image, garment.box))

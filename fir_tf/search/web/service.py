@@ -361,7 +361,7 @@ class Service:
         if upload.garment:
             photo = self._uploads.get(name.partition(".")[0])
             contents = photo.contents if photo else b""
-            contents = contents and cut_out(contents, [upload.garment])[0]
+            contents = contents and cut_out(contents, upload.garment)
         if not contents:
             raise HTTPException(404, "This photo is no longer kept here. Upload it again.")
         return contents
