@@ -585,6 +585,32 @@ def test_a_photo_chosen_before_the_page_knows_its_index(opened, shop, browser, s
     page.close()
 
 
+@pytest.mark.parametrize("chooses", [False, True])
+def test_a_page_opened_too_early_waits_and_goes_on(browser, server, shop, chooses):
+    """By what the server says before it is ready; a photo chosen meanwhile is searched with."""
+    early = {"status": 503, "headers": {"Retry-After": "1"}, "json": {"error": "It is opened."}}
+    page, refused = browser.new_page(), []
+    page.route("**/api/info", lambda route: (refused.append(1), route.fulfill(**early)))
+    page.goto(server)
+    says(page, "It is opened. This page goes on by itself.", "#waiting")
+    # No fault: in the colour of what stands beside.
+    sync.expect(page.locator("#waiting")).to_have_class("muted")
+    assert page.locator("#refusal").is_hidden()
+    if chooses:
+        page.set_input_files("#file", shop[0] / PHOTO)
+        says(page, "as soon as the index is open")
+    while len(refused) < 2:
+        page.wait_for_timeout(100)
+    page.unroute("**/api/info")
+    if chooses:
+        first(page, "Garment <b>3</b>")
+    else:
+        page.wait_for_selector("#samples img")
+    says(page, "12 images", "#size")
+    assert page.inner_text("#waiting") == ""
+    page.close()
+
+
 def test_old_results_are_dimmed_and_more_are_shown(page, shop):
     """Answers of an index of many items, which this one is not."""
 

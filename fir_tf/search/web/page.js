@@ -15,6 +15,7 @@ let asked = null;  // {photo} or {like}, and {part, box} where only a part is se
 let wanted = PAGE;
 let newest = 0;  // the number of the last thing begun: what is older says nothing any more
 let sending = false;
+let opened = Promise.resolve();  // until the server is ready, where it said that it is not
 const chosen = new Map();  // by an upload's name the address of the photo as it was chosen
 const located = new Map();  // by an upload's name the garments in it, the surest first
 
@@ -78,12 +79,24 @@ function empty() {
 }
 
 async function ask(url, options) {
-  const wrong = (text, status) => Object.assign(new Error(text), { status, passing: !status || status >= 500 });
+  const wrong = (text, status, later = 0) => Object.assign(new Error(text), { status, later, passing: !status || status >= 500 });
   let answer;
   try { answer = await fetch(url, options); } catch { throw wrong("The server does not answer.", 0); }
   const value = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw wrong(value.error || `The server answers ${answer.status}.`, answer.status);
+  if (!answer.ok) throw wrong(value.error || `The server answers ${answer.status}.`, answer.status, +answer.headers.get("Retry-After"));
   return value;
+}
+
+/** Asks until the server is ready: it says after how many seconds to ask again. */
+async function patiently(url, first = true) {
+  try { return await ask(url); }
+  catch (error) {
+    if (!error.later) throw error;
+    $("waiting").textContent = error.message + " This page goes on by itself.";
+    const later = new Promise(done => setTimeout(done, 1000 * error.later)).then(() => patiently(url, false));
+    if (first) opened = later.catch(() => {});
+    return later;
+  }
 }
 
 // The address, and searching
@@ -309,6 +322,9 @@ async function choose(file) {
   sending = true;
   if (picture) display(source);
   try {
+    if ($("waiting").textContent) say("The photo is searched with as soon as the index is open.");
+    await opened;
+    if (turn !== newest) return;
     const body = await contents(file, picture);
     if (body.size > info.max_upload) throw new Error(`The photo is larger than ${info.max_upload / 1e6} MB.`);
     const { photo, garments } = await ask("api/photo?garments=1", { method: "POST", body });
@@ -575,7 +591,7 @@ function follow() {
 window.onpopstate = follow;
 
 function begin() {
-  ask("api/info").then(answer => {
+  patiently("api/info").finally(() => { $("waiting").textContent = ""; }).then(answer => {
     info = answer;
     $("size").textContent = `${info.images.toLocaleString("en")} images`;
     $("formats").textContent = `${info.formats.join(", ")}, up to ${info.max_upload / 1e6} MB`;
