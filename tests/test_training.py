@@ -770,6 +770,26 @@ def test_without_a_head_there_is_nothing_to_train_first(inshop, tmp_path, two_la
         build_trainer(parts_of(config), config, 3)
 
 
+def test_a_dry_run_fetches_no_weights(inshop, tmp_path, capsys, monkeypatch, tiny):
+    """It says where a run would have them from; what is left frozen is as with them."""
+    monkeypatch.setenv("FIR_TF_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("FIR_TF_OFFLINE", "1")
+    made = []
+    make = from_config.make_parts
+    monkeypatch.setattr(from_config, "make_parts", lambda *of: made.append(make(*of)) or made[0])
+    config = small_config(inshop, tmp_path / "run", dry_run=True, weights="imagenet", **tiny)
+    from_config.train_config(config)
+    out = capsys.readouterr().out
+    place = registry.get("backbone", config.backbone).weights
+    assert f"from {place.url}/{place.file}. This dry run" in out and "dry run: nothing" in out
+    body = made[0].model.get_layer(config.backbone)
+    size = sum(np.prod(weight.shape) for weight in body.weights) * 4e-6
+    assert f"about {size:.0f} MB" in out
+    norms = [layer for layer in body.layers if "BatchNormalization" in type(layer).__name__]
+    assert norms and all(layer.frozen_statistics for layer in norms)
+    assert not (tmp_path / "run").exists() and not (tmp_path / "cache").exists()
+
+
 @pytest.mark.slow
 def test_early_stop_and_dry_run(inshop, tmp_path, capsys, tiny):
     config = small_config(

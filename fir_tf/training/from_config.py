@@ -21,6 +21,7 @@ from fir_tf.messages import duration
 from fir_tf.models.backbones import build_backbone
 from fir_tf.models.fir import build_fir
 from fir_tf.models.pretrained import imagenet_weights, notice
+from fir_tf.models.pretrained.download import not_here
 from fir_tf.run import open_run
 from fir_tf.samplers.choose import describe_undrawn, make_sampler
 from fir_tf.samplers.sampler import Sampler
@@ -111,12 +112,7 @@ def train_config(config: Config) -> Path:
     for line in quick_check(catalogue):
         log.info(line)
     sampler = make_sampler(catalogue, config)
-    if config.weights == "imagenet":
-        log.info(
-            notice(
-                imagenet_weights(config.backbone, registry.get("backbone", config.backbone).weights)
-            )
-        )
+    config = _told_start(config)
     if not config.dry_run:
         open_run(config)
     log.info(describe_plan(catalogue, sampler, config))
@@ -134,6 +130,28 @@ def train_config(config: Config) -> Path:
         procedure = Procedure("val", classifies=config.reads("logits"))
         interpolate(run, start, catalogue, config, procedure)
     return run
+
+
+def _told_start(config: Config) -> Config:
+    """Says which weights the network starts from.
+
+    Returns:
+        Config, that of random weights for a dry run whose weights would have to be fetched first.
+    """
+    if config.weights != "imagenet":
+        return config
+    weights = imagenet_weights(config.backbone, registry.get("backbone", config.backbone).weights)
+    log.info(notice(weights))
+    source = not_here(weights) if config.dry_run else ""
+    if not source:
+        return config
+    count = build_backbone(config.backbone, config.image_size, "none").count_params()
+    log.info(
+        f"note: they are not here: a run fetches them first, about {4e-6 * count:.0f} MB from "
+        f"{source}. This dry run makes its step with random ones"
+    )
+    mode = "frozen" if config.batch_norm == "auto" else config.batch_norm
+    return dataclasses.replace(config, weights="none", batch_norm=mode)
 
 
 def _try_one_step(parts: Parts, config: Config) -> str:

@@ -1,6 +1,7 @@
 """Weights files: from their package, or downloaded, resumed, checked and kept in a cache."""
 
 import importlib
+import importlib.util
 import os
 import re
 import time
@@ -51,6 +52,26 @@ def imagenet_file(weights: Weights) -> Path:
     )
 
 
+def not_here(weights: Weights) -> str:
+    """Returns where `imagenet_file` would get a file from, an address or a package.
+
+    Args:
+        weights: pretrained.Weights.
+
+    Returns:
+        str, empty where the file is here already.
+    """
+    if weights.package:
+        there = importlib.util.find_spec(weights.package)
+        return "" if there else f"the package {weights.package.replace('_', '-')}"
+    return "" if matches(cache_folder() / weights.file, weights.checksum) else _address(weights)
+
+
+def _address(weights: Weights) -> str:
+    base = os.environ.get("FIR_TF_MIRROR") or weights.url
+    return f"{base.rstrip('/')}/{weights.file}"
+
+
 def fetch(weights: Weights) -> Path:
     """Returns the file of `weights` from the cache, downloading it where it is not there yet.
 
@@ -71,9 +92,7 @@ def fetch(weights: Weights) -> Path:
         FirError: if the file cannot be had or is not the one that was published, saying what to
             do instead.
     """
-    target = cache_folder() / weights.file
-    base = os.environ.get("FIR_TF_MIRROR") or weights.url
-    url = f"{base.rstrip('/')}/{weights.file}"
+    target, url = cache_folder() / weights.file, _address(weights)
     try:
         if matches(target, weights.checksum):
             return target
