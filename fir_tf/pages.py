@@ -12,6 +12,8 @@ from markupsafe import Markup
 
 _KINDS = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg"}
 
+_HEADING = re.compile(r'<h2 id="([^"]+)">(.*?)</h2>')
+
 
 def render(template: str, **values: object) -> str:
     """Returns a template of `fir_tf/templates` filled with values.
@@ -40,6 +42,7 @@ def _environment() -> jinja2.Environment:
     environment.filters |= {
         "breakable": _breakable,
         "data_uri": _data_uri,
+        "headings": _headings,
         "thousands": "{:,}".format,
     }
     return environment
@@ -58,6 +61,11 @@ def _breakable(text: str) -> Markup:
     """A name that a browser may break behind its slashes, commas and underscores."""
     pieces = re.split(r"(?<=[/,_])", str(_printable(text)))
     return Markup("<wbr>").join(pieces)
+
+
+def _headings(html: Markup) -> list[tuple[str, Markup]]:
+    """The names and texts of the headings that can be jumped to."""
+    return [(name, Markup(text)) for name, text in _HEADING.findall(html)]
 
 
 def _data_uri(picture: bytes) -> Markup:

@@ -14,7 +14,7 @@ from valid_html import page as parsed
 from fir_tf.errors import FirError
 from fir_tf.evaluation.bootstrap import paired_bootstrap
 from fir_tf.search.answers import overlap, rank_biased_overlap
-from fir_tf.search.comparing import BelowError, compare
+from fir_tf.search.comparing import BelowError, compare, told
 from fir_tf.search.engines import generations_of
 from fir_tf.search.migrating import migrate
 from fir_tf.search_options import CompareOptions, least_values
@@ -140,6 +140,18 @@ def test_queries_are_a_folder_a_table_or_a_log(shop, tmp_path):
             compare(options(shop, queries=str(path)))
 
 
+@pytest.mark.parametrize(
+    ("count", "warned"), [(1, "1 query tells"), (29, "29 queries tell"), (30, "")]
+)
+def test_few_queries_are_said_to_tell_little(count, warned):
+    side = dict.fromkeys(("dimension", "vector_bytes", "search_seconds"), 1) | {
+        "embed_seconds": None
+    }
+    values = {"queries": count, "k": K, f"recall@{K}": None, "old": side, "new": side}
+    text = told({**values, f"overlap@{K}": 1.0, "rank_biased_overlap": 1.0})
+    assert ("little" in text) == bool(warned) and f"note: {warned}" * bool(warned) in text
+
+
 @pytest.mark.slow
 def test_the_page_has_the_most_changed_queries_old_beside_new(shop, tmp_path):
     page, numbers = tmp_path / "p.html", tmp_path / "n.json"
@@ -152,16 +164,17 @@ def test_the_page_has_the_most_changed_queries_old_beside_new(shop, tmp_path):
         )
         for photo in shop[0].rglob("*.jpg")
     }
-    told = [changed["rank_biased_overlap"] for changed in values["changed"]]
-    assert told == pytest.approx(sorted(every.values())[:3])
+    biased = [changed["rank_biased_overlap"] for changed in values["changed"]]
+    assert biased == pytest.approx(sorted(every.values())[:3])
     for changed in values["changed"]:
         for side, model in (("old", shop[1]), ("new", shop[2])):
             paths = [hit["path"] for hit in changed[side]]
             assert paths == nearest(shop, model, shop[0] / changed["query"])[:K]
         assert f"<h2>{changed['query']}</h2>" in text
-    assert text.count('<section class="changed">') == 3 and text.count("data:image/jpeg") == 3 * (
-        1 + 2 * K
-    )
+    assert "16 queries tell little" in text
+    assert text.count('<section class="changed" id="query-') == 3 and text.count(
+        "data:image/jpeg"
+    ) == 3 * (1 + 2 * K)
 
 
 def test_queries_are_cropped_where_a_model_looks_at_boxes(shop, tmp_path):

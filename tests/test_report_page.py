@@ -1,6 +1,7 @@
 """The reports of evaluate.py and of a check in a real browser: a phone's width, both schemes."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,10 +15,12 @@ from fir_tf.evaluation.metrics import retrieval_metrics
 from fir_tf.evaluation.report import Beside, write_report
 from fir_tf.hygiene.findings import SEVERITIES, Example, Finding
 from fir_tf.hygiene.report import Report, write_check
+from fir_tf.pages import render
 
 # A browser.
 pytestmark = pytest.mark.slow
 
+NAMES = ["evaluation", "check", "comparison"]
 LONG = "A_category/with_a_very_long_name_as_it_stands_in_some_feed"
 SENTENCE = "a rule that takes a sentence: " + "word " * 40
 
@@ -74,6 +77,39 @@ def write_checked(catalogue, path):
     return write_check(Report(catalogue, "inshop", findings), path)
 
 
+def write_compared(path):
+    """Writes a comparison of two models, of few queries with long names."""
+    hits = [
+        SimpleNamespace(record=SimpleNamespace(path=f"{LONG}/{n}.jpg", item=LONG), score=0.5)
+        for n in range(8)
+    ]
+    names = [f"{LONG}{n}" for n in range(8)]
+    changed = [
+        SimpleNamespace(
+            asked=SimpleNamespace(name=f"{LONG}/{n}.jpg", item=LONG),
+            overlap=0.5,
+            biased=0.25,
+            old=hits,
+            new=hits[:3],
+            names=(names, names[:3]),
+        )
+        for n in range(12)
+    ]
+    page = render(
+        "comparison.html",
+        title="Old and new answers",
+        models=(f"runs/{LONG}", f"runs/{LONG}"),
+        rows=[(LONG, f"{LONG} -> {LONG}")],
+        few=SENTENCE,
+        k=8,
+        changed=changed,
+        own={one.asked.name: b"" for one in changed},
+        pictures={hit.record.path: b"" for hit in hits},
+    )
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
 @pytest.fixture(scope="module")
 def pages(catalogue, tmp_path_factory):
     """{name: address}."""
@@ -81,8 +117,9 @@ def pages(catalogue, tmp_path_factory):
     paths = (
         write_evaluation(catalogue, folder / "evaluation.html"),
         write_checked(catalogue, folder),
+        write_compared(folder / "comparison.html"),
     )
-    return {name: path.as_uri() for name, path in zip(("evaluation", "check"), paths, strict=True)}
+    return {name: path.as_uri() for name, path in zip(NAMES, paths, strict=True)}
 
 
 @pytest.fixture
@@ -101,7 +138,7 @@ def opened(browser, pages):
         context.close()
 
 
-@pytest.mark.parametrize("name", ["evaluation", "check"])
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("width", [320, 390, 1280])
 def test_a_page_fits(opened, name, width):
     page = opened(name, width)
@@ -116,7 +153,7 @@ def test_a_page_fits(opened, name, width):
     assert outside == []
 
 
-@pytest.mark.parametrize("name", ["evaluation", "check"])
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
 def test_axe_finds_nothing(opened, name, scheme, width):
@@ -127,6 +164,33 @@ def test_axe_finds_nothing(opened, name, scheme, width):
     tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
     found = axe.run(page, options={"runOnly": {"type": "tag", "values": tags}})
     assert found.violations_count == 0, found.generate_report()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_long_page_can_be_jumped_through(opened, name):
+    page = opened(name, 390)
+    links = page.locator("nav[aria-label='On this page'] a").all()
+    assert len(links) >= 2
+    for link in links:
+        link.click()
+        target = page.locator(link.get_attribute("href"))
+        assert target.evaluate("node => node.tagName") == "H2"
+        assert target.text_content() == link.text_content()
+        assert -1 <= target.bounding_box()["y"] < 844
+
+
+def test_a_wide_table_scrolls_in_its_own_box(opened):
+    page = opened("evaluation", 390)
+    wide = [
+        box
+        for box in page.locator(".scroll").all()
+        if box.evaluate("node => node.scrollWidth > node.clientWidth")
+    ]
+    assert len(wide) >= 2
+    for box in wide:
+        box.evaluate("node => node.scrollLeft = 9999")
+        edge = box.locator("thead th").last.bounding_box()
+        assert edge["x"] + edge["width"] <= 390 and page.evaluate("scrollX") == 0
 
 
 def test_photos_are_shown_in_their_shape(opened):

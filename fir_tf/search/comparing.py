@@ -23,6 +23,8 @@ from fir_tf.search_options import CompareOptions, NewModelOptions, least_values
 
 _SIDE = 120
 _FLOAT = 4
+# With fewer queries one more or less that changes is over three hundredths of what is told.
+_FEW = 30
 
 
 class BelowError(FirError):
@@ -163,7 +165,21 @@ def check_least(values: dict[str, Any], text: str) -> None:
 
 def told(values: dict[str, Any]) -> str:
     """Returns what was compared as text."""
-    return "\n".join(f"{name:40s} {value}" for name, value in _rows(values))
+    lines = [f"{name:40s} {value}" for name, value in _rows(values)]
+    if few := _few(values):
+        lines.append(f"note: {few}")
+    return "\n".join(lines)
+
+
+def _few(values: dict[str, Any]) -> str:
+    """Returns what is to be known of few queries; empty where they are enough."""
+    count = values["queries"]
+    if count >= _FEW:
+        return ""
+    return (
+        f"{count} {'query tells' if count == 1 else 'queries tell'} little: others may say "
+        f"something else. Ask with {_FEW} or more before you decide."
+    )
 
 
 def _rows(values: dict[str, Any]) -> list[tuple[str, str]]:
@@ -231,6 +247,7 @@ def _page(
         title=f"Old and new answers of {shown(options.index)}",
         models=(values["old"]["model"], values["new"]["model"]),
         rows=_rows(values),
+        few=_few(values),
         k=options.k,
         changed=changed,
         own={
