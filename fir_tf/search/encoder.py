@@ -48,8 +48,8 @@ class Encoder:
         crop: str, what is meant.
         margin: float, what is added to a box.
         dimension: int, length of an embedding.
-        network: the model alone, fitted pixels float32 [n, size, size, 3] -> dict of tensors;
-            None for a SavedModel, whose graph begins with image bytes.
+        network: the model alone, see `fir_tf.evaluation.embedded.Runner`; None for a SavedModel,
+            whose graph begins with image bytes.
 
     Raises:
         FirError: `model` is neither, an export is asked for what it cannot do, or `whitening` is
