@@ -101,7 +101,7 @@ class Following:
         if state.current != self.last.name and not self._switch(state.current):
             return
         self._seen = state.number
-        coming = {state.opening} - {None, state.current}
+        coming = set() if state.opening is None else {state.opening} - {state.current}
         for name in self._coming.keys() - coming:
             self._coming.pop(name).add_done_callback(_close_result)
         for name in coming - self._coming.keys():
