@@ -354,6 +354,25 @@ def test_photos_are_kept_where_a_folder_is_given_and_nowhere_else(shop, tmp_path
     assert [("score" in told) for told in known[:3]] == [True, False, True]
 
 
+def test_photos_are_not_kept_where_they_would_be_indexed(shop, tmp_path):
+    for place in (shop[0], shop[0] / "asked"):
+        with pytest.raises(FirError, match="`keep_queries` must lie outside of the photos' folder"):
+            asked_with(shop[3], [], tmp_path / "log", keep_queries=str(place))
+        assert not (shop[0] / "asked").exists()
+    check_apart = importlib.import_module("fir_tf.search.web.kept").check_apart
+    walked = {"root": str(tmp_path / "photos"), "walked": True}
+    for place, info in (
+        (tmp_path / "photos2", walked),
+        (tmp_path / "photos" / ".." / "asked", walked),
+        # What a file does not name is not indexed, nor what nobody knows of.
+        (tmp_path / "photos" / "asked", {**walked, "walked": False}),
+        (tmp_path / "photos" / "asked", {}),
+    ):
+        check_apart(str(place), info)
+    with pytest.raises(FirError, match="would be indexed"):
+        check_apart(str(tmp_path / "x" / ".." / "photos" / "asked"), walked)
+
+
 def test_a_folder_that_cannot_be_written_stops_no_request(tmp_path, capsys):
     module = importlib.import_module("fir_tf.search.web.kept")
     place = module.KeptQueries(str(tmp_path / "kept"))

@@ -161,7 +161,9 @@ class Filling:
             changed = True
         info = self.after.info()
         told = told_of(part for part, _ in self.after.scan())
-        whole = {**info, "root": self.before.info()["root"], **told}
+        before = self.before.info()
+        same: dict[str, Any] = {name: before[name] for name in ("root", "walked") if name in before}
+        whole = {**info, **same, **told}
         if changed or whole != info:
             self.after.flush()
             self.after.set_info({**whole, **referenced(self.after, whole)})

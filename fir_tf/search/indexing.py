@@ -96,6 +96,7 @@ def _prepared(
         info.update(
             **kept(encoder, how),
             root=str(listing.root.resolve()),
+            walked=listing.walked,
             how=how,
             model={**info["model"], "model": str(Path(encoder.model).resolve())},
         )

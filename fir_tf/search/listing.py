@@ -33,6 +33,7 @@ class Listing:
         lines: dict of int by path, the line of a photo in its table or feed.
         boxes: dict of (float32 [4], bool) by path, those of the photos that have one, and whether
             in shares, see `Catalogue`.
+        walked: bool, whether all that is in the folder is listed; otherwise what a file names.
     """
 
     root: Path
@@ -42,6 +43,7 @@ class Listing:
     unread: frozenset[str] = frozenset()
     lines: dict[str, int] = dataclasses.field(default_factory=dict)
     boxes: dict[str, tuple[np.ndarray, bool]] = dataclasses.field(default_factory=dict)
+    walked: bool = False
 
     def cropped(self) -> "Listing":
         """Returns the Listing whose records bear the boxes that their photos are cropped to."""
@@ -120,7 +122,9 @@ def read_catalogue(
         records = [_from_path(path) for path in found.photos]
         skipped = [path for why in (NO_IMAGE, SPECIAL) for path in found.skipped.get(why, ())]
         unread = frozenset([*found.others, *skipped])
-        listing = Listing(found.root, records, found.notes(), found.unreachable, unread)
+        listing = Listing(
+            found.root, records, found.notes(), found.unreachable, unread, walked=True
+        )
     if not listing.records:
         more = [*listing.notes, *listing.unreachable.values()]
         raise FirError("\n".join([f"no photo was found in {images}", *more]))

@@ -2,14 +2,35 @@
 
 import hashlib
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from fir_tf.errors import FirError
 from fir_tf.files import replacing
 from fir_tf.shell import fault
 
 log = logging.getLogger(__package__)
 
 _ENDINGS = {b"\xff\xd8": ".jpg", b"\x89PNG": ".png", b"GIF8": ".gif", b"BM": ".bmp"}
+
+
+def check_apart(place: str, info: Mapping[str, Any]) -> None:
+    """Checks that photos which are kept in a folder do not come into the index by that.
+
+    Args:
+        place: str, the folder.
+        info: dict, what the index says of itself.
+
+    Raises:
+        FirError: it lies in the folder whose photos are indexed, all that there are.
+    """
+    folder, root = Path(place).resolve(), Path(info.get("root") or "")
+    if info.get("walked") and folder.is_relative_to(root.resolve()):
+        raise FirError(
+            f"`keep_queries` must lie outside of the photos' folder {root}: what is kept there "
+            f"would be indexed with them the next time. Received: {place}"
+        )
 
 
 class KeptQueries:
