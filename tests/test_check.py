@@ -98,6 +98,22 @@ def test_a_finding_names_file_and_line(odd):
     assert "1 image file is missing" in text
 
 
+def test_what_a_category_has_is_told_in_columns(odd):
+    table, out, *_ = odd
+    rows = [line.split(",") for line in table.read_text().splitlines()]
+    lines = (out / "report.txt").read_text().splitlines()
+    start = next(n for n, line in enumerate(lines) if line.startswith("images by category"))
+    assert lines[start + 1].split() == ["training", "other", "splits"]
+    ends = [lines[start + 1].index(word) + len(word) for word in ("training", "splits")]
+    place = {name: number for number, name in enumerate(rows[0])}
+    category, train, rest = lines[start + 2][: ends[1]].split()
+    # Right-aligned below their names.
+    assert [lines[start + 2].index(text) for text in (train,)] == [ends[0] - len(train)]
+    assert lines[start + 2][: ends[1]].endswith(rest)
+    splits = [row[place["split"]] for row in rows[1:] if row[place["category"]] == category]
+    assert [int(train), int(rest)] == [splits.count("train"), len(splits) - splits.count("train")]
+
+
 def test_a_clean_set_is_clean(tmp_path, capsys):
     status, report = run_check(write_set(tmp_path / "a", clean_set()), tmp_path / "out", "--strict")
     assert status == 0 and not report["failed"]
@@ -287,7 +303,9 @@ def test_the_page_stands_alone_and_shows_pictures(odd):
         assert not {"onerror", "onload", "srcset"} & set(attributes)
     sections = {a["id"] for tag, a in page.seen if tag == "section"} - {"strip"}
     links = [a["href"] for tag, a in page.seen if "href" in a]
-    assert links == [f"#{finding['name']}" for finding in report["findings"]]
+    headings = [f"#{a['id']}" for tag, a in page.seen if tag == "h2" and "id" in a]
+    assert headings == ["#images-by-category", "#items-by-images"]
+    assert links == [*headings, *(f"#{finding['name']}" for finding in report["findings"])]
     pictures = [attributes["src"] for tag, attributes in page.seen if tag == "img"]
     assert len(pictures) > 10
     for source in pictures:

@@ -101,7 +101,9 @@ def test_a_report_stands_alone_and_tells_the_truth(case, tmp_path):
     beside = Beside(top, links, paper)
     tree = write(case, tmp_path / "report.html", measured, "a <run>", beside)
     assert text_of(tree.find("head/title")) == "a <run>" == text_of(next(tree.iter("h1")))
-    (link,) = tree.iter("a")
+    *jumps, link = sorted(tree.iter("a"), key=lambda one: not one.get("href").startswith("#"))
+    headings = [(f"#{one.get('id')}", text_of(one)) for one in tree.iter("h2")]
+    assert [(one.get("href"), text_of(one)) for one in jumps] == headings
     assert link.get("href") == "../a%20run/config.json" and text_of(link) == "config"
     assert "model card (export.py writes it)" in text_of(tree)
     metrics = dict(cells(tree, "Metrics"))
