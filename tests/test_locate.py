@@ -110,7 +110,7 @@ def test_weak_evidence_and_single_places_are_no_garments():
 def test_a_garment_of_several_strengths_is_one():
     """A jacket: what is weak around it, a pocket that is strong, a sleeve like another category."""
     jacket = [
-        (0, 1, (2, 2, 22, 22), 1.2),
+        (0, 1, (3, 4, 20, 20), 1.2),
         (0, 1, (5, 6, 19, 18), 5.0),
         (0, 1, (8, 8, 11, 11), 5.0),
         (0, 2, (6, 13, 18, 18), 4.0),
@@ -122,10 +122,14 @@ def test_a_garment_of_several_strengths_is_one():
 
 def test_two_garments_on_a_ground_that_holds_both_are_two():
     """The weak evidence between them has more in all than either, and would hide them."""
-    one, other = (0, 1, (3, 2, 13, 9), 5.0), (0, 1, (9, 13, 21, 22), 4.0)
-    boxes, _, score = found_in(map_of([(0, 1, (1, 1, 23, 23), 0.65), one, other]))
-    assert [in_places(box) for box in boxes] == [[9, 13, 21, 22], [3, 2, 13, 9]]
+    one, other = (0, 1, (4, 4, 13, 10), 5.0), (0, 1, (9, 12, 19, 19), 4.0)
+    boxes, _, score = found_in(map_of([(0, 1, (3, 3, 20, 20), 0.65), one, other]))
+    assert [in_places(box) for box in boxes] == [[9, 12, 19, 19], [4, 4, 13, 10]]
     assert score[0] == 1 and 0.5 < score[1] < 1
+    # The whole photo hides none either, and comes first.
+    boxes, _, score = found_in(map_of([(0, 1, (1, 1, 23, 23), 0.65), one, other]))
+    assert [in_places(box) for box in boxes] == [[1, 1, 23, 23], [9, 12, 19, 19], [4, 4, 13, 10]]
+    assert score[0] == 1 > score[1] > score[2]
 
 
 def test_of_any_candidates_those_that_are_left_cover_no_place_twice():
@@ -148,7 +152,7 @@ def test_of_any_candidates_those_that_are_left_cover_no_place_twice():
         if worth[place] > 0.25 * worth.max() and all(share <= 0.4 for share in shared):
             left.append(place)
     assert len(left) > 3
-    kept = _apart(tf.constant(boxes), tf.constant(scores)).numpy()
+    kept = _apart(tf.constant(boxes), tf.constant(scores), tf.fill([40], False)).numpy()
     assert kept.tolist() == sorted(left[:MOST])
 
 
@@ -509,23 +513,25 @@ def test_a_garment_is_cut_out_with_room_around_it(box, size):
 
 
 @pytest.mark.parametrize(
-    ("boxes", "offered"),
+    ("boxes", "offered", "whole"),
     [
         # With its room the first one reaches all edges of a portrait.
-        ([(0.1, 0.02, 0.77, 0.97)], []),
-        ([(0.2, 0.1, 0.5, 0.4), (0.0, 0.0, 1.0, 1.0)], [0]),
-        # What is surest is the photo itself: a part of it is nothing to begin with.
-        ([(0.1, 0.02, 0.77, 0.97), (0.2, 0.1, 0.2, 0.1)], []),
-        ([(0.1, 0.1, 0.6, 0.3), (0.2, 0.5, 0.5, 0.4)], [0, 1]),
-        ([], []),
+        ([(0.1, 0.02, 0.77, 0.97)], [], True),
+        ([(0.2, 0.1, 0.5, 0.4), (0.0, 0.0, 1.0, 1.0)], [0], False),
+        # That and a part of it are one garment; two parts may be two.
+        ([(0.1, 0.02, 0.77, 0.97), (0.2, 0.1, 0.2, 0.1)], [], True),
+        ([(0.0, 0.0, 1.0, 1.0), (0.2, 0.1, 0.2, 0.1), (0.2, 0.5, 0.5, 0.4)], [1, 2], True),
+        ([(0.1, 0.1, 0.6, 0.3), (0.2, 0.5, 0.5, 0.4)], [0, 1], False),
+        ([], [], False),
     ],
 )
-def test_the_whole_photo_is_no_garment_to_choose(boxes, offered):
+def test_the_whole_photo_is_no_garment_to_choose(boxes, offered, whole):
     finder = pytest.importorskip("fir_tf.search.web.garments").Finder
     garments = [Garment(box, "", 1.0) for box in boxes]
     photo = scene((96, 128), (RED, (20, 20, 70, 100)))
-    found = asyncio.run(finder(lambda photos: [garments for _ in photos]).find(photo))
+    found, first = asyncio.run(finder(lambda photos: [garments for _ in photos]).find(photo))
     assert [garment for garment, _ in found] == [garments[place] for place in offered]
+    assert first == whole
     for garment, contents in found:
         expected = cut(Image.open(io.BytesIO(photo)), garment.box)
         assert contents == png(expected)

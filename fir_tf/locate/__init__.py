@@ -6,20 +6,9 @@ from fir_tf.locate.garments import (
     Garment,
     Locator,
     cut,
-    is_whole,
     open_locator,
     own_locator,
     png,
 )
 
-__all__ = [
-    "MOST",
-    "Box",
-    "Garment",
-    "Locator",
-    "cut",
-    "is_whole",
-    "open_locator",
-    "own_locator",
-    "png",
-]
+__all__ = ["MOST", "Box", "Garment", "Locator", "cut", "open_locator", "own_locator", "png"]

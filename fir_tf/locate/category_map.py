@@ -9,7 +9,8 @@ photos of one garment, and there one garment of several is as large as it was th
 
 What hangs together above several shares of the strongest evidence is a candidate. Of those that
 cover the same place, whatever category they speak for, one is left: that with the most evidence for
-its size. By the evidence alone it would be the largest, which holds all the others.
+its size. By the evidence alone it would be the largest, which holds all the others. That one comes
+before them where it is the whole photo: then this is most likely a photo of one garment.
 """
 
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from fir_tf.files import without_wildcards
 from fir_tf.images.box import upright_sides
 from fir_tf.images.decode import decode_and_fit, guarded_rows
 from fir_tf.locate.garments import MOST, Garment, Locator
+from fir_tf.locate.room import is_whole
 from fir_tf.models.fir import for_any_size
 from fir_tf.run import load_run
 
@@ -169,7 +171,8 @@ def garments_of_maps(maps: tf.Tensor, window: tf.Tensor) -> tuple[tf.Tensor, tf.
     boxes, scores, origin = _boxes_of(places, strength)
     scores, order = tf.math.top_k(scores, min(_CANDIDATES, boxes.shape[0]))
     boxes, origin = tf.gather(boxes, order), tf.gather(origin, order)
-    kept = _apart(boxes, scores)
+    whole = is_whole(_in_photo(boxes / grid, window), window[2:])
+    kept = _apart(boxes, scores, whole)
     boxes, scores = tf.gather(boxes, kept), tf.gather(scores, kept)
     layer = tf.gather(chosen, tf.gather(origin, kept) // len(_LEVELS))
     category = _categories(tf.gather(maps, layer // maps.shape[3]), boxes)
@@ -246,12 +249,15 @@ def _boxes_of(places: tf.Tensor, strength: tf.Tensor) -> tuple[tf.Tensor, tf.Ten
     return boxes, score, tf.range(total) // most
 
 
-def _apart(boxes: tf.Tensor, scores: tf.Tensor) -> tf.Tensor:
+def _apart(boxes: tf.Tensor, scores: tf.Tensor, whole: tf.Tensor) -> tf.Tensor:
     """Returns which candidates are left where several cover the same place.
+
+    The first one is always, and hides no other, if it is the whole photo.
 
     Args:
         boxes: float32 [m, 4], top, left, bottom, right in places.
         scores: float32 [m], their evidence in descending order, 0 where there is none.
+        whole: bool [m], which of them are the whole photo.
 
     Returns:
         int32 [up to MOST], in ascending order.
@@ -262,7 +268,12 @@ def _apart(boxes: tf.Tensor, scores: tf.Tensor) -> tf.Tensor:
     smaller = tf.minimum(area[:, None], area[None, :])
     shared = tf.reduce_prod(tf.maximum(end - start, 0.0), axis=2) / smaller
     worth = scores / area**_POWER
-    least = tf.maximum(_LEAST * tf.reduce_max(worth), 1e-6)
+    most = tf.reduce_max(worth)
+    least = tf.maximum(_LEAST * most, 1e-6)
+    first = (tf.range(tf.size(scores)) == 0) & whole
+    beside = (first[:, None] & ~whole[None, :]) | (first[None, :] & ~whole[:, None])
+    shared = tf.where(beside, 0.0, shared)
+    worth = tf.where(first, most, worth)
     kept = tf.image.non_max_suppression_overlaps(shared, worth, MOST, _SAME_PLACE, least)
     return tf.sort(kept)
 

@@ -15,8 +15,6 @@ Box = tuple[float, float, float, float]
 
 # Garments of one photo; of two boxes that share more than this of their union one is left.
 MOST, SAME_PLACE = 8, 0.5
-# A garment with its room that is this share of the photo is the whole photo.
-_WHOLE = 0.9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,27 +93,6 @@ def cut(photo: Image.Image, box: Box) -> Image.Image:
     Raises:
         FirError: the box has no area in the photo.
     """
-    edges = _cut_edges(photo, box)
-    return photo.crop(
-        (edges[0], edges[1], max(edges[2], edges[0] + 1), max(edges[3], edges[1] + 1))
-    )
-
-
-def is_whole(photo: Image.Image, box: Box) -> bool:
-    """Whether what `cut` takes out of a photo is as good as all of it.
-
-    Args:
-        photo: PIL.Image.Image, upright.
-        box: Box.
-
-    Raises:
-        FirError: the box has no area in the photo.
-    """
-    left, top, right, bottom = _cut_edges(photo, box)
-    return (right - left) * (bottom - top) >= _WHOLE * photo.width * photo.height
-
-
-def _cut_edges(photo: Image.Image, box: Box) -> list[int]:
     left, top = box[0] * photo.width, box[1] * photo.height
     width, height = box[2] * photo.width, box[3] * photo.height
     outside = left >= photo.width or top >= photo.height or left + width <= 0 or top + height <= 0
@@ -127,7 +104,10 @@ def _cut_edges(photo: Image.Image, box: Box) -> list[int]:
 
     sides = np.array(photo.size, np.float32)
     start, square = np.split(with_room(tf.constant(box, tf.float32), sides).numpy(), 2)
-    return np.rint([*start, *(start + square)]).astype(int).tolist()
+    edges = np.rint([*start, *(start + square)]).astype(int).tolist()
+    return photo.crop(
+        (edges[0], edges[1], max(edges[2], edges[0] + 1), max(edges[3], edges[1] + 1))
+    )
 
 
 def png(image: Image.Image) -> bytes:

@@ -7,6 +7,8 @@ import tensorflow as tf
 
 # As a share of the box's longer side, on each side.
 _ROOM = 0.12
+# A garment that is this share of the photo with its room is the whole photo.
+_WHOLE = 0.9
 
 
 def with_room(box: tf.Tensor, sides: tf.Tensor) -> tf.Tensor:
@@ -24,3 +26,17 @@ def with_room(box: tf.Tensor, sides: tf.Tensor) -> tf.Tensor:
     square = tf.minimum((1 + 2 * _ROOM) * longest, sides)
     start = tf.clip_by_value(corner + (size - square) / 2, 0.0, sides - square)
     return tf.concat([start, square], axis=-1)
+
+
+def is_whole(box: tf.Tensor, sides: tf.Tensor) -> tf.Tensor:
+    """Returns which garments are, with their room, as good as all of their photo.
+
+    Args:
+        box: float32 [..., 4], left, top, width and height in shares of the upright photo.
+        sides: float32 [..., 2], its width and height in pixels, or in any other unit.
+
+    Returns:
+        bool [...].
+    """
+    shares = with_room(box, sides)[..., 2:] / tf.maximum(sides, 1e-6)
+    return tf.reduce_prod(shares, axis=-1) >= _WHOLE

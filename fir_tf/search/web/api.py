@@ -243,7 +243,15 @@ PHOTO = Operation(
             "Find its garments, the surest first; there are none where the server has no locator.",
         ),
     ),
-    _object(photo=_TEXT, garments=_list(_GARMENT)),
+    _object(
+        photo=_TEXT,
+        garments=_list(_GARMENT),
+        whole={
+            "type": "boolean",
+            "description": "Whether the surest garment is the whole photo: then it is not among "
+            "`garments`, and the photo is best searched with as it is.",
+        },
+    ),
     body="The image file.",
     refusals={
         408: "The photo is sent too slowly.",

@@ -91,7 +91,8 @@ class _Endpoints:
         work = service.upload(contents, values["garments"])
         name = await _unless_left(request, work)
         found = service.garments(name) if values["garments"] else []
-        return JSONResponse({"photo": name, "garments": found})
+        whole = service.uploaded(name).whole
+        return JSONResponse({"photo": name, "garments": found, "whole": whole})
 
     async def garments(self, request: Request) -> Response:
         values = api.GARMENTS.read(request.query_params)

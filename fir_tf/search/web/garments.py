@@ -1,15 +1,15 @@
 """Garments of uploaded photos, for the page to offer each of them."""
 
 import logging
-from collections.abc import Sequence
 
 import anyio.to_thread
-from PIL import Image
+import numpy as np
 
 from fir_tf.errors import FirError
 from fir_tf.images.file import UnreadableImageError
 from fir_tf.images.picture import see
-from fir_tf.locate import Garment, Locator, cut, is_whole, open_locator, own_locator, png
+from fir_tf.locate import Garment, Locator, cut, open_locator, own_locator, png
+from fir_tf.locate.room import is_whole
 from fir_tf.search.index import Index
 from fir_tf.search.web import told
 from fir_tf.search_options import NO_LOCATOR
@@ -62,22 +62,24 @@ class Finder:
         if self._locate:
             self._locate([contents])
 
-    async def find(self, contents: bytes) -> list[tuple[Garment, bytes]]:
+    async def find(self, contents: bytes) -> tuple[list[tuple[Garment, bytes]], bool]:
         """Returns the garments of a photo that can be read, the surest first, each with its cut.
 
-        One that is the whole photo is none to choose, and none is where the surest one is that.
+        One that is the whole photo is none of them: that can be chosen anyway. Where the surest is
+        that, and one other lies in it, both are the same garment, and there is none to choose.
 
         Args:
             contents: bytes, an image file as the model reads it.
 
         Returns:
-            list of (Garment, bytes: a PNG file of it with some room around).
+            (list of (Garment, bytes: a PNG file of it with some room around), bool: whether the
+            surest of all is the whole photo).
         """
         if not self._locate:
-            return []
+            return [], False
         return await anyio.to_thread.run_sync(self._find, contents, limiter=self._turn)
 
-    def _find(self, contents: bytes) -> list[tuple[Garment, bytes]]:
+    def _find(self, contents: bytes) -> tuple[list[tuple[Garment, bytes]], bool]:
         assert self._locate
         with told.stage("locate"):
             (garments,) = self._locate([contents])
@@ -85,13 +87,14 @@ class Finder:
                 image = see(contents, _LONGEST).image
             # Whoever embeds it refuses it.
             except UnreadableImageError:
-                return []
-            return [(part, png(cut(image, part.box))) for part in _to_choose(image, garments)]
-
-
-def _to_choose(image: Image.Image, garments: Sequence[Garment]) -> list[Garment]:
-    parts = [garment for garment in garments if not is_whole(image, garment.box)]
-    return parts if parts and parts[0] is garments[0] else []
+                return [], False
+            boxes = np.array([garment.box for garment in garments], np.float32).reshape(-1, 4)
+            whole = is_whole(boxes, np.array(image.size, np.float32)).numpy().tolist()
+            parts = [one for one, same in zip(garments, whole, strict=True) if not same]
+            first = whole[:1] == [True]
+            if first and len(parts) == 1:
+                parts = []
+            return [(part, png(cut(image, part.box))) for part in parts], first
 
 
 def cut_out(contents: bytes, garment: Garment) -> bytes:

@@ -31,7 +31,7 @@ from fir_tf.search.photos import formats, not_decoded, readable
 from fir_tf.search.web import told
 from fir_tf.search.web.batches import Batcher, Embedded
 from fir_tf.search.web.garments import Finder, cut_out
-from fir_tf.search.web.kept import KeptQueries
+from fir_tf.search.web.kept import KeptQueries, check_apart
 from fir_tf.search.web.metrics import Metrics
 from fir_tf.search.web.reasons import Reasons
 from fir_tf.search_options import ServiceOptions
@@ -71,6 +71,7 @@ class Upload:
             too long ago, and of a garment, which is cut from those of its photo.
         garment: Garment, None of a whole photo.
         garments: tuple of Upload, those that were found in it.
+        whole: bool, whether the surest garment that was found is all of it.
     """
 
     generation: str
@@ -79,6 +80,7 @@ class Upload:
     contents: bytes
     garment: Garment | None = None
     garments: tuple["Upload", ...] = ()
+    whole: bool = False
 
 
 class _Kept(Generic[_T]):
@@ -132,6 +134,9 @@ class Service:
         files: PhotoFiles, where the index's photos are had from.
         metrics: Metrics.
         locate: Locator of the garments in uploaded photos; None finds none.
+
+    Raises:
+        FirError: uploaded photos are to be kept among those that are indexed.
     """
 
     def __init__(
@@ -160,7 +165,7 @@ class Service:
             options.batch_wait_ms / 1e3,
             metrics.batch,
         )
-        self._kept = KeptQueries(options.keep_queries) if options.keep_queries else None
+        self._kept = _kept_queries(options.keep_queries, index) if options.keep_queries else None
         self._labels: dict[str, dict[str, int]] = {}
         self._labels_at = 0.0
         self._drawn: dict[str, dict[str, Any]] = {}
@@ -249,7 +254,7 @@ class Service:
             HTTPException: 413 or 415, it cannot be read.
         """
         contents, picture = await self._in_thread(_seen, contents)
-        found = await self._finder.find(contents) if garments else []
+        found, all_of_it = await self._finder.find(contents) if garments else ([], False)
         whole, *others = await self._embedded([contents, *(part for _, part in found)])
         if self._kept:
             await self._in_thread(self._kept.keep, contents)
@@ -258,7 +263,9 @@ class Service:
             for (garment, _), other in zip(found, others, strict=True)
         )
         name = secrets.token_urlsafe(12)
-        upload = Upload(whole.generation, whole.vector, picture, contents, garments=parts)
+        upload = Upload(
+            whole.generation, whole.vector, picture, contents, garments=parts, whole=all_of_it
+        )
         self._uploads.put(name, upload)
         return name
 
@@ -426,6 +433,12 @@ class Service:
 
     async def _in_thread(self, function: Callable[..., _T], *arguments: Any) -> _T:
         return await anyio.to_thread.run_sync(function, *arguments, limiter=self._turn)
+
+
+def _kept_queries(place: str, index: Index) -> KeptQueries:
+    with index.held() as generation:
+        check_apart(place, generation.engine.info())
+    return KeptQueries(place)
 
 
 def _result(hit: Hit) -> dict[str, Any]:
