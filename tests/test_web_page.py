@@ -766,6 +766,30 @@ def test_the_page_fits(opened, shop, width):
             )
 
 
+@pytest.mark.parametrize("width", [360, 390])
+def test_cards_are_compact_on_a_phone(opened, shop, width):
+    """Two beside each other, a line each for title, price, facts and what can be done."""
+    page = opened(viewport={"width": width, "height": 844}, is_mobile=True, has_touch=True)
+    choose(page, shop[0] / PHOTO)
+    page.evaluate(
+        "document.querySelectorAll('.title, .facts').forEach(one => one.append(' long'.repeat(20)))"
+    )
+    cards = page.locator(".card").all()
+    one, other = cards[0].bounding_box(), cards[1].bounding_box()
+    assert one["y"] == other["y"] and one["x"] + one["width"] < other["x"]
+    for card in cards[:4]:
+        for name in (".title", ".facts"):
+            assert card.locator(name).bounding_box()["height"] < 30
+        price, score = (card.locator(name).bounding_box() for name in (".price", ".score"))
+        assert abs(price["y"] + price["height"] - score["y"] - score["height"]) < 8
+        buttons = [button.bounding_box() for button in card.locator("button").all()]
+        assert len({button["y"] for button in buttons}) == 1
+        assert (
+            buttons[-1]["x"] + buttons[-1]["width"] <= card.bounding_box()["x"] + one["width"] + 1
+        )
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
 def test_on_a_phone_results_come_at_once_and_a_swipe_scrolls(phone, both, server):
     choose(phone, both)
     card, bar = (phone.locator(name).bounding_box() for name in (".card >> nth=0", "#bar"))
