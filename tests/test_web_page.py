@@ -781,7 +781,10 @@ def test_cards_are_compact_on_a_phone(opened, shop, width):
         for name in (".title", ".facts"):
             assert card.locator(name).bounding_box()["height"] < 30
         price, score = (card.locator(name).bounding_box() for name in (".price", ".score"))
-        assert abs(price["y"] + price["height"] - score["y"] - score["height"]) < 8
+        assert price["height"] < 30
+        # With two prices there may be no room beside them.
+        if not card.locator("s").count():
+            assert abs(price["y"] + price["height"] - score["y"] - score["height"]) < 8
         buttons = [button.bounding_box() for button in card.locator("button").all()]
         assert len({button["y"] for button in buttons}) == 1
         assert (
