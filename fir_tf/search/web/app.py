@@ -91,7 +91,7 @@ class _Endpoints:
         work = service.upload(contents, values["garments"])
         name = await _unless_left(request, work)
         found = service.garments(name) if values["garments"] else []
-        whole = service.uploaded(name).whole
+        whole = values["garments"] and service.uploaded(name).whole
         return JSONResponse({"photo": name, "garments": found, "whole": whole})
 
     async def garments(self, request: Request) -> Response:
