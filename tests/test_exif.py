@@ -167,7 +167,7 @@ def _checked(bounds):
     """The graph of `checked`; it is built anew for other bounds."""
 
     def as_numbers(value):
-        raw = tf.io.decode_raw(header.decodable(value), tf.uint8)
+        raw = tf.io.decode_raw(header.decodable.__wrapped__(value), tf.uint8)
         padded = tf.pad(tf.cast(raw, tf.float32), [[0, 4096 - tf.size(raw)]])
         return tf.concat([padded, [tf.cast(tf.size(raw), tf.float32)]], axis=0)
 

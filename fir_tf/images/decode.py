@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from fir_tf.images import gif, png
+from fir_tf.images.binary import traced_once
 from fir_tf.images.box import Crop, within
 from fir_tf.images.exif import orientation, upright
 from fir_tf.images.header import bmp_has_alpha, decodable, other_format
@@ -104,6 +105,7 @@ def _jpeg_window(
     return pixels[: sides[0]]
 
 
+@traced_once
 def _other_pixels(contents: tf.Tensor) -> tf.Tensor:
     """Decodes what is no JPEG to uint8 [height, width, 3 or 4]."""
 

@@ -6,7 +6,7 @@ Everything here is TensorFlow ops, so the served graph turns a photo as evaluati
 import tensorflow as tf
 
 from fir_tf.images import png
-from fir_tf.images.binary import read_bytes, unsigned
+from fir_tf.images.binary import read_bytes, traced_once, unsigned
 from fir_tf.images.header import is_jpeg, is_png
 
 # Two segments of the largest size.
@@ -20,6 +20,7 @@ _SHORT, _LONG = 3, 4
 _ANY_LENGTH = (False, False, True, True) + (False,) * 6
 
 
+@traced_once
 def orientation(contents: tf.Tensor) -> tf.Tensor:
     """Reads the EXIF orientation of an image file.
 

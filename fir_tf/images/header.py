@@ -7,7 +7,7 @@ the bound holds in evaluation, in the index and inside a C++ server alike.
 import tensorflow as tf
 
 from fir_tf.images import gif
-from fir_tf.images.binary import read_bytes, unsigned
+from fir_tf.images.binary import read_bytes, traced_once, unsigned
 from fir_tf.images.limits import MAX_BYTES, MAX_PIXELS
 
 # The formats other than JPEG, in the order of `other_format`.
@@ -41,6 +41,7 @@ def other_format(contents: tf.Tensor) -> tf.Tensor:
     return tf.argmax(tf.stack([*found, True]), output_type=tf.int32)
 
 
+@traced_once
 def dimensions(contents: tf.Tensor) -> tf.Tensor:
     """Reads the size an image claims, without decoding it.
 
@@ -62,6 +63,7 @@ def dimensions(contents: tf.Tensor) -> tf.Tensor:
     )
 
 
+@traced_once
 def decodable(contents: tf.Tensor) -> tf.Tensor:
     """Passes a file on only if decoding it is bounded; to be used inside `guarded_rows`.
 

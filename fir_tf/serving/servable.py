@@ -356,6 +356,7 @@ def _traced(
     return tf.function(method, input_signature=signature, autograph=False)
 
 
+@tf.function(input_signature=[_IMAGES], autograph=False)
 def _reasons(image_bytes: tf.Tensor) -> tf.Tensor:
     """Says why images (string [n]) that failed to decode did: string [n], a code each."""
     # A JPEG without a readable header has no size and is corrupt.
