@@ -43,12 +43,10 @@ BROKEN = {"missing", "empty", "truncated", "unreadable", "too_large", "format"}
 
 
 @functools.cache
-def contents(state):
-    """Returns the bytes of a photo in some state; the same for the same state."""
+def all_contents():
+    """Returns {state of a photo: its bytes}."""
     image = picture(7, SMALL)
     jpeg = encoded(image, "JPEG")
-    if state.startswith("cut "):
-        return jpeg[: len(jpeg) * int(state[4:]) // 10]
     return {
         "JPEG": jpeg,
         "PNG": encoded(image, "PNG"),
@@ -69,7 +67,8 @@ def contents(state):
         "empty": b"",
         "text": b"no image\n",
         "html": b"<!DOCTYPE html><title>404</title>",
-    }[state]
+        **{f"cut {tenths}": jpeg[: len(jpeg) * tenths // 10] for tenths in range(1, 10)},
+    }
 
 
 STATES = [
@@ -91,7 +90,7 @@ def put(path, state):
         targets = {"nowhere": "nowhere", "itself": path.name, "/dev/zero": "/dev/zero"}
         path.symlink_to(targets[state[8:]])
     else:
-        path.write_bytes(contents(state))
+        path.write_bytes(all_contents()[state])
 
 
 HOSTILE = [
