@@ -52,6 +52,19 @@ def shallow_backbones(stages=(1,) * 4):
         yield
 
 
+@contextlib.contextmanager
+def two_layer_backbones():
+    """Has every backbone built by `build_two_layers`."""
+    from fir_tf.models import fir
+    from fir_tf.training import from_config
+
+    with (
+        mock.patch.object(fir, "build_backbone", build_two_layers),
+        mock.patch.object(from_config, "build_backbone", build_two_layers),
+    ):
+        yield
+
+
 def build_two_layers(name, image_size, weights, last_stride=2):
     """Stands for fir_tf's build_backbone, with names of ResNet's: a convolution and batch norm."""
     import keras

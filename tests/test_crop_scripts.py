@@ -4,24 +4,21 @@ import csv
 import json
 import shutil
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from commands import done
 from PIL import Image, ImageOps
-from shallow import build_two_layers
+from shallow import two_layer_backbones
 from small_sets import inshop_rows
 from stub_encoder import stored
 
 from fir_tf.config import Config
 from fir_tf.datasets import load_training
 from fir_tf.input.batches import training_batches
-from fir_tf.models import fir
 from fir_tf.samplers.choose import make_sampler
 from fir_tf.search.index import Index
-from fir_tf.training import from_config
 
 MARGIN = 0.1
 TURN = 6
@@ -97,10 +94,7 @@ FLAGS = [
 @pytest.fixture(scope="module")
 def run(sets):
     folder = sets[0].parent / "run"
-    with (
-        mock.patch.object(fir, "build_backbone", build_two_layers),
-        mock.patch.object(from_config, "build_backbone", build_two_layers),
-    ):
+    with two_layer_backbones():
         done(
             "train.py",
             *FLAGS,

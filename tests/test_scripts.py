@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 from commands import done
 from PIL import Image
-from shallow import shallow_backbones
+from shallow import two_layer_backbones
 
 from fir_tf import boutique
 from fir_tf.datasets import load
@@ -121,8 +121,8 @@ def benchmark_of(tmp_path_factory):
         if layout == "inshop":
             train(layout, data, run)
         else:
-            with shallow_backbones():
-                train(layout, data, run, "--weights=none")
+            with two_layer_backbones():
+                train(layout, data, run, "--weights=none", "--backbone=resnet50_v15")
         projector = ["--projector"] if layout == "inshop" else []
         evaluated, _ = done("evaluate.py", f"--run={run}", *projector)
         exported, _ = done("export.py", f"--run={run}")
