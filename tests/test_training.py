@@ -436,11 +436,14 @@ SCRIPT = f"""
 import os, resource, sys
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 {TWO_LAYERS}
+from reading import cheap_view
 from fir_tf import messages
 from fir_tf.config import Config
-from fir_tf.errors import FirError, StoppedError
+from fir_tf.errors import FirError
+from fir_tf.input import batches
 from fir_tf.training import checkpoints, loop
 from fir_tf.training.from_config import train_config
+batches.training_view = cheap_view
 checkpoints.CHECKPOINT_SECONDS = 0
 messages.show()
 # Drawing takes as long as training here.
@@ -505,6 +508,7 @@ def test_no_accident_and_no_loop_of_steps_changes_a_run(tmp_path):
         backbone="resnet50_v15",
         batch_norm="batch",
         epochs=4,
+        eval_every=2,
         deterministic=True,
         ema=0.9,
         log_every=2,
@@ -791,9 +795,14 @@ def test_a_dry_run_fetches_no_weights(inshop, tmp_path, capsys, monkeypatch, tin
 
 
 @pytest.mark.slow
-def test_early_stop_and_dry_run(inshop, tmp_path, capsys, tiny):
+def test_early_stop_and_dry_run(inshop, tmp_path, capsys, two_layers):
     config = small_config(
-        inshop, tmp_path / "run", epochs=30, patience=2, learning_rate=1e-9, **tiny
+        inshop,
+        tmp_path / "run",
+        epochs=30,
+        patience=2,
+        learning_rate=1e-9,
+        **{**two_layers, "batch_norm": "frozen"},
     )
     from_config.train_config(dataclasses.replace(config, dry_run=True))
     out = capsys.readouterr().out
@@ -809,7 +818,13 @@ def test_early_stop_and_dry_run(inshop, tmp_path, capsys, tiny):
 @pytest.mark.slow
 def test_a_run_writes_its_folder_and_learns(inshop, tmp_path, capsys):
     config = small_config(
-        inshop, tmp_path / "run", weights="imagenet", epochs=10, relaxation_width=64, dropout=0.0
+        inshop,
+        tmp_path / "run",
+        weights="imagenet",
+        epochs=10,
+        eval_every=5,
+        relaxation_width=64,
+        dropout=0.0,
     )
     run = from_config.train_config(config)
     for name in (
@@ -845,12 +860,14 @@ def test_a_run_writes_its_folder_and_learns(inshop, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_unreadable_images_are_skipped_counted_and_reported(tmp_path, capsys, monkeypatch, tiny):
+def test_unreadable_images_are_skipped_counted_and_reported(
+    tmp_path, capsys, monkeypatch, two_layers
+):
     root = write_inshop(tmp_path / "data", inshop_rows(train_items=30, test_items=2))
     broken = root / "Img/img/WOMEN/Dresses/id_00000002/01_1_front.jpg"
     broken.write_bytes(broken.read_bytes()[:100])
     config = small_config(
-        root, tmp_path / "run", epochs=1, val_fraction=0.0, images_per_item=4, **tiny
+        root, tmp_path / "run", epochs=1, val_fraction=0.0, images_per_item=4, **two_layers
     )
     from_config.train_config(config)
     out = capsys.readouterr().out
@@ -891,20 +908,20 @@ def test_items_alone_are_enough(inshop, tmp_path, shallow):
 
 @pytest.mark.slow
 @pytest.mark.bfloat16
-def test_bfloat16_takes_the_same_steps(inshop, tmp_path, shallow):
+def test_bfloat16_takes_the_same_steps(inshop, tmp_path, tiny, monkeypatch):
     """Three updates on the same batches: other numbers, but hardly. Recall: test_scripts.py."""
+    monkeypatch.setattr(batches, "training_view", cheap_view)
     losses = {}
     for precision in ("float32", "bfloat16"):
-        config = small_config(inshop, tmp_path, dropout=0.0, mixed_precision=precision)
+        config = small_config(inshop, tmp_path, dropout=0.0, mixed_precision=precision, **tiny)
         catalogue = load_training(config)
         sampler = make_sampler(catalogue, config)
         parts = from_config.make_parts(config, catalogue, sampler)
         engine = build_trainer(parts, config, sampler.steps_per_epoch)
-        batches = iter(training_batches(catalogue, sampler, config))
-        scalars, _ = engine.update(batches, 3)
+        scalars, _ = engine.update(iter(training_batches(catalogue, sampler, config)), 3)
         losses[precision] = np.stack([scalars[name].numpy() for name in ("loss", "OC", "IS")])
         if precision == "bfloat16":
-            body = engine.model.get_layer("efficientnet_lite0")
+            body = engine.model.get_layer(config.backbone)
             assert body.compute_dtype == "bfloat16"
             kept = engine.served().trainable_weights
             assert {tf.as_dtype(weight.dtype) for weight in kept} == {tf.float32}
