@@ -21,6 +21,7 @@ from unittest import mock
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from matplotlib import pyplot
 
 from fir_tf import registry
 from fir_tf.registry import KINDS
@@ -256,33 +257,45 @@ def test_links_lead_somewhere(page):
             assert parts.fragment in anchors(target), f"{page}: {link}"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("page", "count", "shown"),
-    [
-        ("docs/extend.md", 8, "80 images under shop"),
-        ("docs/library.md", 8, "recall@1 0.9"),
-        ("docs/keras.md", 4, "learned"),
-        ("docs/garments.md", 2, "cut out: (74, 74)"),
-    ],
-)
-def test_examples_run(tmp_path, page, count, shown):
+def example(page, count):
+    """Returns a page's Python blocks as one program, under the page's own line numbers."""
     found = blocks(page, "python")
     assert len(found) >= count
     lines = []
     for number, text in found:
         lines += [""] * (number - 1 - len(lines)) + text.splitlines()
-    # Under the page's own line numbers, for the traceback.
-    program = f"import sys; exec(compile(sys.stdin.read(), {page!r}, 'exec'))"
+    return "\n".join(lines)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("page", "count", "shown"),
+    [
+        ("docs/library.md", 8, "recall@1 0.9"),
+        ("docs/keras.md", 4, "learned"),
+        ("docs/garments.md", 2, "cut out: (74, 74)"),
+    ],
+)
+def test_examples_run(tmp_path, monkeypatch, capsys, shallow, page, count, shown):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example(page, count), page, "exec"), {"__name__": "__main__"})
+    pyplot.close("all")
+    assert shown in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_example_that_registers_parts_runs(tmp_path):
+    """In a process of its own: its parts stay registered."""
+    program = "import sys; exec(compile(sys.stdin.read(), 'docs/extend.md', 'exec'))"
     done = subprocess.run(
         [sys.executable, "-c", program],
-        input="\n".join(lines),
+        input=example("docs/extend.md", 8),
         capture_output=True,
         text=True,
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert shown in done.stdout
+    assert "80 images under shop" in done.stdout
 
 
 @pytest.mark.parametrize("page", NAMES)
