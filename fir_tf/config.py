@@ -235,6 +235,11 @@ class LoopSettings:
         "where there is one GPU.",
         ("auto", "on", "off"),
     )
+    remat: bool = option(
+        False,
+        "Compute the backbone's activations again in the backward pass instead of keeping them: "
+        "less memory, more time.",
+    )
     steps_per_loop: int = option(
         1, "Steps between two returns to Python; large values suit a TPU.", within="[1, inf)"
     )
@@ -487,6 +492,7 @@ class Config(InputSettings, ModelSettings, LoopSettings):
             "data_dir",
             "distribute",
             "steps_per_loop",
+            "remat",
             "dry_run",
             "profile",
             "actions",

@@ -57,6 +57,23 @@ def layer_of(tensor: tf.Tensor) -> keras.layers.Layer:
     return history.layer if KERAS_2 else history.operation
 
 
+def calls_of(model: keras.Model) -> list[tuple[keras.layers.Layer, list[Any], list[Any]]]:
+    """Returns what a functional model does, in an order it can be done in.
+
+    Args:
+        model: keras.Model.
+
+    Returns:
+        list of (layer, list of symbolic tensors it reads, list of those it puts out), without
+        the inputs of the model.
+    """
+    depths = sorted(model._nodes_by_depth.items(), reverse=True)
+    nodes = [node for _, found in depths for node in found if not node.is_input]
+    if KERAS_2:
+        return [(node.layer, node.keras_inputs, tf.nest.flatten(node.outputs)) for node in nodes]
+    return [(node.operation, node.input_tensors, node.output_tensors) for node in nodes]
+
+
 def make_variable(
     value: np.ndarray, name: str, trainable: bool = False, dtype: str = "float32"
 ) -> Variable:
@@ -85,6 +102,12 @@ def random_states(model: keras.Model) -> list[Any]:
         return [variable for variable in model.variables if "seed_generator" in variable.path]
     drawing = [layer for layer in model._flatten_layers() if hasattr(layer, "_random_generator")]
     return [layer._random_generator._generator for layer in drawing]
+
+
+def seed_variables(model: keras.Model) -> list[tf.Variable]:
+    """Returns the variables that a model's layers draw by, see `random_states`."""
+    states = random_states(model)
+    return [state.state if KERAS_2 else state.value for state in states]
 
 
 def clone_model(

@@ -46,6 +46,7 @@ CASES = {
     "accumulated": ("OC+IS", "all", {"accumulate": 2}),
     "float16": ("OC+IS", "all", {"mixed_precision": "float16"}),
     "batch_norm": ("OC+IS", "all", {}),
+    "batch_norm again": ("OC+IS", "all", {"remat": True}),
     "heads first": ("OC+IS", "all", {"freeze_epochs": 1.0}),
 }
 
@@ -96,7 +97,7 @@ def run(name, strategy):
     if triplets == "explicit":
         data, classified = explicit(data)
     with strategy.scope():
-        model = network(name == "batch_norm")
+        model = network(name.startswith("batch_norm"))
         unused = {"OC": ["projection"], "OS": ["logits"], "IS": ["logits"]}.get(losses, [])
         variables = [v for v in model.trainable_variables if path_of(v).split("/")[0] not in unused]
         objective = make_objective(losses, classified, beta=0.5, triplets=triplets)

@@ -1,12 +1,17 @@
 """Batch normalisation over TensorFlow's fused operation, and what it does in training."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from fir_tf.errors import FirError
+
+# Of a thread: replicas are traced in one each, which take turns in the midst of a layer.
+_statistics_kept = contextvars.ContextVar("statistics_kept", default=False)
 
 
 @keras.saving.register_keras_serializable(package="fir_tf")
@@ -90,7 +95,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
                 epsilon=self.epsilon,
                 is_training=training,
             )
-        if training:
+        if training and not _statistics_kept.get():
             for moving, old, new in (
                 (self.moving_mean, mean, batch_mean),
                 (self.moving_variance, variance, batch_variance),
@@ -142,6 +147,19 @@ def _moments_over_replicas(
     # Around the mean of all: the difference of two large sums would lose the digits.
     variance = total(tf.reduce_sum(tf.square(images - mean), (0, 1, 2))) / divisor
     return count, mean, variance
+
+
+@contextlib.contextmanager
+def statistics_kept() -> Iterator[None]:
+    """Within it batches that `FusedBatchNormalization` normalises do not enter its statistics.
+
+    They are normalised with their own mean and variance all the same.
+    """
+    token = _statistics_kept.set(True)
+    try:
+        yield
+    finally:
+        _statistics_kept.reset(token)
 
 
 def set_batch_norm(model: keras.Model, mode: str) -> int:

@@ -1,6 +1,7 @@
 """The compiled training step."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from fir_tf.keras_versions import make_variable, tensor_of
 from fir_tf.losses.objective import Objective
 from fir_tf.training.distribution import share
 from fir_tf.training.frozen import backbone_of, frozen
+from fir_tf.training.remat import with_remat
 
 Batch = Mapping[str, tf.Tensor]
 # The loss, scalars to log, and a gradient for each variable.
@@ -32,7 +34,7 @@ class TrainStep:
             `fir_tf.training.optimizer.make_optimizer`.
         objective: Objective of the sampler whose batches are read.
         variables: list of keras variables to train.
-        loop: LoopSettings; `accumulate`, `clip_norm`, `jit`, and `ema` for `averages`.
+        loop: LoopSettings; `accumulate`, `clip_norm`, `jit`, `remat`, and `ema` for `averages`.
         averages: list of keras variables beside `variables`, their moving averages, or None.
 
     Raises:
@@ -53,6 +55,9 @@ class TrainStep:
         self._strategy = tf.distribute.get_strategy()
         self._names: list[str] = []
         self._jit = _compiles(loop.jit, self._strategy)
+        self._forward = (
+            with_remat(network) if loop.remat else functools.partial(network, training=True)
+        )
         # Nothing here is for AutoGraph, whose conversion takes longer than the tracing itself.
         self._run = tf.function(self._updates, autograph=False)
 
@@ -151,7 +156,7 @@ class TrainStep:
         own = {id(variable) for variable in self.objective.variables}
         replicas = tf.distribute.get_replica_context().num_replicas_in_sync
         with tf.GradientTape() as tape:
-            outputs = self._network(images, training=True)
+            outputs = self._forward(images)
             loss, scalars = self.objective(
                 {name: share(outputs[name]) for name in self.objective.outputs},
                 {label: share(value) for label, value in labels.items()},
