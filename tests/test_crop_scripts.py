@@ -279,7 +279,7 @@ def test_training_needs_boxes(sets, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_box_outside_of_its_photo_is_named_with_its_line(sets, run, tmp_path):
+def test_a_box_outside_of_its_photo_is_named_with_its_line(sets, run, tmp_path, indexes):
     copy = tmp_path / "copy"
     shutil.copytree(sets[0], copy)
     path = Path(copy / "Anno" / "list_bbox_inshop.txt")
@@ -292,7 +292,7 @@ def test_a_box_outside_of_its_photo_is_named_with_its_line(sets, run, tmp_path):
     assert "list_eval_partition.txt:" in out and "photo of 72 x 80 pixels" in out
     assert "300, 300, 10, 20" in out
     photo = sets[0] / "Img" / name
-    address = f"--index={run.parent / 'index_whole'}"
+    address = f"--index={indexes[0]}"
     _, errors = done("search.py", "query", photo, address, "--box=72,1,5,5", ok=False)
     assert "must have an area in the photo of 72 x 80 pixels" in errors
     _, errors = done("search.py", "query", photo, address, "--box=1,1,0,5", ok=False)
