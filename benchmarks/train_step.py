@@ -73,7 +73,7 @@ def tensorflow_side(args):
         anchor = np.arange(11, dtype=np.int32)
         item = np.concatenate([anchor, anchor, (anchor + 1) % 11])
         classified = np.arange(33) < 11
-    config = dataclasses.replace(config, triplets=triplets)
+    config = dataclasses.replace(config, triplets=triplets, remat=args.side == "remat")
     rows = types.SimpleNamespace(
         classified=classified,
         triplets=triplet_rows(11, ["item"]) if triplets == "explicit" else {},
@@ -110,7 +110,7 @@ def sides(backbone, image_size, precision, torch_python):
     """Returns the Sides of one row."""
     common = [f"--backbone={backbone}", f"--image_size={image_size}", f"--precision={precision}"]
     own = [sys.executable, str(HERE / "train_step.py"), *common]
-    found = [Side("fir_tf", [*own, "--side=fir_tf"]), Side("keras", [*own, "--side=keras"])]
+    found = [Side(name, [*own, f"--side={name}"]) for name in ("fir_tf", "remat", "keras")]
     if torch_python:
         torch = [torch_python, str(HERE / "torch_train_step.py"), *common]
         found += [Side("torch", torch), Side("torch compiled", [*torch, "--compiled"])]
