@@ -24,9 +24,9 @@ CALLS = 40
 
 def ours(photos):
     """Returns a callable of a photo's bytes."""
+    import fir_tf  # noqa: F401, isort:skip  # before TensorFlow: it switches oneDNN on
     import tensorflow as tf
 
-    import fir_tf  # noqa: F401, before TensorFlow, whose environment it sets
     from fir_tf.images.decode import decode_and_fit
 
     tf.config.threading.set_intra_op_parallelism_threads(1)

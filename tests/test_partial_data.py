@@ -23,6 +23,7 @@ from fir_tf import datasets
 from fir_tf.config import Config
 from fir_tf.errors import FirError
 from fir_tf.evaluation import evaluate as evaluate_module
+from fir_tf.evaluation import pictures
 from fir_tf.evaluation.embedder import Embedder
 from fir_tf.evaluation.evaluate import evaluate
 from fir_tf.evaluation.metrics import retrieval_metrics
@@ -445,7 +446,7 @@ def test_answers_come_before_the_sheet_and_do_without_it(
         seen.append(capsys.readouterr().out)
         raise PermissionError(errno.EACCES, "no", "query.png")
 
-    monkeypatch.setattr(query_module, "contact_sheet", refuse)
+    monkeypatch.setattr(pictures, "contact_sheet", refuse)
     answer = tmp_path / "answer.json"
     options, _ = asked(indexed, sheet="query.png", json=str(answer))
     answers = query(options, [photo])
