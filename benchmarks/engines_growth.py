@@ -5,11 +5,13 @@
 
 Rows like embeddings of garments (`alike` in benchmarks/search.py) of 128 numbers, top 50, one query
 at a time. An engine stops growing where storing the next size would take more than --limit seconds,
-told from the size before. What one query reads is known of exact search: all vectors, or the bounds
-and what they leave. Prints a table, writes benchmarks/results/engines_growth.json and .png.
+told from the size before; engines of an earlier run stay in the results. What one query reads is
+known of exact search: all vectors, or the bounds and what they leave. Prints a table, writes
+benchmarks/results/engines_growth.json and .png.
 """
 
 import argparse
+import json
 import tempfile
 from pathlib import Path
 
@@ -107,20 +109,23 @@ def main():
     RESULTS.mkdir(exist_ok=True)
     print("| engine | vectors | to store | one query, p50 / p99 | a query reads | on disk |")
     print("|---|---|---|---|---|---|")
-    results = {}
+    place = RESULTS / "engines_growth.json"
+    results = json.loads(place.read_text()) if place.is_file() else {}
     with server(args.postgresql) as (url, _):
         for form in args.only:
-            found, last = results.setdefault(name_of(form), {}), None
+            found = results[name_of(form)] = {}
+            seconds = 0.0
             for rows in sorted(args.rows):
-                if last and found[last]["fill"] * rows / last > args.limit:
+                if seconds * rows > args.limit:
                     break
                 with tempfile.TemporaryDirectory() as apart, tempfile.TemporaryDirectory() as own:
                     generated = alike(rows, NUMBERS, QUERIES, Path(apart) / "vectors.f32")
-                    found[rows], last = measured(form, Path(own), url, *generated), rows
-                print(row_of(name_of(form), rows, found[rows]), flush=True)
-                write_json(RESULTS / "engines_growth.json", results)
+                    found[str(rows)] = values = measured(form, Path(own), url, *generated)
+                seconds = values["fill"] / rows
+                print(row_of(name_of(form), rows, values), flush=True)
+                write_json(place, results)
     draw(results)
-    print(f"written: {RESULTS / 'engines_growth.json'}, {RESULTS / 'engines_growth.png'}")
+    print(f"written: {place}, {place.with_suffix('.png')}")
 
 
 if __name__ == "__main__":
