@@ -53,11 +53,14 @@ test-quick:
 # environment reads what the other one writes, if that is there.
 ADDONS_TESTS = addons keras_losses keras_versions architecture losses metrics config samplers fir training \
 	backbones
+# $(call scripts,NAME) are the scripts on a benchmark; the nightly ones train a larger network.
+scripts = tests/test_scripts.py::test_the_three_scripts[$(1)] \
+	tests/test_scripts.py::test_metrics_follow_from_what_the_servable_answers[$(1)]
 ADDONS_SLOW = \
-	tests/test_scripts.py::test_the_three_scripts[inshop] \
-	tests/test_scripts.py::test_metrics_follow_from_what_the_servable_answers[inshop] \
+	$(call scripts,consumer2shop) \
 	tests/test_index.py::test_the_commands \
 	tests/test_input.py::test_a_batch_is_a_function_of_seed_and_step[all]
+SCRIPTS_INSHOP = $(call scripts,inshop)
 
 env-addons:
 	@sh tools/setup_env.sh $(VENV_ADDONS) addons test-addons
@@ -68,7 +71,7 @@ test-addons: env-addons
 		$(ADDONS_SLOW:%='%') $(ADDONS_TESTS:%=tests/test_%.py)
 
 test-addons-all: test-addons
-	$(VENV_ADDONS)/bin/python $(TESTS) tests/test_backbones.py
+	$(VENV_ADDONS)/bin/python $(TESTS) tests/test_backbones.py $(SCRIPTS_INSHOP:%='%')
 
 # One that fails does not keep the others from being run.
 test-nightly:
