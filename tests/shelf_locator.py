@@ -10,7 +10,7 @@ GARMENTS = [
     Garment((0.1, 0.2, 0.3, 0.4), "Tops", 1.0),
     Garment((0.6, 0.1, 0.3, 0.8), "Dresses", 0.75),
     # Within the first one.
-    Garment((0.2, 0.35, 0.1, 0.15), "", 0.25),
+    Garment((0.2, 0.35, 0.1, 0.15), "", 0.5),
 ]
 
 

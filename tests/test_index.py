@@ -18,6 +18,7 @@ from fir_tf.errors import FirError
 from fir_tf.evaluation.rerank import expand_query, k_reciprocal, whiten, whitening
 from fir_tf.files import write_json
 from fir_tf.search import accuracy, indexing
+from fir_tf.search import query as query_module
 from fir_tf.search.early import check_photos
 from fir_tf.search.encoder import Encoder
 from fir_tf.search.engines import Filter, Hit, Record, open_engine
@@ -351,6 +352,22 @@ def test_the_commands(run, photos, tmp_path, monkeypatch):
     )
     values = json.loads((tmp_path / "m.json").read_text())
     assert values["recall@5"] == 1 and values["vectors"] == 10 and "queries_per_second" in out
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"category": "Dress"}, "must name categories of the index: 'Dresses', 'Tops'"),
+        ({"where": "colour = 'red'"}, "the index has no column 'colour'"),
+        ({"min_confidence": 0.5}, "needs an index that knows what its scores are worth"),
+    ],
+)
+def test_what_the_index_refuses_needs_no_model(run, photos, tmp_path, monkeypatch, asked, message):
+    build(options(run, photos, tmp_path / "index"))
+    monkeypatch.setattr(query_module, "Index", lambda *arguments: pytest.fail("opened"))
+    photo = str(next(photos.rglob("*.jpg")))
+    with pytest.raises(FirError, match=message):
+        query_module.query(QueryOptions(index=str(tmp_path / "index"), **asked), [photo])
 
 
 @pytest.mark.parametrize(

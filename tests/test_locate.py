@@ -537,6 +537,17 @@ def test_the_whole_photo_is_no_garment_to_choose(boxes, offered, whole):
         assert contents == png(expected)
 
 
+def test_pieces_with_little_evidence_are_not_offered():
+    finder = pytest.importorskip("fir_tf.search.web.garments").Finder
+    boxes = [(0.1 + 0.2 * place, 0.2, 0.15, 0.3) for place in range(4)]
+    scores = (0.8, 0.25, 0.23, 0.1)
+    garments = [Garment(box, "", score) for box, score in zip(boxes, scores, strict=True)]
+    photo = scene((96, 128), (RED, (20, 20, 70, 100)))
+    found, _ = asyncio.run(finder(lambda photos: [garments for _ in photos]).find(photo))
+    # Down to .3 of the surest one's.
+    assert [garment.score for garment, _ in found] == [0.8, 0.25]
+
+
 @pytest.fixture(scope="module")
 def index(run, tmp_path_factory):
     """An index of one red and one blue garment, by the mean colours that the run embeds."""

@@ -91,7 +91,8 @@ def test_a_migration_back_and_to_its_end(address, photos, models):
 
     migrate(migration(address, finish=True))
     assert contents(address) == expected(photos, new)
-    migrate(migration(address, rollback=True))
+    with pytest.raises(FirError, match="`rollback` needs a migration to go back from. Received"):
+        migrate(migration(address, rollback=True))
     assert contents(address) == expected(photos, new)
     assert left(address, "") == {}
 

@@ -105,7 +105,7 @@ def test_a_report_stands_alone_and_tells_the_truth(case, tmp_path):
     headings = [(f"#{one.get('id')}", text_of(one)) for one in tree.iter("h2")]
     assert [(one.get("href"), text_of(one)) for one in jumps] == headings
     assert link.get("href") == "../a%20run/config.json" and text_of(link) == "config"
-    assert "model card (export.py writes it)" in text_of(tree)
+    assert "model card (beside an export, which writes it)" in text_of(tree)
     metrics = dict(cells(tree, "Metrics"))
     assert metrics == {name: f"{value:.4f}" for name, value in found.values.items()}
     # The protocol is the last, and closed.

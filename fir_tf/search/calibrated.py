@@ -99,6 +99,6 @@ def check_calibrated(calibration: Calibration | None, index: str) -> None:
         raise FirError(
             "`min_confidence` needs an index that knows what its scores are worth. Received: "
             f"{index}, which does not. Run evaluate.py, which writes {NAME} into the run where the "
-            "validation part has enough queries, then search.py index again: no photo is embedded "
-            "anew"
+            "validation part is large enough (train with --val_fraction=0.3 where it says that it "
+            "is not), then search.py index again: no photo is embedded anew"
         )

@@ -163,7 +163,8 @@ class Encoder:
         if not cosine >= SAME_COSINE:
             raise FirError(
                 f"{text}which embeds the same pictures differently (cosine {cosine:.4f}). "
-                "Give the same model, or index the catalogue with this one into a new folder"
+                "Give the same model, change the index's with search.py migrate, or index the "
+                "catalogue with this one into a new folder"
             )
 
 

@@ -72,7 +72,10 @@ def _roll_back(generations: Generations, address: str) -> None:
         clear_away(generations)
         log.info(f"{shown(address)}: removed what was embedded with the new model")
     else:
-        log.info(f"{shown(address)}: there is nothing to go back to")
+        raise FirError(
+            f"`rollback` needs a migration to go back from. Received: {shown(address)}, which has "
+            "the vectors of one model"
+        )
 
 
 def _finish(generations: Generations, address: str) -> None:

@@ -20,12 +20,13 @@ from fir_tf.images.file import UnreadableImageError, read
 from fir_tf.images.picture import see
 from fir_tf.images.window import Boxes
 from fir_tf.locate import Garment, Locator, cut, open_locator, png
-from fir_tf.search.columns import SHOWN
-from fir_tf.search.conditions import Condition, Filter, combined
+from fir_tf.search.calibrated import calibration_of, check_calibrated
+from fir_tf.search.columns import SHOWN, kinds_of
+from fir_tf.search.conditions import Condition, Filter, check_columns, combined
 from fir_tf.search.cropped import as_shares
 from fir_tf.search.early import check_photos
 from fir_tf.search.encoder import Encoder
-from fir_tf.search.engines import Engine, Hit
+from fir_tf.search.engines import Engine, Hit, is_default, open_engine
 from fir_tf.search.engines.base import shown
 from fir_tf.search.filling import at_hand
 from fir_tf.search.generation import Generation
@@ -96,6 +97,7 @@ def query(options: QueryOptions, photos: Sequence[str]) -> list[dict[str, Any]]:
     box = read_box("--box", options.box)
     if box and len(photos) > 1:
         raise FirError(f"`box` is that of one photo. Received: {options.box} and {len(photos)}")
+    _check_question(options)
     if options.sheet or options.explain or options.locator:
         quiet_tensorflow()
     answers: list[dict[str, Any]] = []
@@ -235,6 +237,22 @@ def _read_and_embed(
         if not valid:
             unread.setdefault(photo, not_decoded())
     return encoded.embedding, unread
+
+
+def _check_question(options: QueryOptions) -> None:
+    """Refuses what the index by itself refuses, before its model is opened, which takes seconds.
+
+    Other engines may take as long to open.
+    """
+    if not is_default(options.index):
+        return
+    with open_engine(options.index) as engine:
+        info, where = engine.info(), _allowed(options, engine)
+        if where is not None:
+            check_columns(where, kinds_of(info))
+        if options.min_confidence:
+            address = shown(options.index)
+            check_calibrated(calibration_of(info, address), address)
 
 
 def _allowed(options: QueryOptions, engine: Engine) -> Condition | None:

@@ -137,7 +137,8 @@ def told(values: dict[str, Any]) -> str:
         what = f"right in fewer than {below['precision']:g}"
         rows.append((what, f"{_measured(below)}, reference {below['reference']:.4f}"))
     else:
-        rows.append(("right in fewer than ...", "unknown: evaluate.py tells what scores are worth"))
+        how = "evaluate.py tells, given enough to validate on (--val_fraction=0.3)"
+        rows.append(("right in fewer than ...", f"unknown: {how}"))
     lines = [f"{name:40s} {value}" for name, value in rows]
     return "\n".join([*lines, *_notes(values)])
 

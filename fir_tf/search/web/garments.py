@@ -19,6 +19,8 @@ log = logging.getLogger(__package__)
 # Longest side in pixels of what garments are cut from, the one that the page sends: the cuts of a
 # larger photo would take much memory, and the model sees less of them.
 _LONGEST = 1600
+# The score, as a share of the surest garment's, that a garment needs to be offered.
+_OUTLINED = 0.3
 
 
 def opened_locator(text: str, index: Index) -> Locator | None:
@@ -66,7 +68,8 @@ class Finder:
         """Returns the garments of a photo that can be read, the surest first, each with its cut.
 
         One that is the whole photo is none of them: that can be chosen anyway. Where the surest is
-        that, and one other lies in it, both are the same garment, and there is none to choose.
+        that, and one other lies in it, both are the same garment, and there is none to choose. Nor
+        is one of them with less than .3 of the surest one's score.
 
         Args:
             contents: bytes, an image file as the model reads it.
@@ -90,7 +93,13 @@ class Finder:
                 return [], False
             boxes = np.array([garment.box for garment in garments], np.float32).reshape(-1, 4)
             whole = is_whole(boxes, np.array(image.size, np.float32)).numpy().tolist()
-            parts = [one for one, same in zip(garments, whole, strict=True) if not same]
+            # Of less evidence there are mostly pieces of what is outlined already.
+            least = _OUTLINED * max((one.score for one in garments), default=0.0)
+            parts = [
+                one
+                for one, same in zip(garments, whole, strict=True)
+                if not same and one.score >= least
+            ]
             first = whole[:1] == [True]
             if first and len(parts) == 1:
                 parts = []

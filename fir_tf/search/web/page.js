@@ -5,7 +5,7 @@
 
 const $ = id => document.getElementById(id);
 const EDGES = ["left", "top", "right", "bottom"];
-const PAGE = 24, MOST = 200, LEAST_PART = 5, SENT_SIDE = 1600, SENT_QUALITY = .92;
+const PAGE = 24, MOST = 200, LEAST_PART = 5, ENLARGED = 320, SENT_SIDE = 1600, SENT_QUALITY = .92;
 const FIRST = ["price", "sale_price", "availability", "brand", "color", "size", "gender"];
 const NO_FILTER = ["title", "link", "id", "item_group_id", "gtin", "mpn", "description", "price_currency", "sale_price_currency",
   "product_type", "google_product_category"];
@@ -284,6 +284,13 @@ function display(source = "") {
   document.body.dataset.state = "asked";
 }
 
+// A small photo is enlarged, so that garments in it can be told apart and pressed.
+$("photo").onload = () => {
+  const { naturalWidth, naturalHeight, style } = $("photo"), room = Math.min(ENLARGED, innerHeight / 2);
+  const scale = room / Math.max(naturalWidth, naturalHeight);
+  style.width = scale > 1 ? naturalWidth * scale + "px" : "";
+};
+
 function loaded(source) {
   const image = new Image();
   return new Promise(done => {
@@ -401,7 +408,7 @@ function garmentButton(garment, number, all) {
   for (const side in style) button.style[side] = 100 * style[side] + "%";
   // What lies within another one can be pressed.
   button.style.zIndex = all.filter(other => other.box[2] * other.box[3] > width * height).length + 1;
-  button.setAttribute("aria-label", `Garment ${number + 1} of ${all.length}${category ? ": " + category : ""}`);
+  button.setAttribute("aria-label", `Garment ${number + 1} of ${all.length}${category ? ", perhaps " + category : ""}`);
   button.append(element("span", "", number + 1));
   button.value = photo;
   button.onclick = () => {
