@@ -380,6 +380,10 @@ def test_what_the_index_refuses_needs_no_model(run, photos, tmp_path, monkeypatc
         (["query", "--sheet", "o.png", "a.jpg", "--index=x"], "no photo o.png.*--sheet=o.png"),
         (["query", "a.jpg", "--json", "o.json", "--index=x"], "no photo o.json.*--json=o.json"),
         (["index", "--images=no/such", "--index=x"], "must be an existing folder"),
+        (
+            ["index", "--images=.", "--index=x", "--model=no/such"],
+            "a run or of an export. Received",
+        ),
         (["measure", "stray", "--index=x"], "unexpected argument 'stray'"),
         (["find"], "'find' is no command"),
     ],

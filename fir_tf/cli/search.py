@@ -158,6 +158,7 @@ def _check_early(command: str, options: Any, photos: Sequence[str]) -> None:
         early.check_photos(photos, options.allow_private)
     if command != "index":
         early.check_index(options.index)
+    early.check_model(getattr(options, "model", ""))
     if command == "web":
         with early.listening(options.host, options.port):
             pass

@@ -56,6 +56,15 @@ def check_index(address: str) -> None:
         open_engine(address).close()
 
 
+def check_model(folder: str) -> None:
+    """Raises FirError if a model's folder is named that is not there."""
+    if folder and not Path(folder).is_dir():
+        raise FirError(
+            f"`model` must be the folder of a run or of an export. Received: {folder}, which is "
+            "not there"
+        )
+
+
 @contextlib.contextmanager
 def listening(host: str, port: int) -> Iterator[socket.socket]:
     """Opens a socket that is bound, but does not listen yet.
