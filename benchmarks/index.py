@@ -52,7 +52,7 @@ def measure(models, photos, count, image_size, rounds):
     """Lets the model alone and the index take turns.
 
     Returns:
-        {name: (images/s of the model, of the input, of the index)}, medians.
+        {name: ([images/s of the model], [of the input], [of the index])}, of each turn.
     """
     shape = BATCH, image_size, image_size, 3
     pixels = np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32)
@@ -77,7 +77,22 @@ def measure(models, photos, count, image_size, rounds):
                 )
                 rates[name][2].append(build(options)["images_per_second"])
         print(f"round {turn + 1} of {rounds}", flush=True)
-    return {name: tuple(map(statistics.median, parts)) for name, parts in rates.items()}
+    return rates
+
+
+def told(alone, inputs, index):
+    """Returns what rates, a list of each turn's, come to: medians, and the longest pass."""
+    middle = statistics.median(index)
+    halves = 1 / statistics.median(alone) + 1 / statistics.median(inputs)
+    return {
+        "model_alone": statistics.median(alone),
+        "input_alone": statistics.median(inputs),
+        "index": middle,
+        # Both halves on the same cores, one after the other.
+        "of_both": middle * halves,
+        "longest_pass": middle / min(index),
+        "longest_input": statistics.median(inputs) / min(inputs),
+    }
 
 
 def main():
@@ -103,12 +118,14 @@ def main():
             models = {"run": run, "OpenVINO export": openvino_export(run)}
             models = {name: model for name, model in models.items() if model}
             found = measure(models, photos / "Img", given.images, image_size, given.rounds)
-            for name, (alone, inputs, index) in found.items():
+            for name, rates in found.items():
                 label = f"{backbone} {image_size}, {name}"
-                results[label] = {"model_alone": alone, "input_alone": inputs, "index": index}
+                results[label] = row = told(*rates)
                 print(
-                    f"{label}: model alone {alone:.1f} images/s, input alone {inputs:.1f}, "
-                    f"index {index:.1f}, {index / alone:.2f} of the model",
+                    f"{label}: model alone {row['model_alone']:.1f} images/s, input alone "
+                    f"{row['input_alone']:.1f}, index {row['index']:.1f}, {row['of_both']:.2f} of "
+                    f"what both leave; the longest pass took {row['longest_pass']:.2f} times the "
+                    f"median, of the input alone {row['longest_input']:.2f}",
                     flush=True,
                 )
             write_json(given.output, results)
