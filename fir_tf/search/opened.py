@@ -4,6 +4,7 @@ TensorFlow is imported where it runs what is opened: it takes seconds.
 """
 
 import dataclasses
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -138,8 +139,18 @@ def _open_network(path: Path, views: Views) -> OpenedModel:
     network = RUNTIMES[path.name](path)
     crop = views.cropping(*cropping_told(facts))
     how = facts["image_size"], facts["resize"], crop["crop"], crop["crop_margin"]
-    embedder = PlainEmbedder(with_mirror(network) if views.flip else network, *how)
-    return EmbeddingModel(embedder, facts["categories"])
+    network = with_mirror(network) if views.flip else network
+    return EmbeddingModel(_embedder(network, *how), facts["categories"])
+
+
+def _embedder(network: Runner, *how: Any) -> PlainEmbedder:
+    """Returns what decodes for a network of another runtime."""
+    if "tensorflow" not in sys.modules:
+        return PlainEmbedder(network, *how)
+    # Of many files TensorFlow's input decodes more a second; to import it takes longer than a few.
+    from fir_tf.evaluation.embedder import Embedder, as_network
+
+    return Embedder(as_network(network), *how)
 
 
 def cropping_told(facts: dict[str, Any]) -> tuple[str, float]:
