@@ -8,8 +8,9 @@ import keras
 import numpy as np
 
 from fir_tf.errors import FirError
-from fir_tf.evaluation.embedder import OUTPUTS, Network, as_network
+from fir_tf.evaluation.embedder import Network, as_network
 from fir_tf.extras import require
+from fir_tf.search.exported import run_onnx
 from fir_tf.serving.formats import Export, Format, Measures
 from fir_tf.serving.formats.int8 import quantised
 from fir_tf.serving.formats.network import network_function, write_network
@@ -41,7 +42,8 @@ def convert_onnx(network: keras.Model, folder: Path, photos: Sequence[np.ndarray
             the network.
     """
     tf2onnx = require("tf2onnx", "onnx")
-    runtime = require("onnxruntime", "onnx")
+    # Before the conversion, which takes a while; what is written is run at the end.
+    require("onnxruntime", "onnx")
     forward = network_function(network)
     try:
         model, _ = tf2onnx.convert.from_function(
@@ -53,13 +55,9 @@ def convert_onnx(network: keras.Model, folder: Path, photos: Sequence[np.ndarray
         (pixels,) = model.graph.input
         model = quantised(model, [{pixels.name: photo} for photo in photos], _floats(model))
     folder.mkdir()
-    path = str(folder / "model.onnx")
-    require("onnx", "onnx").save(model, path)
-    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    (pixels,) = session.get_inputs()
-    return as_network(
-        lambda images: dict(zip(OUTPUTS, session.run(OUTPUTS, {pixels.name: images}), strict=True))
-    )
+    path = folder / "model.onnx"
+    require("onnx", "onnx").save(model, str(path))
+    return as_network(run_onnx(path))
 
 
 def _floats(model: Any) -> list[str]:
